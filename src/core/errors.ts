@@ -1,0 +1,93 @@
+/**
+ * The one error class of Dmigrate and its closed set of codes.
+ *
+ * Every failure that a user can meet is a `DmigrateError`: its code says what kind it is, its message names the cause
+ * and the remedy, `fault` says who has to act, and `cause` keeps what lay beneath. docs/errors.md lists the same codes;
+ * a test compares the two.
+ */
+
+/** Who has to act: the person at the keyboard, a host's administrator, the other host, or the authors of Dmigrate. */
+export type Fault = "user" | "host" | "peer" | "bug";
+
+interface CodeFacts {
+  readonly fault: Fault;
+  /** Exit code of the command line when a command ends with this error. */
+  readonly exitCode: number;
+}
+
+/** Every code with who must act and the exit code it leads to. */
+export const ERROR_CODES = {
+  USAGE: { fault: "user", exitCode: 2 },
+  CONTAINER_NOT_FOUND: { fault: "user", exitCode: 3 },
+  CONTAINER_NOT_RUNNING: { fault: "user", exitCode: 3 },
+  HOST_UNKNOWN: { fault: "user", exitCode: 3 },
+  HOST_IS_SOURCE: { fault: "user", exitCode: 3 },
+  MIGRATION_NOT_FOUND: { fault: "user", exitCode: 3 },
+  MIGRATION_IN_PROGRESS: { fault: "user", exitCode: 3 },
+  PREFLIGHT_BLOCKED: { fault: "user", exitCode: 4 },
+  CANCELLED: { fault: "user", exitCode: 5 },
+  CANCEL_TOO_LATE: { fault: "user", exitCode: 5 },
+  AGENT_UNREACHABLE: { fault: "host", exitCode: 6 },
+  NOT_INITIALISED: { fault: "user", exitCode: 6 },
+  PEER_UNREACHABLE: { fault: "peer", exitCode: 6 },
+  PEER_REFUSED: { fault: "peer", exitCode: 6 },
+  PROTOCOL: { fault: "peer", exitCode: 6 },
+  DOCKER: { fault: "host", exitCode: 7 },
+  DUMP_FAILED: { fault: "host", exitCode: 7 },
+  RESTORE_FAILED: { fault: "peer", exitCode: 7 },
+  TRANSFER_FAILED: { fault: "peer", exitCode: 7 },
+  ROOTFS: { fault: "host", exitCode: 7 },
+  NO_SPACE: { fault: "host", exitCode: 7 },
+  VERIFY_FAILED: { fault: "bug", exitCode: 7 },
+  NETWORK: { fault: "host", exitCode: 7 },
+  KERNEL: { fault: "host", exitCode: 7 },
+  TIMEOUT: { fault: "peer", exitCode: 7 },
+  IN_DOUBT: { fault: "peer", exitCode: 8 },
+  LAB: { fault: "host", exitCode: 9 },
+  INTERNAL: { fault: "bug", exitCode: 70 },
+} as const satisfies Record<string, CodeFacts>;
+
+/** A code out of `ERROR_CODES`. */
+export type ErrorCode = keyof typeof ERROR_CODES;
+
+/** True if `text` is one of the codes: for reading a code that came from another process. */
+export function isErrorCode(text: string): text is ErrorCode {
+  return Object.hasOwn(ERROR_CODES, text);
+}
+
+/** An error a user can act on. `message` has the form "cause; remedy", without a final period. */
+export class DmigrateError extends Error {
+  override readonly name = "DmigrateError";
+  readonly code: ErrorCode;
+
+  /**
+   * @param code what kind of failure
+   * @param message the action that failed and why, then what to do about it
+   * @param cause what lay beneath, if anything
+   */
+  constructor(code: ErrorCode, message: string, cause?: unknown) {
+    super(message, cause === undefined ? undefined : { cause });
+    this.code = code;
+  }
+
+  /** Who has to act. */
+  get fault(): Fault {
+    return ERROR_CODES[this.code].fault;
+  }
+
+  /** The command line's exit code for this error. */
+  get exitCode(): number {
+    return ERROR_CODES[this.code].exitCode;
+  }
+
+  /** Turns whatever was thrown into a `DmigrateError`; one that already is stays itself. */
+  static from(thrown: unknown, code: ErrorCode = "INTERNAL"): DmigrateError {
+    if (thrown instanceof DmigrateError) return thrown;
+    return new DmigrateError(code, messageOf(thrown), thrown);
+  }
+}
+
+/** The text of whatever was thrown. */
+export function messageOf(thrown: unknown): string {
+  return thrown instanceof Error ? thrown.message : String(thrown);
+}

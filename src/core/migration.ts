@@ -1,0 +1,104 @@
+/**
+ * What a migration is made of: its phases, its states, the events it emits and the report it ends with.
+ */
+import type { ContainerId, HostName, MigrationId } from "./ids.ts";
+
+/** The phases in their order; DESIGN calls this line "one migration". */
+export const PHASES = ["preflight", "reserve", "copy", "stage", "freeze", "handover", "post-copy", "finish"] as const;
+/** A phase of a migration. */
+export type Phase = (typeof PHASES)[number];
+
+/** How memory crosses. Only post-copy exists so far; the others are refused by name. */
+export type Mode = "post-copy";
+
+/** What a byte on the wire was for. */
+export type ByteKind = "memory" | "files" | "layers" | "metadata";
+
+/** Bytes that crossed, by kind. */
+export interface ByteCounts {
+  readonly memory: number;
+  readonly files: number;
+  readonly layers: number;
+  readonly metadata: number;
+}
+
+/** Pages that crossed or need not cross, 4096 bytes each. */
+export interface PageCounts {
+  /** Lazy pages of the container at the freeze. */
+  readonly total: number;
+  /** Sent while the source still ran. */
+  readonly copiedAhead: number;
+  /** Sent because the running container touched them. */
+  readonly demanded: number;
+  /** Sent without being asked for. */
+  readonly pushed: number;
+  /** Known to be zero and therefore never sent. */
+  readonly zero: number;
+}
+
+/** How a migration ended. `rolled-back`: the source runs, the target is clean. `failed`: see the error. */
+export type Outcome = "completed" | "rolled-back" | "failed";
+
+/**
+ * What a journal keeps of a migration on either side. The state decides alone what an agent that restarts must do:
+ *
+ * - `running` (source): nothing is committed; the source owns the container; roll back.
+ * - `committed` (source): the target owns the container; the source must never run it again by itself.
+ * - `prepared` (target): the target holds a restored container that does not run; it must ask the source.
+ * - `owner` (target): the target runs the container, pages may still be missing.
+ * - `completed`, `rolled-back`, `failed`: ended.
+ */
+export type JournalState = "running" | "committed" | "prepared" | "owner" | Outcome;
+
+/** A phase's place on the time line, in milliseconds since the migration began. */
+export interface PhaseSpan {
+  readonly name: Phase;
+  readonly startMs: number;
+  readonly endMs: number;
+}
+
+/** The contract of `dmigrate report ID --json`. */
+export interface Report {
+  readonly id: MigrationId;
+  /** The container's name. */
+  readonly container: string;
+  readonly containerId: ContainerId;
+  readonly source: HostName;
+  readonly target: HostName;
+  readonly mode: Mode;
+  readonly outcome: Outcome;
+  readonly totalMs: number;
+  /** From the first task frozen on the source to the last one resumed on the target, as the engine saw it; 0 if never frozen. */
+  readonly downtimeMs: number;
+  readonly phases: readonly PhaseSpan[];
+  /** Steps inside the downtime, finer than phases; the waterfall. */
+  readonly steps: readonly Step[];
+  readonly bytes: ByteCounts & { readonly total: number };
+  readonly pages: PageCounts;
+  readonly warnings: readonly string[];
+  readonly error?: { readonly code: string; readonly message: string };
+}
+
+/** A named stretch of time inside a phase. */
+export interface Step {
+  readonly name: string;
+  readonly startMs: number;
+  readonly endMs: number;
+}
+
+/** What a migration says while it runs. `atMs` counts from its beginning. */
+export type MigrationEvent =
+  | { readonly kind: "phase-began"; readonly atMs: number; readonly phase: Phase }
+  | { readonly kind: "phase-ended"; readonly atMs: number; readonly phase: Phase }
+  | {
+      readonly kind: "progress";
+      readonly atMs: number;
+      readonly phase: Phase;
+      readonly bytes: ByteCounts;
+      /** Bytes a second over the last second. */
+      readonly rate: number;
+      /** Milliseconds until the phase ends, if it can be told. */
+      readonly remainingMs?: number;
+    }
+  | { readonly kind: "warning"; readonly atMs: number; readonly message: string }
+  | { readonly kind: "ended"; readonly atMs: number; readonly report: Report };
