@@ -1,0 +1,13 @@
+#!/bin/sh
+# Enters a lab host and runs a program there. The cgroups come first: a process that enters the namespaces with its
+# old cgroups can't be restored by CRIU.
+# Arguments: the host's init, folders of the host's cgroups, "--", program and its arguments.
+init=$1
+shift
+while [ "$1" != -- ]; do
+  echo $$ > "$1/cgroup.procs"
+  shift
+done
+shift
+exec nsenter --target "$init" --mount --uts --ipc --net --pid --cgroup --root --wd=/ -- env -i \
+  PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 ${TERM:+TERM=$TERM} "$@"

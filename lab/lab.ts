@@ -1,0 +1,185 @@
+/**
+ * A lab: several hosts and a client host on one Ethernet segment of this machine, with real engines on real namespaces.
+ */
+import { existsSync } from "node:fs";
+import { mkdir, readFile, readdir, rm, writeFile } from "node:fs/promises";
+import path from "node:path";
+import * as z from "zod";
+import { DmigrateError } from "../src/core/errors.ts";
+import { cgroupsWithPrefix } from "./cgroups.ts";
+import { Host, removeHostRemains } from "./host.ts";
+import { DATA_DIR, RUN_DIR, cgroupName, labName, segmentName } from "./paths.ts";
+import { run } from "./run.ts";
+import { Segment } from "./segment.ts";
+import { ensureRoot } from "./setup.ts";
+
+/** What a lab is made of. */
+export interface LabSpec {
+  readonly name: string;
+  /** Hosts with a Docker Engine, in order; their addresses count up from 10.77.0.1. */
+  readonly hosts: readonly string[];
+  /** The hosts among them whose Docker Engine remaps user ids (`userns-remap`). */
+  readonly usernsRemap?: readonly string[];
+  /** Rate of every host's link as in tc(8), like `1gbit`; unlimited if left out. */
+  readonly rate?: string;
+}
+
+/** Name of the host without Docker that clients run on. */
+export const CLIENT = "client";
+/** The segment's network; containers that get an address on it take it from `CONTAINER_RANGE`. */
+export const SUBNET = "10.77.0.0/24";
+export const CONTAINER_RANGE = "10.77.0.128/25";
+/** Docker network of the segment, made on every host: containers on it are machines of the segment. */
+export const LAN = "lan";
+
+const PIPE_MAX_SIZE = 268_435_456;
+
+const labState = z.object({
+  name: z.string(),
+  hosts: z.array(
+    z.object({
+      name: z.string(),
+      address: z.string(),
+      docker: z.boolean(),
+      usernsRemap: z.boolean(),
+      initPid: z.int(),
+      initStartTicks: z.string(),
+      cgroups: z.array(z.string()),
+    }),
+  ),
+});
+
+/** A lab that is up. Disposing it takes it down. */
+export class Lab implements AsyncDisposable {
+  readonly name: string;
+  readonly segment: Segment;
+  private readonly byName: Map<string, Host>;
+
+  private constructor(name: string, hosts: readonly Host[]) {
+    this.name = name;
+    this.segment = new Segment(segmentName(name));
+    this.byName = new Map(hosts.map((host) => [host.name, host]));
+  }
+
+  get hosts(): Host[] {
+    return [...this.byName.values()];
+  }
+
+  /** A host by name; throws LAB if the lab has none of that name. */
+  host(name: string): Host {
+    const host = this.byName.get(name);
+    if (host === undefined) throw new DmigrateError("LAB", `Lab ${this.name} has no host ${name}; it has ${[...this.byName.keys()].join(", ")}`);
+    return host;
+  }
+
+  /** Builds a lab; whatever an earlier one of the same name left is removed first. On failure nothing is left. */
+  static async up(spec: LabSpec, say: (line: string) => void = () => {}): Promise<Lab> {
+    const name = labName(spec.name);
+    await ensureRoot(say);
+    await removeLab(name);
+    try {
+      return await Lab.build(name, spec, say);
+    } catch (error) {
+      await removeLab(name);
+      throw error;
+    }
+  }
+
+  private static async build(name: string, spec: LabSpec, say: (line: string) => void): Promise<Lab> {
+    await raisePipeLimit();
+    const segment = new Segment(segmentName(name));
+    await segment.create();
+    const names = [...spec.hosts, CLIENT];
+    const hosts: Host[] = [];
+    for (const [index, host] of names.entries()) {
+      const booted = await Host.boot(name, {
+        name: host,
+        address: `10.77.0.${index + 1}/24`,
+        docker: host !== CLIENT,
+        usernsRemap: spec.usernsRemap?.includes(host) ?? false,
+      });
+      hosts.push(booted);
+      await segment.connect(host, booted.record.initPid, booted.record.address, spec.rate);
+      await writeState(name, hosts);
+      say(`Host ${host} is up at ${booted.address}`);
+    }
+    await nameEachOther(hosts);
+    await Promise.all(hosts.filter((host) => host.record.docker).map((host) => startEngine(host)));
+    say(`Docker answers on ${spec.hosts.join(", ")}`);
+    return new Lab(name, hosts);
+  }
+
+  /** Finds a lab that is up; throws LAB if there is none of that name. */
+  static async attach(name: string): Promise<Lab> {
+    const file = stateFile(labName(name));
+    if (!existsSync(file)) throw new DmigrateError("LAB", `There is no lab ${name}; \`dmigrate lab up\` makes one, \`dmigrate lab status\` lists them`);
+    const state = labState.parse(JSON.parse(await readFile(file, "utf8")));
+    const hosts = state.hosts.map((record) => new Host(state.name, record));
+    const dead = hosts.find((host) => !host.alive);
+    if (dead !== undefined) throw new DmigrateError("LAB", `Host ${dead.name} of lab ${name} died; \`dmigrate lab down --name ${name}\` removes what is left`);
+    return new Lab(state.name, hosts);
+  }
+
+  /** Takes the lab down. */
+  async down(): Promise<void> {
+    await removeLab(this.name);
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.down();
+  }
+}
+
+/** Names of all labs on this machine, also of those that a crash left half-way. */
+export async function labNames(): Promise<string[]> {
+  const fromFolders = await Promise.all([RUN_DIR, DATA_DIR].map((folder) => readdir(folder).catch(() => [])));
+  const fromCgroups = (await cgroupsWithPrefix("dmlab-")).map((name) => name.split("-")[1] ?? "");
+  return [...new Set([...fromFolders.flat(), ...fromCgroups])].filter((name) => /^[a-z][a-z0-9]{0,7}$/.test(name)).toSorted();
+}
+
+/** Removes a lab by its name alone, in whatever state it is. */
+export async function removeLab(name: string): Promise<void> {
+  const prefix = cgroupName(labName(name), "");
+  const fromCgroups = (await cgroupsWithPrefix(prefix)).map((cgroup) => cgroup.slice(prefix.length));
+  const fromFolders = await Promise.all([RUN_DIR, DATA_DIR].map((folder) => foldersIn(path.join(folder, name))));
+  for (const host of new Set([...fromCgroups, ...fromFolders.flat()])) await removeHostRemains(name, host);
+  if (existsSync(`/run/netns/${segmentName(name)}`)) await new Segment(segmentName(name)).remove();
+  await rm(path.join(RUN_DIR, name), { recursive: true, force: true });
+  await rm(path.join(DATA_DIR, name), { recursive: true, force: true });
+}
+
+async function foldersIn(folder: string): Promise<string[]> {
+  const entries = await readdir(folder, { withFileTypes: true }).catch(() => []);
+  return entries.filter((entry) => entry.isDirectory()).map((entry) => entry.name);
+}
+
+function stateFile(name: string): string {
+  return path.join(RUN_DIR, name, "lab.json");
+}
+
+async function writeState(name: string, hosts: readonly Host[]): Promise<void> {
+  await mkdir(path.dirname(stateFile(name)), { recursive: true });
+  await writeFile(stateFile(name), JSON.stringify({ name, hosts: hosts.map((host) => host.record) }));
+}
+
+/** Without CAP_SYS_RESOURCE CRIU can't raise its pipes above this limit, which belongs to the whole machine. */
+async function raisePipeLimit(): Promise<void> {
+  const file = "/proc/sys/fs/pipe-max-size";
+  if (Number(await readFile(file, "utf8")) < PIPE_MAX_SIZE) await writeFile(file, String(PIPE_MAX_SIZE));
+}
+
+async function nameEachOther(hosts: readonly Host[]): Promise<void> {
+  const lines = ["127.0.0.1 localhost", ...hosts.map((host) => `${host.address} ${host.name}`)];
+  for (const host of hosts) await writeFile(`${host.root}/etc/hosts`, lines.join("\n").concat("\n"));
+}
+
+async function startEngine(host: Host): Promise<void> {
+  await host.startDocker();
+  await host.run("docker", "network", "create", "--driver", "macvlan", "--subnet", SUBNET, "--ip-range", CONTAINER_RANGE, "--opt", "parent=eth0", LAN);
+}
+
+/** Takes down every lab on this machine. */
+export async function removeAllLabs(): Promise<void> {
+  for (const name of await labNames()) await removeLab(name);
+  if (existsSync(RUN_DIR)) await run("rmdir", "--ignore-fail-on-non-empty", RUN_DIR);
+}
