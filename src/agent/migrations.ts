@@ -1,0 +1,111 @@
+/**
+ * The two interfaces behind which the migration itself lies: what the control API asks of this host as a source, and
+ * what another host asks of it as a target.
+ */
+import type { ContainerId, HostName, MigrationId } from "../core/ids.ts";
+import type { JournalState, Mode, PageCounts, Step } from "../core/migration.ts";
+
+/** What `dmigrate migrate` asks for. */
+export interface MigrateRequest {
+  /** Name or id, as the user typed it. */
+  readonly container: string;
+  readonly target: HostName;
+  readonly mode: Mode;
+  /** Leave the stopped container on the source instead of removing it. */
+  readonly keepSource: boolean;
+}
+
+/** One thing a preflight found. */
+export interface Finding {
+  /** A blocker forbids the migration; a warning does not. */
+  readonly severity: "blocker" | "warning";
+  /** Which check it came from. */
+  readonly check: string;
+  /** The host it concerns; absent if it concerns the container. */
+  readonly host?: HostName;
+  readonly message: string;
+  readonly remedy: string;
+}
+
+/** What a preflight found out. A migration may begin if no finding is a blocker. */
+export interface CheckResult {
+  readonly container: string;
+  readonly source: HostName;
+  readonly target: HostName;
+  readonly findings: readonly Finding[];
+  /** What was examined and found in order, a line each. */
+  readonly passed: readonly string[];
+}
+
+/** Options of every call that crosses the network. */
+export interface CallOptions {
+  /** Ends the call with CANCELLED. The other side may have done what was asked all the same. */
+  readonly signal?: AbortSignal;
+}
+
+/** Migrations away from this host. Disposing of it ends each one that is not committed and leaves the others to the next start. */
+export interface Migrations extends AsyncDisposable {
+  /** Brings to an end, or goes on with, what an agent before this one left in the journal. Called once, before any other method. */
+  recover(): Promise<void>;
+  /** Begins a migration: returns once it is in the journal. All that follows, its failure too, is told by its events. */
+  migrate(request: MigrateRequest): Promise<MigrationId>;
+  /** Runs the preflight alone; nothing is changed. */
+  check(container: string, target: HostName, options?: CallOptions): Promise<CheckResult>;
+  /** Returns once the migration has been undone. Throws CANCEL_TOO_LATE after the handover. */
+  cancel(id: MigrationId): Promise<void>;
+}
+
+/**
+ * What a source asks of a target: implemented by the target's sessions and, on the source, by the peer client, so that
+ * a source session knows no network. A migration's calls are accepted only from the host that reserved it; that has been
+ * checked before an implementation is called.
+ */
+export interface TargetCalls {
+  /** Features of the target, with what concerns the container to come; `needs` and the answer are plain JSON. Nothing is changed. */
+  facts(needs: unknown, options?: CallOptions): Promise<unknown>;
+  /** Opens a session and journals it. Everything a session makes goes with `abort`. */
+  reserve(request: ReserveRequest, options?: CallOptions): Promise<Reservation>;
+  /** Creates the container from its description, once its image layers have arrived. Returns its id on the target. */
+  createContainer(id: MigrationId, options?: CallOptions): Promise<ContainerId>;
+  /** Starts the container against the runtime that holds it; returns when it is held and its network exists, silenced. */
+  stage(id: MigrationId, criuOptions: readonly string[], options?: CallOptions): Promise<void>;
+  /** All images have been sent: restores. Returns when every task is restored and none runs. */
+  restore(id: MigrationId, options?: CallOptions): Promise<readonly Step[]>;
+  /** The point of no return: the source has journalled that the target owns the container. Tasks resume. */
+  commit(id: MigrationId, heldPackets: readonly Uint8Array[], options?: CallOptions): Promise<Committed>;
+  /** Returns when the last page arrived. */
+  awaitPages(id: MigrationId, options?: CallOptions): Promise<PageCounts>;
+  /** Closes a completed session. */
+  finish(id: MigrationId, options?: CallOptions): Promise<void>;
+  /** Undoes everything a session did. Throws CANCEL_TOO_LATE after `commit`. */
+  abort(id: MigrationId, options?: CallOptions): Promise<void>;
+}
+
+/** Migrations to this host. Disposing of it undoes each session that is not committed. */
+export interface TargetSessions extends TargetCalls, AsyncDisposable {
+  /** As `Migrations.recover`. */
+  recover(): Promise<void>;
+}
+
+export interface ReserveRequest {
+  readonly migration: MigrationId;
+  readonly source: HostName;
+  /** The container's description as plain JSON. */
+  readonly description: unknown;
+}
+
+export interface Reservation {
+  /** Chain ids of image layers that the target has already. */
+  readonly presentLayers: readonly string[];
+}
+
+export interface Committed {
+  /** How long after the request arrived the tasks ran. */
+  readonly resumedAfterMs: number;
+}
+
+/** What a source can ask of any peer: `TargetCalls`, and what is answered without a session. */
+export interface PeerCalls extends TargetCalls {
+  /** The migration's state in the peer's journal; undefined if it knows of no such migration with this host. */
+  state(id: MigrationId, options?: CallOptions): Promise<JournalState | undefined>;
+}
