@@ -1,11 +1,17 @@
 /**
- * The journal: which migrations this host takes part in, in which state, and what they said.
+ * The journal: which migrations this host takes part in, in which state, and what they said. A SQLite file that also serves as
+ * the lock of the state directory, since SQLite's own lock on it goes with the process that held it.
  */
+import { EventEmitter } from "node:events";
+import { chmodSync, closeSync, constants, openSync } from "node:fs";
+import { join } from "node:path";
+import { DatabaseSync, type SQLInputValue, type StatementSync } from "node:sqlite";
+import { DmigrateError, messageOf } from "../core/errors.ts";
 import type { ContainerId, HostName, MigrationId } from "../core/ids.ts";
+import { assertMayFollow, FIRST_STATE, hasEnded, type Role } from "../core/journal-states.ts";
 import type { JournalState, MigrationEvent, Phase, Report } from "../core/migration.ts";
 
-export type Role = "source" | "target";
-
+/** One migration as this host knows it. */
 export interface MigrationRecord {
   readonly id: MigrationId;
   readonly role: Role;
@@ -27,23 +33,230 @@ export interface MigrationRecord {
 /** A migration to be entered; its state is `running`, on either side. */
 export type NewMigration = Pick<MigrationRecord, "id" | "role" | "container" | "containerId" | "peer" | "detail">;
 
-/** Every method is synchronous. What `begin` and `move` write is on disk when they return. */
-export interface Journal extends Disposable {
-  /** Enters a migration. Throws MIGRATION_IN_PROGRESS if one of the same container has not ended. */
-  begin(migration: NewMigration): MigrationRecord;
-  /** Changes a migration's state, and its detail if given. Throws INTERNAL if the transition is not in `mayFollow` of src/core/journal-states.ts. */
-  move(id: MigrationId, state: JournalState, detail?: unknown): void;
+/** An event and its place among the migration's events, from 1. */
+export interface KeptEvent {
+  readonly seq: number;
+  readonly event: MigrationEvent;
+}
+
+/** The layout below; raised with every change to it. */
+const SCHEMA_VERSION = 1;
+
+const SCHEMA = `
+  CREATE TABLE migrations (
+    id TEXT PRIMARY KEY,
+    role TEXT NOT NULL,
+    container TEXT NOT NULL,
+    container_id TEXT NOT NULL,
+    peer TEXT NOT NULL,
+    state TEXT NOT NULL,
+    phase TEXT,
+    began_at_ms INTEGER NOT NULL,
+    report TEXT,
+    detail TEXT NOT NULL
+  ) STRICT;
+  CREATE TABLE events (
+    migration TEXT NOT NULL REFERENCES migrations (id),
+    seq INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    event TEXT NOT NULL,
+    PRIMARY KEY (migration, seq)
+  ) STRICT, WITHOUT ROWID;
+`;
+
+/** Every method is synchronous. What says it is durable is on disk when it returns. */
+export class Journal implements Disposable {
+  /** Tells by a migration's id that its state or its events changed. */
+  readonly changes = new EventEmitter<Record<MigrationId, []>>().setMaxListeners(0);
+  readonly #db: DatabaseSync;
+  readonly #statements = new Map<string, StatementSync>();
+
+  private constructor(db: DatabaseSync) {
+    this.#db = db;
+  }
+
+  /**
+   * Opens the journal in `stateDir`, making it if there is none. Throws AGENT if another agent has it open, if a newer release
+   * wrote it, or if it cannot be read.
+   */
+  static open(stateDir: string): Journal {
+    const path = join(stateDir, "journal.db");
+    let db: DatabaseSync | undefined;
+    try {
+      closeSync(openSync(path, constants.O_RDWR | constants.O_CREAT, 0o600));
+      chmodSync(path, 0o600);
+      db = new DatabaseSync(path, { timeout: 0 });
+      db.exec("PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; BEGIN IMMEDIATE");
+      migrateSchema(db, path);
+      db.exec("COMMIT");
+      return new Journal(db);
+    } catch (error) {
+      db?.close();
+      throw refusal(error, path, stateDir);
+    }
+  }
+
+  /** Enters a migration, durably. Throws MIGRATION_IN_PROGRESS if one of the same container has not ended. */
+  begin(migration: NewMigration): MigrationRecord {
+    const { id, role, container, containerId, peer, detail } = migration;
+    const rival = this.list().find((other) => other.container === container && !hasEnded(other.state));
+    if (rival !== undefined) {
+      throw new DmigrateError(
+        "MIGRATION_IN_PROGRESS",
+        `Container ${container} is in migration ${rival.id} already; watch it with \`dmigrate watch ${rival.id}\``,
+      );
+    }
+    this.#run(
+      `INSERT INTO migrations (id, role, container, container_id, peer, state, began_at_ms, detail) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
+      id,
+      role,
+      container,
+      containerId,
+      peer,
+      FIRST_STATE,
+      Date.now(),
+      JSON.stringify(detail),
+    );
+    return this.get(id);
+  }
+
+  /** Changes a migration's state, and its detail if given, durably. Throws INTERNAL if the new state may not follow. */
+  move(id: MigrationId, state: JournalState, detail: unknown = this.get(id).detail): void {
+    const record = this.get(id);
+    assertMayFollow(record.role, record.state, state);
+    this.#run("UPDATE migrations SET state = ?, detail = ? WHERE id = ?", state, JSON.stringify(detail), id);
+    this.changes.emit(id);
+  }
+
   /** Changes the detail alone, durably. */
-  note(id: MigrationId, detail: unknown): void;
+  note(id: MigrationId, detail: unknown): void {
+    this.get(id);
+    this.#run("UPDATE migrations SET detail = ? WHERE id = ?", JSON.stringify(detail), id);
+  }
+
   /** Throws MIGRATION_NOT_FOUND. */
-  get(id: MigrationId): MigrationRecord;
-  find(id: MigrationId): MigrationRecord | undefined;
+  get(id: MigrationId): MigrationRecord {
+    const record = this.find(id);
+    if (record === undefined) {
+      throw new DmigrateError("MIGRATION_NOT_FOUND", `This host knows no migration ${id}; \`dmigrate list\` shows those it knows`);
+    }
+    return record;
+  }
+
+  find(id: MigrationId): MigrationRecord | undefined {
+    const row = this.#statement("SELECT * FROM migrations WHERE id = ?").get(id);
+    return row === undefined ? undefined : recordOf(row);
+  }
+
   /** All, the newest first. */
-  list(): readonly MigrationRecord[];
+  list(): readonly MigrationRecord[] {
+    return this.#statement("SELECT * FROM migrations ORDER BY rowid DESC").all().map(recordOf);
+  }
+
   /** Those that have not ended, the oldest first. */
-  unfinished(role: Role): readonly MigrationRecord[];
-  /** Appends an event. `ended` also moves the migration to its outcome and keeps the report, in one durable transaction. */
-  append(id: MigrationId, event: MigrationEvent): void;
+  unfinished(role: Role): readonly MigrationRecord[] {
+    return this.list()
+      .filter((record) => record.role === role && !hasEnded(record.state))
+      .toReversed();
+  }
+
+  /**
+   * Appends an event; throws INTERNAL after the end. `ended` also moves the migration to its outcome and keeps the report, durably; the progress it made
+   * is dropped then. Other events may be lost if the machine fails: they are not worth a wait for the disk inside a freeze.
+   */
+  append(id: MigrationId, event: MigrationEvent): void {
+    const record = this.get(id);
+    if (hasEnded(record.state))
+      throw new DmigrateError("INTERNAL", `Migration ${id} has ended and can say no more; please report this as a bug`);
+    if (event.kind === "ended") assertMayFollow(record.role, record.state, event.report.outcome);
+    this.#db.exec(`PRAGMA synchronous = ${event.kind === "ended" ? "FULL" : "NORMAL"}; BEGIN`);
+    try {
+      this.#run(
+        "INSERT INTO events SELECT ?, coalesce(max(seq), 0) + 1, ?, ? FROM events WHERE migration = ?",
+        id,
+        event.kind,
+        JSON.stringify(event),
+        id,
+      );
+      if (event.kind === "phase-began") this.#run("UPDATE migrations SET phase = ? WHERE id = ?", event.phase, id);
+      if (event.kind === "ended") {
+        this.#run("UPDATE migrations SET state = ?, report = ? WHERE id = ?", event.report.outcome, JSON.stringify(event.report), id);
+        this.#run("DELETE FROM events WHERE migration = ? AND kind = 'progress'", id);
+      }
+      this.#db.exec("COMMIT; PRAGMA synchronous = FULL");
+    } catch (error) {
+      this.#db.exec("ROLLBACK; PRAGMA synchronous = FULL");
+      throw error;
+    }
+    this.changes.emit(id);
+  }
+
   /** Events after the `after`-th, at most `limit`. */
-  events(id: MigrationId, after: number, limit: number): readonly { readonly seq: number; readonly event: MigrationEvent }[];
+  events(id: MigrationId, after: number, limit: number): readonly KeptEvent[] {
+    const rows = this.#statement("SELECT seq, event FROM events WHERE migration = ? AND seq > ? ORDER BY seq LIMIT ?").all(
+      id,
+      after,
+      limit,
+    );
+    return rows.map((row) => ({ seq: Number(row["seq"]), event: JSON.parse(String(row["event"])) as MigrationEvent })); // as `append` wrote it
+  }
+
+  [Symbol.dispose](): void {
+    this.#db.close();
+  }
+
+  #run(sql: string, ...values: SQLInputValue[]): void {
+    this.#statement(sql).run(...values);
+  }
+
+  #statement(sql: string): StatementSync {
+    let statement = this.#statements.get(sql);
+    if (statement === undefined) {
+      statement = this.#db.prepare(sql);
+      this.#statements.set(sql, statement);
+    }
+    return statement;
+  }
+}
+
+function migrateSchema(db: DatabaseSync, path: string): void {
+  const version = Number(db.prepare("PRAGMA user_version").get()?.["user_version"]);
+  if (version > SCHEMA_VERSION) {
+    throw new DmigrateError(
+      "AGENT",
+      `${path} was written by a newer release of Dmigrate (schema ${version}, this one knows ${SCHEMA_VERSION}); install that release again`,
+    );
+  }
+  if (version === 0) db.exec(`${SCHEMA} PRAGMA user_version = ${SCHEMA_VERSION}`);
+}
+
+/** SQLite's result code for a database that another connection has locked, https://sqlite.org/rescode.html#busy */
+const SQLITE_BUSY = 5;
+
+function refusal(error: unknown, path: string, stateDir: string): DmigrateError {
+  if (error instanceof DmigrateError) return error;
+  if (error instanceof Error && "errcode" in error && error.errcode === SQLITE_BUSY) {
+    return new DmigrateError("AGENT", `Another agent uses ${stateDir}; stop it, or give this one its own with --state-dir`, error);
+  }
+  return new DmigrateError(
+    "AGENT",
+    `Cannot open the journal ${path}: ${messageOf(error)}; repair it, or move it away to begin a new one`,
+    error,
+  );
+}
+
+/** Reads a row as `begin`, `move` and `append` wrote it. */
+function recordOf(row: Record<string, unknown>): MigrationRecord {
+  return {
+    id: row["id"] as MigrationId,
+    role: row["role"] as Role,
+    container: row["container"] as string,
+    containerId: row["container_id"] as ContainerId,
+    peer: row["peer"] as HostName,
+    state: row["state"] as JournalState,
+    ...(row["phase"] === null ? {} : { phase: row["phase"] as Phase }),
+    beganAtMs: row["began_at_ms"] as number,
+    ...(row["report"] === null ? {} : { report: JSON.parse(row["report"] as string) as Report }),
+    detail: JSON.parse(row["detail"] as string) as unknown,
+  };
 }

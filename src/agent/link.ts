@@ -50,7 +50,11 @@ export interface Link {
  * next one is asked for. Throws what `bytes` throws (the peer then sees its end of the stream fail with the same error), what
  * the peer's handler threw, or TRANSFER_FAILED. Several streams may follow each other on one channel.
  */
-export async function sendAll(channel: Channel, bytes: AsyncIterable<Uint8Array> | Iterable<Uint8Array>, signal?: AbortSignal): Promise<void> {
+export async function sendAll(
+  channel: Channel,
+  bytes: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
+  signal?: AbortSignal,
+): Promise<void> {
   throw new Error(`not sent: ${channel.name} ${String(bytes)} ${String(signal)}`);
 }
 

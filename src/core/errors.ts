@@ -27,6 +27,7 @@ export const ERROR_CODES = {
   PREFLIGHT_BLOCKED: { fault: "user", exitCode: 4 },
   CANCELLED: { fault: "user", exitCode: 5 },
   CANCEL_TOO_LATE: { fault: "user", exitCode: 5 },
+  AGENT: { fault: "host", exitCode: 6 },
   AGENT_UNREACHABLE: { fault: "host", exitCode: 6 },
   NOT_INITIALISED: { fault: "user", exitCode: 6 },
   PEER_UNREACHABLE: { fault: "peer", exitCode: 6 },

@@ -1,0 +1,162 @@
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { DatabaseSync } from "node:sqlite";
+import { test, type TestContext } from "node:test";
+import { containerId, hostName, newMigrationId } from "../core/ids.ts";
+import type { Report } from "../core/migration.ts";
+import { Journal, type NewMigration } from "./journal.ts";
+
+function directory(t: TestContext): string {
+  const dir = mkdtempSync(join(tmpdir(), "dmigrate-journal-"));
+  t.after(() => rmSync(dir, { recursive: true }));
+  return dir;
+}
+
+function entry(n: number, changes: Partial<NewMigration> = {}): NewMigration {
+  return {
+    id: newMigrationId(BigInt(n)),
+    role: "source",
+    container: `web-${n}`,
+    containerId: containerId("c".repeat(64)),
+    peer: hostName("b"),
+    detail: { step: n },
+    ...changes,
+  };
+}
+
+test("what one agent wrote, the next one reads", (t) => {
+  const dir = directory(t);
+  const { id } = entry(1);
+  {
+    using journal = Journal.open(dir);
+    journal.begin(entry(1));
+    journal.append(id, { kind: "phase-began", atMs: 1, phase: "copy" });
+    journal.move(id, "committed", { step: "handed over" });
+  }
+  using journal = Journal.open(dir);
+  const { beganAtMs, ...record } = journal.get(id);
+  assert.deepEqual(record, { ...entry(1), state: "committed", phase: "copy", detail: { step: "handed over" } });
+  assert.ok(Math.abs(beganAtMs - Date.now()) < 60_000);
+  assert.deepEqual(journal.events(id, 0, 10), [{ seq: 1, event: { kind: "phase-began", atMs: 1, phase: "copy" } }]);
+});
+
+test("an agent killed in the middle leaves what it committed, and its lock is gone", async (t) => {
+  const dir = directory(t);
+  const script = `
+    const { Journal } = await import(${JSON.stringify(import.meta.resolve("./journal.ts"))});
+    const journal = Journal.open(${JSON.stringify(dir)});
+    journal.begin(${JSON.stringify(entry(1))});
+    journal.move(${JSON.stringify(entry(1).id)}, "committed");
+    console.log("written");
+    setInterval(() => {}, 1000);`;
+  const agent = spawn(process.execPath, ["--input-type=module", "-e", script], { stdio: ["ignore", "pipe", "inherit"] });
+  await once(agent.stdout, "data");
+  assert.throws(() => Journal.open(dir), { code: "AGENT", message: /Another agent uses/ });
+  agent.kill("SIGKILL");
+  await once(agent, "exit");
+  using journal = Journal.open(dir);
+  assert.equal(journal.get(entry(1).id).state, "committed");
+});
+
+test("only one opens it, also within a process", (t) => {
+  const dir = directory(t);
+  {
+    using first = Journal.open(dir);
+    assert.deepEqual(first.list(), []);
+    assert.throws(() => Journal.open(dir), { code: "AGENT", message: /Another agent uses .*--state-dir/ });
+  }
+  Journal.open(dir)[Symbol.dispose]();
+});
+
+test("only root can read it", (t) => {
+  const dir = directory(t);
+  using journal = Journal.open(dir);
+  journal.begin(entry(1));
+  for (const file of ["journal.db", "journal.db-wal"]) assert.equal(statSync(join(dir, file)).mode & 0o777, 0o600, file);
+});
+
+test("a newer schema is refused by its number, and left as it is", (t) => {
+  const dir = directory(t);
+  Journal.open(dir)[Symbol.dispose]();
+  const newer = new DatabaseSync(join(dir, "journal.db"));
+  newer.exec("PRAGMA user_version = 7");
+  newer.close();
+  assert.throws(() => Journal.open(dir), { code: "AGENT", message: /newer release of Dmigrate \(schema 7, this one knows 1\)/ });
+});
+
+test("a file that is no journal is refused", (t) => {
+  const dir = directory(t);
+  writeFileSync(join(dir, "journal.db"), "not a database, but long enough to be taken for one".repeat(10));
+  assert.throws(() => Journal.open(dir), { code: "AGENT", message: /Cannot open the journal .*; repair it/ });
+});
+
+test("an illegal transition throws and changes nothing", (t) => {
+  using journal = Journal.open(directory(t));
+  const { id } = journal.begin(entry(1));
+  assert.throws(() => journal.move(id, "completed"), { code: "INTERNAL" });
+  assert.throws(() => journal.move(id, "owner"), { code: "INTERNAL" });
+  assert.equal(journal.get(id).state, "running");
+});
+
+test("a container is in one migration at a time, and may be in another afterwards", (t) => {
+  using journal = Journal.open(directory(t));
+  journal.begin(entry(1, { container: "redis" }));
+  assert.throws(() => journal.begin(entry(2, { container: "redis" })), { code: "MIGRATION_IN_PROGRESS", message: /m000000000001/ });
+  journal.begin(entry(3, { container: "other" }));
+  journal.move(entry(1).id, "rolled-back");
+  journal.begin(entry(2, { container: "redis" }));
+  assert.deepEqual(
+    journal.list().map((record) => record.id),
+    [2, 3, 1].map((n) => entry(n).id),
+  );
+});
+
+test("recovery finds what has not ended, by role, the oldest first", (t) => {
+  using journal = Journal.open(directory(t));
+  for (const n of [1, 2, 3]) journal.begin(entry(n));
+  journal.begin(entry(4, { role: "target" }));
+  journal.move(entry(2).id, "failed");
+  journal.move(entry(4).id, "prepared");
+  journal.move(entry(4).id, "owner");
+  assert.deepEqual(
+    journal.unfinished("source").map((record) => record.id),
+    [entry(1).id, entry(3).id],
+  );
+  assert.deepEqual(
+    journal.unfinished("target").map((record) => record.state),
+    ["owner"],
+  );
+});
+
+test("the end keeps the report, drops the progress and is final", (t) => {
+  using journal = Journal.open(directory(t));
+  const { id } = journal.begin(entry(1));
+  // The journal looks at nothing but the outcome.
+  const report = { id, outcome: "rolled-back", totalMs: 12 } as Report;
+  const bytes = { memory: 1, files: 2, layers: 3, metadata: 4 };
+  journal.append(id, { kind: "warning", atMs: 1, message: "slow" });
+  journal.append(id, { kind: "progress", atMs: 2, phase: "copy", bytes, rate: 5 });
+  journal.append(id, { kind: "ended", atMs: 12, report });
+  assert.equal(journal.get(id).state, "rolled-back");
+  assert.deepEqual(journal.get(id).report, report);
+  assert.deepEqual(
+    journal.events(id, 0, 10).map(({ seq, event }) => [seq, event.kind]),
+    [
+      [1, "warning"],
+      [3, "ended"],
+    ],
+  );
+  assert.throws(() => journal.append(id, { kind: "warning", atMs: 13, message: "late" }), { code: "INTERNAL" });
+});
+
+test("a source cannot end as completed without having committed", (t) => {
+  using journal = Journal.open(directory(t));
+  const { id } = journal.begin(entry(1));
+  assert.throws(() => journal.append(id, { kind: "ended", atMs: 1, report: { id, outcome: "completed" } as Report }), { code: "INTERNAL" });
+  assert.equal(journal.get(id).state, "running");
+  assert.deepEqual(journal.events(id, 0, 10), []);
+});
