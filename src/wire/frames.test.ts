@@ -12,7 +12,7 @@ const frames: fc.Arbitrary<Sent> = fc.oneof(
   fc.constant<Sent>({ kind: "ok" }),
   fc
     .record({ code: fc.constantFrom(...(Object.keys(ERROR_CODES) as ErrorCode[])), message: fc.string({ unit: "grapheme" }) })
-    .map((failure): Sent => ({ kind: "failed", ...failure })),
+    .map(({ code, message }): Sent => ({ kind: "failed", code, message })),
 );
 
 function encode(frame: Sent): Uint8Array {
@@ -55,7 +55,7 @@ test("frames are read as they were written, however the bytes are cut", () => {
   fc.assert(
     fc.property(fc.array(frames), fc.array(fc.nat(), { maxLength: 40 }), (sent, places) => {
       const decoder = new FrameDecoder();
-      const received = cut(Buffer.concat(sent.map(encode)), places).flatMap((chunk) => [...decoder.decode(chunk)]);
+      const received = cut(Buffer.concat(sent.map(encode)), places).flatMap((chunk) => Array.from(decoder.decode(chunk)));
       assert.deepEqual(summary(received), summary(sent));
     }),
   );

@@ -5,14 +5,20 @@ import { DmigrateError } from "../core/errors.ts";
 import { newMigrationId } from "../core/ids.ts";
 import { decodeHelloNames, decodeHelloPrefix, encodeHello, HELLO_PREFIX_BYTES, type Hello } from "./hello.ts";
 
-const hellos: fc.Arbitrary<Hello> = fc.record({
-  migration: fc.bigInt({ min: 0n, max: 2n ** 64n - 1n }).map(newMigrationId),
-  channel: fc.stringMatching(/^[a-z0-9][a-z0-9./-]{0,63}$/),
-});
+const hellos: fc.Arbitrary<Hello> = fc.record(
+  {
+    migration: fc.bigInt({ min: 0n, max: 2n ** 64n - 1n }).map(newMigrationId),
+    channel: fc.stringMatching(/^[a-z0-9][a-z0-9./-]{0,63}$/),
+  },
+  { noNullPrototype: true },
+);
 
+/** Reads as a server does: the prefix, then as many bytes as it announces. */
 function decode(bytes: Uint8Array): Hello {
   const prefix = decodeHelloPrefix(bytes.subarray(0, HELLO_PREFIX_BYTES));
-  return decodeHelloNames(prefix, bytes.subarray(HELLO_PREFIX_BYTES));
+  const end = HELLO_PREFIX_BYTES + prefix.idBytes + prefix.channelBytes;
+  if (end > bytes.length) throw new DmigrateError("PROTOCOL", "cut");
+  return decodeHelloNames(prefix, bytes.subarray(HELLO_PREFIX_BYTES, end));
 }
 
 const protocolError = (error: unknown): boolean => error instanceof DmigrateError && error.code === "PROTOCOL";
