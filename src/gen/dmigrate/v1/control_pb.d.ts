@@ -365,6 +365,24 @@ export declare type AddHostRequest = Message<"dmigrate.v1.AddHostRequest"> & {
 export declare const AddHostRequestSchema: GenMessage<AddHostRequest>;
 
 /**
+ * Warnings name the members that could not be told of the change.
+ *
+ * @generated from message dmigrate.v1.AddHostResponse
+ */
+export declare type AddHostResponse = Message<"dmigrate.v1.AddHostResponse"> & {
+  /**
+   * @generated from field: repeated string warnings = 1;
+   */
+  warnings: string[];
+};
+
+/**
+ * Describes the message dmigrate.v1.AddHostResponse.
+ * Use `create(AddHostResponseSchema)` to create a new message.
+ */
+export declare const AddHostResponseSchema: GenMessage<AddHostResponse>;
+
+/**
  * @generated from message dmigrate.v1.RemoveHostRequest
  */
 export declare type RemoveHostRequest = Message<"dmigrate.v1.RemoveHostRequest"> & {
@@ -384,6 +402,10 @@ export declare const RemoveHostRequestSchema: GenMessage<RemoveHostRequest>;
  * @generated from message dmigrate.v1.RemoveHostResponse
  */
 export declare type RemoveHostResponse = Message<"dmigrate.v1.RemoveHostResponse"> & {
+  /**
+   * @generated from field: repeated string warnings = 1;
+   */
+  warnings: string[];
 };
 
 /**
@@ -496,14 +518,18 @@ export declare const ControlService: GenService<{
     output: typeof InitResponseSchema;
   },
   /**
+   * Takes a host that shows a join token into the cluster. Only on the host that ran Init, which holds the CA key.
+   *
    * @generated from rpc dmigrate.v1.ControlService.AddHost
    */
   addHost: {
     methodKind: "unary";
     input: typeof AddHostRequestSchema;
-    output: typeof HostSchema;
+    output: typeof AddHostResponseSchema;
   },
   /**
+   * Of another host: no member trusts it any more. Of this host: it leaves the cluster.
+   *
    * @generated from rpc dmigrate.v1.ControlService.RemoveHost
    */
   removeHost: {
