@@ -2,6 +2,7 @@
 # Enters a lab host and runs a program there. The cgroups come first: a process that enters the namespaces with its
 # old cgroups can't be restored by CRIU.
 # Arguments: the host's init, folders of the host's cgroups, "--", program and its arguments.
+cd /
 init=$1
 shift
 while [ "$1" != -- ]; do
