@@ -1,0 +1,36 @@
+/**
+ * CRIU options as lines of its configuration file: what every migration needs, and what makes the freeze short.
+ * A configuration file overrides the options that runc sends over RPC (criu(8), "Configuration files in RPC mode").
+ */
+
+/**
+ * Both sides skip what we do ourselves or what runc does anyway:
+ * - `network-lock skip`: our own lock holds what clients send instead of dropping it (src/network), and spares two iptables processes;
+ * - `manage-cgroups ignore`: runc puts the tasks into the right cgroups; CRIU would do it again, task by task.
+ */
+const COMMON = ["network-lock skip", "manage-cgroups ignore"];
+
+/**
+ * For the dump. The container's network namespace is declared external, so that CRIU neither dumps its devices nor makes a
+ * new one at the restore.
+ * @param netnsInode inode number of the container's network namespace
+ * @param needed what the preflight found that this container needs
+ */
+export function dumpConfiguration(netnsInode: number, needed: readonly string[]): string {
+  return lines([...COMMON, `external net[${netnsInode}]:${NETNS_KEY}`, ...needed]);
+}
+
+/**
+ * For the restore.
+ * @param holdScript path of the action script that holds the tasks until the verdict
+ */
+export function restoreConfiguration(holdScript: string, needed: readonly string[]): string {
+  return lines([...COMMON, `action-script ${holdScript}`, ...needed]);
+}
+
+/** The key under which runc looks for an external network namespace (libcontainer/criu_linux.go). */
+const NETNS_KEY = "extRootNetNS";
+
+function lines(options: readonly string[]): string {
+  return `${options.join("\n")}\n`;
+}

@@ -1,0 +1,116 @@
+/**
+ * CRIU's image files as one stream of bytes: each file is sent as it is closed, so that only the last one is left when the
+ * dump is done.
+ *
+ * A file is: u8 length of its name, u48 length of its content (big endian), name, content. A file that is closed twice is sent twice;
+ * the later one counts.
+ */
+import { createWriteStream } from "node:fs";
+import { open } from "node:fs/promises";
+import { once } from "node:events";
+import path from "node:path";
+import { DmigrateError } from "../core/errors.ts";
+
+const CHUNK_BYTES = 256 * 1024;
+const HEADER_BYTES = 7;
+const FILE_BYTES_MAX = 2 ** 40;
+const FILE_NAME = /^[A-Za-z0-9][A-Za-z0-9_.-]{0,120}$/;
+
+/** Sends the named files of a folder in the order in which the names come. A file that has vanished is left out. */
+export async function* sendImages(folder: string, names: AsyncIterable<string>): AsyncGenerator<Uint8Array, void> {
+  for await (const name of names) {
+    if (!FILE_NAME.test(name)) continue; // a temporary file of runc
+    const file = await open(path.join(folder, name)).catch(() => undefined);
+    if (file === undefined) continue;
+    try {
+      const { size } = await file.stat();
+      yield header(name, size);
+      for (let sent = 0; sent < size; ) {
+        const chunk = Buffer.allocUnsafe(Math.min(CHUNK_BYTES, size - sent));
+        const { bytesRead } = await file.read(chunk, 0, chunk.length, sent);
+        if (bytesRead === 0) throw new DmigrateError("DUMP_FAILED", `Image ${name} became shorter while it was sent; the source runs on`);
+        yield chunk.subarray(0, bytesRead);
+        sent += bytesRead;
+      }
+    } finally {
+      await file.close();
+    }
+  }
+}
+
+/**
+ * Writes the files of a stream into a folder. Throws PROTOCOL for a name or length that no image has, TRANSFER_FAILED
+ * for a stream that ends inside a file.
+ */
+export async function receiveImages(stream: AsyncIterable<Uint8Array>, folder: string): Promise<void> {
+  const reader = new ByteReader(stream);
+  for (let head = await reader.take(HEADER_BYTES); head !== undefined; head = await reader.take(HEADER_BYTES)) {
+    const nameBytes = await reader.take(head.readUInt8(0));
+    const name = nameBytes?.toString("latin1") ?? "";
+    const size = head.readUIntBE(1, 6);
+    if (!FILE_NAME.test(name) || size > FILE_BYTES_MAX) {
+      throw new DmigrateError("PROTOCOL", "The source sent an image of an impossible name or size; update both agents to the same release");
+    }
+    const file = createWriteStream(path.join(folder, name), { mode: 0o600 });
+    await once(file, "open");
+    for await (const chunk of reader.stream(size)) if (!file.write(chunk)) await once(file, "drain");
+    file.end();
+    await once(file, "close");
+  }
+}
+
+function header(name: string, size: number): Uint8Array {
+  const bytes = Buffer.alloc(HEADER_BYTES + name.length);
+  bytes.writeUInt8(name.length, 0);
+  bytes.writeUIntBE(size, 1, 6);
+  bytes.write(name, HEADER_BYTES, "latin1");
+  return bytes;
+}
+
+/** Cuts a stream of chunks into pieces of known lengths. */
+class ByteReader {
+  readonly #chunks: AsyncIterator<Uint8Array>;
+  #rest: Uint8Array = Buffer.alloc(0);
+
+  constructor(stream: AsyncIterable<Uint8Array>) {
+    this.#chunks = stream[Symbol.asyncIterator]();
+  }
+
+  /** Exactly `length` bytes, copied; undefined if the stream ended before the first of them. */
+  async take(length: number): Promise<Buffer | undefined> {
+    const taken = Buffer.alloc(length);
+    for (let filled = 0; filled < length; ) {
+      if (this.#rest.length === 0 && !(await this.#refill())) {
+        if (filled === 0) return undefined;
+        throw cut();
+      }
+      const part = this.#rest.subarray(0, length - filled);
+      taken.set(part, filled);
+      filled += part.length;
+      this.#rest = this.#rest.subarray(part.length);
+    }
+    return taken;
+  }
+
+  /** The next `length` bytes in pieces as they come, copied: a chunk belongs to the stream only until the next is asked for. */
+  async *stream(length: number): AsyncGenerator<Buffer, void> {
+    for (let left = length; left > 0; ) {
+      if (this.#rest.length === 0 && !(await this.#refill())) throw cut();
+      const part = Buffer.from(this.#rest.subarray(0, left));
+      this.#rest = this.#rest.subarray(part.length);
+      left -= part.length;
+      yield part;
+    }
+  }
+
+  async #refill(): Promise<boolean> {
+    const next = await this.#chunks.next();
+    if (next.done === true) return false;
+    this.#rest = next.value;
+    return true;
+  }
+}
+
+function cut(): DmigrateError {
+  return new DmigrateError("TRANSFER_FAILED", "The stream of images ended inside a file; check the link between the hosts");
+}

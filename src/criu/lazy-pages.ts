@@ -1,0 +1,55 @@
+/**
+ * The stock `criu lazy-pages` on the target: serves the page faults of the restored tasks from a page server that it takes
+ * to be local; a tunnel leads from there to the source.
+ */
+import { spawn } from "node:child_process";
+import { existsSync } from "node:fs";
+import { readFile } from "node:fs/promises";
+import { setTimeout as sleep } from "node:timers/promises";
+import path from "node:path";
+import { DmigrateError } from "../core/errors.ts";
+import { lastErrors } from "./log.ts";
+
+const SOCKET_LIMIT_MS = 5_000;
+
+/** The daemon of one restore. */
+export interface LazyPages {
+  /** Fulfilled when every page has arrived; TRANSFER_FAILED if the daemon ends before. */
+  readonly finished: Promise<void>;
+  /** Ends the daemon. Only before the tasks run: afterwards they would hang at the next page they touch. */
+  kill(): void;
+}
+
+/**
+ * Starts the daemon; returns when a restore may connect to it. `work` must be the restore's work folder: CRIU looks there
+ * for lazy-pages.socket (criu/uffd.c).
+ * @param port of a page server on the loopback interface
+ */
+export async function startLazyPages(images: string, work: string, port: number): Promise<LazyPages> {
+  const log = path.join(work, "lazy-pages.log");
+  const argv = ["lazy-pages", "--page-server", "--address", "127.0.0.1", "--port", String(port), "-D", images, "-W", work, "-o", log];
+  const child = spawn("criu", argv, { stdio: "ignore", detached: true });
+  let over = false;
+  const finished = new Promise<void>((resolve, reject) => {
+    child.once("error", reject);
+    child.once("close", (code) => {
+      over = true;
+      if (code === 0) return resolve();
+      readFile(log, "utf8").then(
+        (text) => reject(new DmigrateError("TRANSFER_FAILED", `criu lazy-pages failed: ${lastErrors(text) || `exit code ${code}`}; see ${log}`)),
+        reject,
+      );
+    });
+  });
+  finished.catch(() => {}); // told to whoever waits for it
+  const deadline = performance.now() + SOCKET_LIMIT_MS;
+  while (!existsSync(path.join(work, "lazy-pages.socket"))) {
+    if (over) await finished;
+    if (performance.now() > deadline) {
+      child.kill("SIGKILL");
+      throw new DmigrateError("RESTORE_FAILED", `criu lazy-pages did not open its socket within ${SOCKET_LIMIT_MS / 1000} s; see ${log}`);
+    }
+    await sleep(1);
+  }
+  return { finished, kill: () => child.kill("SIGKILL") };
+}

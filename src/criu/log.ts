@@ -1,0 +1,16 @@
+/**
+ * Reads CRIU's log for what a user should see of it.
+ */
+
+const ERROR_LINE = /^\(\d+\.\d+\)\s*(?:\d+:\s*)?Error \([^)]*\): (.*)$/;
+
+/** The last few errors of a log, in order, joined into one line; empty if there is none. */
+export function lastErrors(log: string): string {
+  const errors: string[] = [];
+  for (const line of log.split("\n")) {
+    const text = ERROR_LINE.exec(line.trim())?.[1];
+    // Without CAP_SYS_RESOURCE CRIU says so at every start, and works all the same.
+    if (text !== undefined && !text.startsWith("rlimit:")) errors.push(text.trim());
+  }
+  return errors.slice(-3).join(", ");
+}
