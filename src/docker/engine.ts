@@ -1,0 +1,224 @@
+/**
+ * The Docker Engine of one host: the endpoints of its API that Dmigrate uses, typed. Every method throws DOCKER; `isNotFound` and
+ * `refusalOf` tell what kind of refusal it was.
+ */
+import type { Readable } from "node:stream";
+import * as z from "zod";
+import { DmigrateError } from "../core/errors.ts";
+import {
+  createdContainer,
+  engineInfo,
+  engineVersion,
+  inspectedContainer,
+  inspectedExec,
+  inspectedImage,
+  inspectedNetwork,
+  inspectedVolume,
+  listedContainer,
+  listedImage,
+  type CreatedContainer,
+  type EngineInfo,
+  type EngineVersion,
+  type InspectedContainer,
+  type InspectedExec,
+  type InspectedImage,
+  type InspectedNetwork,
+  type InspectedVolume,
+  type ListedContainer,
+  type ListedImage,
+  type RestartPolicy,
+} from "./inspect.ts";
+import { Transport, type CallOptions } from "./transport.ts";
+
+/** Where dockerd listens unless it was told otherwise. */
+export const DOCKER_SOCKET = "/run/docker.sock";
+
+/** 1.44 is the first that takes several networks and a MAC address for each in one create request. */
+const API_MIN = 44;
+/** The newest whose create and inspect were read in moby's source. */
+const API_MAX = 51;
+
+/** Filters of a list, as the API takes them. */
+export type Filters = Readonly<Record<string, readonly string[]>>;
+
+export class Engine {
+  readonly #transport: Transport;
+
+  private constructor(transport: Transport) {
+    this.#transport = transport;
+  }
+
+  /** Agrees with the engine on a version of its API. */
+  static async connect(socketPath: string = DOCKER_SOCKET): Promise<Engine> {
+    const transport = new Transport(socketPath, "");
+    const version = await versionOf(transport);
+    const newest = Math.min(API_MAX, minor(version.ApiVersion));
+    if (newest < API_MIN || newest < minor(version.MinAPIVersion)) {
+      throw new DmigrateError(
+        "DOCKER",
+        `Docker Engine ${version.Version} speaks API ${version.MinAPIVersion} to ${version.ApiVersion}, Dmigrate 1.${API_MIN} to 1.${API_MAX}; ` +
+          "update whichever is older (Docker 25 is the first that works)",
+      );
+    }
+    return new Engine(transport.with({ prefix: `/v1.${newest}` }));
+  }
+
+  /** The same engine; `signal` ends every request under way and to come. */
+  until(signal: AbortSignal): Engine {
+    return new Engine(this.#transport.with({ signal }));
+  }
+
+  version(): Promise<EngineVersion> {
+    return versionOf(this.#transport);
+  }
+
+  info(): Promise<EngineInfo> {
+    return this.#ask(engineInfo, "GET", "/info");
+  }
+
+  /** Running containers; with `all` the others too. */
+  listContainers(options: { readonly all?: boolean; readonly filters?: Filters } = {}): Promise<ListedContainer[]> {
+    return this.#ask(z.array(listedContainer), "GET", "/containers/json", {
+      query: { all: options.all, filters: filterText(options.filters) },
+    });
+  }
+
+  /** Waits while the container is being started. */
+  inspectContainer(nameOrId: string): Promise<InspectedContainer> {
+    return this.#ask(inspectedContainer, "GET", `/containers/${encodeURIComponent(nameOrId)}/json`);
+  }
+
+  createContainer(name: string, body: object): Promise<CreatedContainer> {
+    return this.#ask(createdContainer, "POST", "/containers/create", { query: { name }, body });
+  }
+
+  /** Returns when the runtime has created and started it. One that runs already is no error. */
+  async startContainer(id: string): Promise<void> {
+    await this.#transport.json("POST", `/containers/${encodeURIComponent(id)}/start`);
+  }
+
+  /** @param timeoutSeconds how long it gets between its stop signal and SIGKILL; its own stop timeout if left out */
+  async stopContainer(id: string, timeoutSeconds?: number): Promise<void> {
+    await this.#transport.json("POST", `/containers/${encodeURIComponent(id)}/stop`, { query: { t: timeoutSeconds } });
+  }
+
+  async killContainer(id: string, signal = "SIGKILL"): Promise<void> {
+    await this.#transport.json("POST", `/containers/${encodeURIComponent(id)}/kill`, { query: { signal } });
+  }
+
+  /** Sets the restart policy. Has runc set the cgroup's limits anew, so not while the cgroup is frozen. */
+  async updateContainer(id: string, update: { readonly RestartPolicy: RestartPolicy }): Promise<void> {
+    await this.#transport.json("POST", `/containers/${encodeURIComponent(id)}/update`, { body: update });
+  }
+
+  async renameContainer(id: string, name: string): Promise<void> {
+    await this.#transport.json("POST", `/containers/${encodeURIComponent(id)}/rename`, { query: { name } });
+  }
+
+  /** @param options `force` kills it first; `volumes` removes its anonymous volumes too */
+  async removeContainer(id: string, options: { readonly force?: boolean; readonly volumes?: boolean } = {}): Promise<void> {
+    await this.#transport.json("DELETE", `/containers/${encodeURIComponent(id)}`, { query: { force: options.force, v: options.volumes } });
+  }
+
+  /** Waits until the engine has removed a container that it is removing already. */
+  async awaitRemoval(id: string): Promise<void> {
+    await this.#transport.json("POST", `/containers/${encodeURIComponent(id)}/wait`, { query: { condition: "removed" } });
+  }
+
+  /** What `docker exec` started in a container, by the ids of its inspection. */
+  inspectExec(id: string): Promise<InspectedExec> {
+    return this.#ask(inspectedExec, "GET", `/exec/${encodeURIComponent(id)}/json`);
+  }
+
+  listNetworks(): Promise<InspectedNetwork[]> {
+    return this.#ask(z.array(inspectedNetwork), "GET", "/networks");
+  }
+
+  inspectNetwork(nameOrId: string): Promise<InspectedNetwork> {
+    return this.#ask(inspectedNetwork, "GET", `/networks/${encodeURIComponent(nameOrId)}`);
+  }
+
+  async createNetwork(body: object): Promise<void> {
+    await this.#transport.json("POST", "/networks/create", { body });
+  }
+
+  async removeNetwork(nameOrId: string): Promise<void> {
+    await this.#transport.json("DELETE", `/networks/${encodeURIComponent(nameOrId)}`);
+  }
+
+  inspectVolume(name: string): Promise<InspectedVolume> {
+    return this.#ask(inspectedVolume, "GET", `/volumes/${encodeURIComponent(name)}`);
+  }
+
+  createVolume(body: object): Promise<InspectedVolume> {
+    return this.#ask(inspectedVolume, "POST", "/volumes/create", { body });
+  }
+
+  async removeVolume(name: string): Promise<void> {
+    await this.#transport.json("DELETE", `/volumes/${encodeURIComponent(name)}`);
+  }
+
+  /** With `all` also the images between others' layers that older builders left. */
+  listImages(options: { readonly all?: boolean } = {}): Promise<ListedImage[]> {
+    return this.#ask(z.array(listedImage), "GET", "/images/json", { query: { all: options.all } });
+  }
+
+  inspectImage(reference: string): Promise<InspectedImage> {
+    return this.#ask(inspectedImage, "GET", `/images/${imagePath(reference)}/json`);
+  }
+
+  /** Gives an image one more name, `REPOSITORY:TAG`, taking it from the image that has it. */
+  async tagImage(id: string, name: string): Promise<void> {
+    const colon = name.lastIndexOf(":");
+    await this.#transport.json("POST", `/images/${imagePath(id)}/tag`, {
+      query: { repo: name.slice(0, colon), tag: name.slice(colon + 1) },
+    });
+  }
+
+  /** Takes a name from an image, and removes the image with its last name, or by its id if nothing uses it. */
+  async removeImage(reference: string): Promise<void> {
+    await this.#transport.json("DELETE", `/images/${imagePath(reference)}`);
+  }
+
+  /** The image as a tar archive, without names if asked for by its id. Reads all its layers to a temporary file before the first byte comes. */
+  saveImage(reference: string): Promise<Readable> {
+    return this.#transport.stream("GET", "/images/get", { query: { names: reference } });
+  }
+
+  /** Takes such an archive; what goes wrong after the first byte of the answer stands in the answer. */
+  loadImage(archive: AsyncIterable<Uint8Array>): Promise<Readable> {
+    return this.#transport.stream("POST", "/images/load", { query: { quiet: true }, upload: archive });
+  }
+
+  async #ask<T>(schema: z.ZodType<T>, method: string, path: string, options?: CallOptions): Promise<T> {
+    return understood(schema, `${method} ${path}`, await this.#transport.json(method, path, options));
+  }
+}
+
+async function versionOf(transport: Transport): Promise<EngineVersion> {
+  return understood(engineVersion, "GET /version", await transport.json("GET", "/version"));
+}
+
+function understood<T>(schema: z.ZodType<T>, what: string, answer: unknown): T {
+  const result = schema.safeParse(answer);
+  if (result.success) return result.data;
+  throw new DmigrateError(
+    "DOCKER",
+    `Docker Engine's answer to ${what} has another form than expected: ${z.prettifyError(result.error)}; report this with \`docker version\``,
+    result.error,
+  );
+}
+
+/** `44` of `1.44`. */
+function minor(version: string): number {
+  return Number(/^1\.(\d+)$/.exec(version)?.[1] ?? 0);
+}
+
+function filterText(filters: Filters | undefined): string | undefined {
+  return filters === undefined ? undefined : JSON.stringify(filters);
+}
+
+/** A reference may contain slashes, which the engine wants as they are. */
+function imagePath(reference: string): string {
+  return reference.split("/").map(encodeURIComponent).join("/");
+}

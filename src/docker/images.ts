@@ -1,0 +1,179 @@
+/**
+ * Carries an image from one engine to another, without the layers that the other one has.
+ */
+import { createHash } from "node:crypto";
+import type { Readable } from "node:stream";
+import { text } from "node:stream/consumers";
+import { pipeline } from "node:stream/promises";
+import tar from "tar-stream";
+import { DmigrateError } from "../core/errors.ts";
+import type { ImageDescription } from "./description.ts";
+import type { Engine } from "./engine.ts";
+import { parseExact } from "./json.ts";
+import { isNotFound, refusalOf } from "./transport.ts";
+
+/**
+ * Chain ids of an image's layers, from the bottom: each names a layer with all below it (OCI image specification, "Layer ChainID").
+ * @param diffIds digests of the layers' own archives, from the bottom
+ */
+export function chainIds(diffIds: readonly string[]): string[] {
+  const chain: string[] = [];
+  for (const diffId of diffIds) {
+    const below = chain.at(-1);
+    chain.push(below === undefined ? diffId : `sha256:${createHash("sha256").update(`${below} ${diffId}`).digest("hex")}`);
+  }
+  return chain;
+}
+
+/**
+ * What an engine need not be sent: the ids of its images, and the chain ids of their layers. Of an engine that stores images in
+ * containerd nothing but the images' ids, for it takes only archives that are complete.
+ */
+export async function presentLayers(engine: Engine): Promise<string[]> {
+  const images = await engine.listImages({ all: true });
+  const byChain = !(await storesInContainerd(engine));
+  const present = new Set<string>();
+  for (const { Id } of images) {
+    const chain = await layersOf(engine, Id);
+    if (chain === undefined) continue;
+    present.add(Id);
+    if (byChain) for (const id of chain) present.add(id);
+  }
+  return [...present];
+}
+
+async function storesInContainerd(engine: Engine): Promise<boolean> {
+  const { DriverStatus } = await engine.info();
+  return DriverStatus?.some(([key, value]) => key === "driver-type" && value === "io.containerd.snapshotter.v1") ?? false;
+}
+
+/** Undefined if the image was removed meanwhile. */
+async function layersOf(engine: Engine, id: string): Promise<string[] | undefined> {
+  try {
+    return chainIds((await engine.inspectImage(id)).RootFS.Layers ?? []);
+  } catch (error) {
+    if (isNotFound(error)) return undefined;
+    throw error;
+  }
+}
+
+/**
+ * An archive of the image that `importImage` takes, with only those layers that are not `present`: the engine takes a layer it has by
+ * its chain id and does not look for its file (moby's image/tarexport/load.go). Empty if the image itself is present.
+ */
+export async function* exportImage(
+  engine: Engine,
+  image: ImageDescription,
+  present: ReadonlySet<string>,
+): AsyncGenerator<Uint8Array, void> {
+  if (present.has(image.id)) return;
+  const omitted = presentBlobs(image.layers, present);
+  const archive = await engine.saveImage(image.id);
+  const slimmed = tar.pack();
+  const copied = copyEntries(archive, slimmed, (name) => !omitted.has(name));
+  copied.catch((error: unknown) => slimmed.destroy(DmigrateError.from(error, "DOCKER")));
+  try {
+    for await (const chunk of slimmed) yield chunk;
+    await copied;
+  } finally {
+    archive.destroy();
+  }
+}
+
+/** Files of the archive that hold nothing but present layers; an archive holds layers with equal contents once. */
+function presentBlobs(diffIds: readonly string[], present: ReadonlySet<string>): Set<string> {
+  const chain = chainIds(diffIds);
+  const missing = new Set(diffIds.filter((_, index) => !present.has(chain[index] ?? "")));
+  return new Set(diffIds.filter((diffId) => !missing.has(diffId)).map((diffId) => `blobs/${diffId.replace(":", "/")}`));
+}
+
+async function copyEntries(archive: Readable, to: tar.Pack, isWanted: (name: string) => boolean): Promise<void> {
+  const entries = tar.extract();
+  const read = pipeline(archive, entries);
+  read.catch(() => {}); // `entries` fails with the same error
+  for await (const entry of entries) {
+    if (isWanted(entry.header.name)) await pipeline(entry, to.entry(entry.header));
+    else entry.resume();
+  }
+  await read;
+  to.finalize();
+}
+
+/** What importing an image changed on an engine, so that a rollback can undo it. */
+export interface ImportedImage {
+  readonly id: string;
+  /** False if the engine had it. */
+  readonly added: boolean;
+  /** Names it was given. */
+  readonly tags: readonly string[];
+}
+
+/**
+ * Takes what `exportImage` gave and gives the image those of its names that no other image has here.
+ * @throws DOCKER if the archive can't be loaded or does not hold that image
+ */
+export async function importImage(engine: Engine, archive: AsyncIterable<Uint8Array>, image: ImageDescription): Promise<ImportedImage> {
+  const known = await engine.listImages({ all: true });
+  const added = !known.some(({ Id }) => Id === image.id);
+  await load(engine, archive);
+  try {
+    await engine.inspectImage(image.id);
+  } catch (error) {
+    if (!isNotFound(error)) throw error;
+    throw new DmigrateError(
+      "DOCKER",
+      `The archive of image ${image.reference} holds another image than ${image.id}; see that both engines store images the same way`,
+      error,
+    );
+  }
+  const taken = new Set(known.flatMap(({ RepoTags }) => RepoTags ?? []));
+  const tags = image.tags.filter((tag) => !taken.has(tag));
+  for (const tag of tags) await engine.tagImage(image.id, tag);
+  return { id: image.id, added, tags };
+}
+
+async function load(engine: Engine, archive: AsyncIterable<Uint8Array>): Promise<void> {
+  let broken: unknown;
+  const chunks = archive[Symbol.asyncIterator]();
+  const first = await chunks.next();
+  if (first.done === true) return;
+  async function* whole(): AsyncGenerator<Uint8Array, void> {
+    try {
+      for (let next = first; next.done !== true; next = await chunks.next()) yield next.value;
+    } catch (error) {
+      broken = error;
+      throw error;
+    } finally {
+      await chunks.return?.();
+    }
+  }
+  try {
+    throwLoadError(await text(await engine.loadImage(whole())));
+  } catch (error) {
+    // What the engine says of half an archive hides why it was half.
+    throw DmigrateError.from(broken ?? error, "DOCKER");
+  }
+}
+
+/** The answer is a line of JSON for each step; one that failed has `error`. */
+function throwLoadError(answer: string): void {
+  for (const line of answer.split("\n").filter((candidate) => candidate.trim() !== "")) {
+    const step = parseExact(line);
+    if (typeof step === "object" && step !== null && "error" in step) {
+      throw new DmigrateError(
+        "DOCKER",
+        `Docker Engine could not load the image: ${String(step.error)}; see that its disk has room and try again`,
+      );
+    }
+  }
+}
+
+/** Undoes `importImage`; an image that something uses by now stays. */
+export async function discardImage(engine: Engine, { id, added, tags }: ImportedImage): Promise<void> {
+  for (const reference of added ? [...tags, id] : tags) {
+    await engine.removeImage(reference).catch((error: unknown) => {
+      // 404: with its last name the image went, too. 409: a container uses it.
+      if (![404, 409].includes(refusalOf(error)?.status ?? 0)) throw error;
+    });
+  }
+}

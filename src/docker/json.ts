@@ -1,0 +1,27 @@
+/**
+ * JSON whose integers survive: Docker's are 64 bits wide (a ulimit of 9223372036854775807 is common), JavaScript's 53.
+ */
+
+declare global {
+  // ECMAScript 2026, in Node since 21; TypeScript's libraries do not know them yet.
+  interface JSON {
+    parse(text: string, reviver: (key: string, value: unknown, context: { readonly source?: string }) => unknown): unknown;
+    rawJSON(text: string): object;
+  }
+}
+
+const INTEGER = /^-?\d+$/;
+
+/** Parses JSON; an integer that a double can't hold stays its own text, opaque until `stringifyExact`. Throws SyntaxError. */
+export function parseExact(text: string): unknown {
+  return JSON.parse(text, (_key, value, { source }) =>
+    typeof value === "number" && source !== undefined && INTEGER.test(source) && !Number.isSafeInteger(value)
+      ? JSON.rawJSON(source)
+      : value,
+  );
+}
+
+/** The inverse of `parseExact`. */
+export function stringifyExact(value: unknown): string {
+  return JSON.stringify(value);
+}

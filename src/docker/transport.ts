@@ -1,0 +1,140 @@
+/**
+ * HTTP to a Docker Engine over its unix socket: one request, one answer or stream, one kind of error.
+ */
+import http, { type IncomingMessage } from "node:http";
+import { Readable } from "node:stream";
+import { pipeline } from "node:stream/promises";
+import { text } from "node:stream/consumers";
+import { DmigrateError, messageOf } from "../core/errors.ts";
+import { parseExact, stringifyExact } from "./json.ts";
+
+/** What the engine said when it refused; the cause of the DOCKER error that `Transport` throws. */
+export class EngineRefusal extends Error {
+  override readonly name = "EngineRefusal";
+  /** HTTP status: 404 no such thing, 409 in the way of something else. */
+  readonly status: number;
+
+  constructor(status: number, message: string) {
+    super(message);
+    this.status = status;
+  }
+}
+
+/** What the engine said, if `thrown` comes from an answer of the engine. */
+export function refusalOf(thrown: unknown): EngineRefusal | undefined {
+  return thrown instanceof DmigrateError && thrown.cause instanceof EngineRefusal ? thrown.cause : undefined;
+}
+
+/** True if the engine answered that there is no such thing. */
+export function isNotFound(thrown: unknown): boolean {
+  return refusalOf(thrown)?.status === 404;
+}
+
+/** Parts of a request besides method and path. */
+export interface CallOptions {
+  readonly query?: Readonly<Record<string, string | number | boolean | undefined>>;
+  /** Sent as JSON. */
+  readonly body?: unknown;
+  /** Sent as a tar archive of unknown length; not together with `body`. */
+  readonly upload?: AsyncIterable<Uint8Array>;
+}
+
+/** Sends requests to the engine behind one socket. Holds no connection open between them. */
+export class Transport {
+  readonly socketPath: string;
+  readonly #prefix: string;
+  readonly #signal: AbortSignal | undefined;
+
+  /**
+   * @param prefix what comes before every path, like `/v1.44`
+   * @param signal ends every request under way and to come
+   */
+  constructor(socketPath: string, prefix: string, signal?: AbortSignal) {
+    this.socketPath = socketPath;
+    this.#prefix = prefix;
+    this.#signal = signal;
+  }
+
+  /** The same engine with other paths or another signal. */
+  with(changes: { readonly prefix?: string; readonly signal?: AbortSignal }): Transport {
+    return new Transport(this.socketPath, changes.prefix ?? this.#prefix, changes.signal ?? this.#signal);
+  }
+
+  /** The answer's JSON, undefined if it has none. Throws DOCKER. */
+  async json(method: string, path: string, options: CallOptions = {}): Promise<unknown> {
+    const answer = await this.stream(method, path, options);
+    try {
+      const body = await text(answer);
+      return body === "" ? undefined : parseExact(body);
+    } catch (error) {
+      throw this.#failure(`${method} ${path}`, error);
+    }
+  }
+
+  /** The answer as it comes; whoever takes it reads it to its end or destroys it. Throws DOCKER. */
+  async stream(method: string, path: string, options: CallOptions = {}): Promise<Readable> {
+    const { promise, resolve, reject } = Promise.withResolvers<IncomingMessage>();
+    const request = http.request({
+      socketPath: this.socketPath,
+      agent: false,
+      method,
+      path: `${this.#prefix}${path}${queryString(options.query)}`,
+      headers: headersFor(options),
+      ...(this.#signal === undefined ? {} : { signal: this.#signal }),
+    });
+    request.once("response", resolve);
+    request.once("error", reject);
+    if (options.upload === undefined) request.end(options.body === undefined ? undefined : stringifyExact(options.body));
+    else pipeline(Readable.from(options.upload), request).catch(reject);
+    let answer: IncomingMessage;
+    try {
+      answer = await promise;
+    } catch (error) {
+      throw this.#failure(`${method} ${path}`, error);
+    }
+    const status = answer.statusCode ?? 0;
+    if (status < 400) return answer;
+    throw refused(`${method} ${path}`, new EngineRefusal(status, await engineMessage(answer)));
+  }
+
+  #failure(what: string, error: unknown): DmigrateError {
+    if (this.#signal?.aborted === true) return DmigrateError.from(this.#signal.reason, "CANCELLED");
+    if (error instanceof DmigrateError) return error;
+    const unreachable =
+      error instanceof Error && "code" in error && ["ENOENT", "ECONNREFUSED", "EACCES", "ENOTSOCK"].includes(String(error.code));
+    const action = unreachable ? "reach Docker Engine" : `ask Docker Engine for ${what}`;
+    return new DmigrateError(
+      "DOCKER",
+      `Could not ${action} at ${this.socketPath}: ${messageOf(error)}; see whether dockerd runs there`,
+      error,
+    );
+  }
+}
+
+function refused(what: string, refusal: EngineRefusal): DmigrateError {
+  const remedy = refusal.status >= 500 ? "dockerd's own log may tell more" : "change what it objects to";
+  return new DmigrateError("DOCKER", `Docker Engine refused ${what} with ${refusal.status}: ${refusal.message}; ${remedy}`, refusal);
+}
+
+/** Errors are `{"message": ...}`; what else comes (from a proxy, say) is shown as it is. */
+async function engineMessage(answer: Readable): Promise<string> {
+  const body = await text(answer);
+  try {
+    const parsed = parseExact(body);
+    if (typeof parsed === "object" && parsed !== null && "message" in parsed) return String(parsed.message).trim();
+  } catch {
+    // Not JSON.
+  }
+  return body.trim();
+}
+
+function headersFor(options: CallOptions): Record<string, string> {
+  if (options.upload !== undefined) return { "Content-Type": "application/x-tar" };
+  return options.body === undefined ? {} : { "Content-Type": "application/json" };
+}
+
+function queryString(query: CallOptions["query"] = {}): string {
+  const parameters = new URLSearchParams();
+  for (const [key, value] of Object.entries(query)) if (value !== undefined) parameters.set(key, String(value));
+  return parameters.size === 0 ? "" : `?${parameters.toString()}`;
+}

@@ -1,0 +1,58 @@
+/**
+ * Makes sure that a volume is there with the settings a container had it with.
+ */
+import { DmigrateError } from "../core/errors.ts";
+import type { VolumeDescription } from "./description.ts";
+import type { Engine } from "./engine.ts";
+import type { InspectedVolume } from "./inspect.ts";
+import { isNotFound } from "./transport.ts";
+
+/** A volume that is there. */
+export interface EnsuredVolume {
+  /** True if it was created, so that a rollback removes it; otherwise it may hold files already. */
+  readonly created: boolean;
+  /** Its folder on the host. */
+  readonly path: string;
+}
+
+/**
+ * Creates the volume, empty, unless it exists.
+ * @throws ROOTFS if there is one of that name with another driver or other options, DOCKER
+ */
+export async function ensureVolume(engine: Engine, wanted: VolumeDescription): Promise<EnsuredVolume> {
+  const existing = await findVolume(engine, wanted.name);
+  if (existing === undefined) {
+    const { name, driver, options, labels } = wanted;
+    const { Mountpoint } = await engine.createVolume({ Name: name, Driver: driver, DriverOpts: options, Labels: labels });
+    return { created: true, path: Mountpoint };
+  }
+  const differences = volumeDifferences(wanted, existing);
+  if (differences.length === 0) return { created: false, path: existing.Mountpoint };
+  throw new DmigrateError(
+    "ROOTFS",
+    `Volume ${wanted.name} of this host differs from the container's: ${differences.join(", ")}; ` +
+      `remove it (\`docker volume rm ${wanted.name}\`) if nobody needs it, or give one of the two another name`,
+  );
+}
+
+/** In what a volume that exists differs from a wanted one; labels are for people. */
+export function volumeDifferences(wanted: VolumeDescription, existing: Pick<InspectedVolume, "Driver" | "Options">): string[] {
+  const here = existing.Options ?? {};
+  const names = new Set([...Object.keys(wanted.options), ...Object.keys(here)]);
+  const aspects = [
+    ["driver", wanted.driver, existing.Driver] as const,
+    ...[...names].map((name) => [`option ${name}`, wanted.options[name], here[name]] as const),
+  ];
+  return aspects
+    .filter(([, there, value]) => there !== value)
+    .map(([what, there, value]) => `${what} is ${value ?? "not set"} instead of ${there ?? "not set"}`);
+}
+
+async function findVolume(engine: Engine, name: string): Promise<InspectedVolume | undefined> {
+  try {
+    return await engine.inspectVolume(name);
+  } catch (error) {
+    if (isNotFound(error)) return undefined;
+    throw error;
+  }
+}
