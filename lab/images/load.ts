@@ -1,0 +1,37 @@
+/**
+ * Brings an image into a lab host's Docker Engine.
+ */
+import { once } from "node:events";
+import { text } from "node:stream/consumers";
+import { pipeline } from "node:stream/promises";
+import { DmigrateError } from "../../src/core/errors.ts";
+import type { Host } from "../host.ts";
+import { ROOT_DIR } from "../setup.ts";
+import { buildImage, type Image, type ImageSpec } from "./image.ts";
+
+/**
+ * Builds an image from the lab's root file system (a fraction of a second, so it is not kept) and loads it, unless the
+ * host's engine has it already.
+ * @param specOf one of the catalogue's functions
+ * @throws LAB if the image can't be built or loaded
+ */
+export async function loadImage(host: Host, specOf: (rootDir: string) => ImageSpec): Promise<Image> {
+  const image = await buildImage(specOf(ROOT_DIR), ROOT_DIR);
+  const present = await host.exec("docker", "image", "inspect", "--format", "{{.Id}}", image.name);
+  if (present.stdout.trim() !== image.id) await load(host, image);
+  return image;
+}
+
+async function load(host: Host, image: Image): Promise<void> {
+  const child = host.spawn(["docker", "load", "--quiet"], { stdio: ["pipe", "ignore", "pipe"] });
+  const { stdin, stderr } = child;
+  if (stdin === null || stderr === null) throw new DmigrateError("INTERNAL", "`docker load` was started without pipes; report this");
+  const exited = once(child, "exit");
+  const complaint = text(stderr);
+  const sent = pipeline(image.archive(), stdin).then(
+    () => undefined,
+    (error: unknown) => error,
+  );
+  const [code] = await exited;
+  if (code !== 0) throw new DmigrateError("LAB", `Host ${host.name} did not load ${image.name}: ${(await complaint).trim()}`, await sent);
+}

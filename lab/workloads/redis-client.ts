@@ -1,0 +1,183 @@
+/**
+ * A redis client that notices everything: over one connection it writes and reads back numbered values and increments
+ * a counter as fast as it can, and tells how long the server was silent, what it lost and what it did twice.
+ */
+import { writeFile } from "node:fs/promises";
+import { setTimeout as sleep } from "node:timers/promises";
+import { parseArgs } from "node:util";
+import * as z from "zod";
+import { DmigrateError } from "../../src/core/errors.ts";
+import { controlFromInput, type Control } from "./client-control.ts";
+import { FaultList, measure, type RedisClientResult } from "./client-result.ts";
+import { Ledger, type Fault, type LedgerOptions } from "./ledger.ts";
+import { RedisConnection, type Endpoint } from "./redis-connection.ts";
+import { ReplyLog } from "./reply-log.ts";
+import type { Reply } from "./resp.ts";
+
+/** What the client does. */
+export interface RedisClientOptions extends Endpoint, LedgerOptions {
+  /** Steps under way at a time; each is three commands sent as one. */
+  readonly window: number;
+}
+
+const CONNECT_LIMIT_MS = 1000;
+const RECONNECT_PAUSE_MS = 50;
+/** How long the first connection may take, and after the stop whatever is still under way. */
+const PATIENCE_MS = 15_000;
+const READ_BACK_BATCH = 500;
+
+class RedisClient {
+  private readonly options: RedisClientOptions;
+  private readonly control: Control;
+  private readonly ledger: Ledger;
+  private readonly log = new ReplyLog();
+  private readonly faults = new FaultList();
+  private readonly counts: Record<Fault["kind"], number> = { "error-reply": 0, "wrong-read": 0, "lost-write": 0, "double-increment": 0 };
+  private connections = 0;
+
+  constructor(options: RedisClientOptions, control: Control) {
+    this.options = options;
+    this.control = control;
+    this.ledger = new Ledger(options);
+  }
+
+  async run(): Promise<RedisClientResult> {
+    let connection = await this.connect();
+    if (connection === undefined)
+      throw new DmigrateError("LAB", `Found no redis at ${this.options.host}:${this.options.port}; start one there`);
+    const startMs = performance.now();
+    while (connection !== undefined && !(await this.load(connection))) connection = await this.connect();
+    const endMs = performance.now();
+    await this.readBack(connection);
+    connection?.[Symbol.dispose]();
+    return {
+      ...measure(this.log, startMs, endMs, this.control.marks, this.connections, this.faults),
+      acknowledgedKeys: this.ledger.acknowledgedKeys().length,
+      lostWrites: this.counts["lost-write"],
+      wrongReads: this.counts["wrong-read"],
+      doubleIncrements: this.counts["double-increment"],
+    };
+  }
+
+  /** Tries until somebody answers; before the first connection and after the stop only for a while. */
+  private async connect(): Promise<RedisConnection | undefined> {
+    let deadline = performance.now() + PATIENCE_MS;
+    while (performance.now() < deadline) {
+      try {
+        const connection = await RedisConnection.connect(this.options, CONNECT_LIMIT_MS);
+        this.connections += 1;
+        return connection;
+      } catch {
+        // Nobody answers yet.
+        if (this.connections > 0 && !this.control.stop.aborted) deadline = performance.now() + PATIENCE_MS;
+        await sleep(RECONNECT_PAUSE_MS);
+      }
+    }
+    return undefined;
+  }
+
+  /** Works until the stop; false if the connection broke before. */
+  private async load(connection: RedisConnection): Promise<boolean> {
+    const endLimit = this.limitAfterStop(connection);
+    try {
+      await Promise.all(Array.from({ length: this.options.window }, () => this.lane(connection)));
+      return true;
+    } catch (error) {
+      connection[Symbol.dispose]();
+      this.ledger.interrupt();
+      this.faults.add(DmigrateError.from(error).message);
+      return false;
+    } finally {
+      endLimit();
+    }
+  }
+
+  /** One step after the other. */
+  private async lane(connection: RedisConnection): Promise<void> {
+    while (!this.control.stop.aborted) {
+      const step = this.ledger.begin();
+      const replies = await connection.exchange(this.ledger.commands(step));
+      this.log.add(performance.now(), replies.length);
+      if (this.log.replyCount === replies.length) this.control.ready();
+      this.note(this.ledger.judge(step, replies));
+    }
+  }
+
+  /** Gives up a connection on which nothing comes any more after the stop. */
+  private limitAfterStop(connection: RedisConnection): () => void {
+    let timer: NodeJS.Timeout | undefined;
+    const onStop = (): void => {
+      timer = setTimeout(() => connection[Symbol.dispose](), PATIENCE_MS);
+    };
+    this.control.stop.addEventListener("abort", onStop);
+    return () => {
+      this.control.stop.removeEventListener("abort", onStop);
+      clearTimeout(timer);
+    };
+  }
+
+  /** Reads every key that was ever acknowledged; what can't be read counts as lost. */
+  private async readBack(connection: RedisConnection | undefined): Promise<void> {
+    const keys = this.ledger.acknowledgedKeys();
+    for (let at = 0; at < keys.length; at += READ_BACK_BATCH) {
+      const batch = keys.slice(at, at + READ_BACK_BATCH);
+      const values = await this.read(
+        connection,
+        batch.map((key) => this.ledger.key(key)),
+      );
+      for (const [index, key] of batch.entries()) this.note(this.ledger.judgeReadBack(key, values[index]));
+    }
+    const [counter] = await this.read(connection, [this.ledger.counterKey]);
+    this.note(this.ledger.judgeFinalCounter(counter));
+  }
+
+  /** The values of keys; none if they can't be had. */
+  private async read(connection: RedisConnection | undefined, keys: readonly string[]): Promise<Reply[]> {
+    try {
+      const values = (await connection?.command("MGET", ...keys)) ?? [];
+      return Array.isArray(values) ? values : [];
+    } catch (error) {
+      this.faults.add(DmigrateError.from(error).message);
+      return [];
+    }
+  }
+
+  private note(faults: readonly Fault[]): void {
+    for (const { kind, count, message } of faults) {
+      this.counts[kind] += count;
+      this.faults.add(message);
+    }
+  }
+}
+
+/**
+ * Runs the client until it is told to stop, then reads everything back.
+ * @throws LAB if there is no redis at first; whatever happens later is part of the result
+ */
+export function runRedisClient(options: RedisClientOptions, control: Control): Promise<RedisClientResult> {
+  return new RedisClient(options, control).run();
+}
+
+if (import.meta.main) await main();
+
+async function main(): Promise<void> {
+  const { values } = parseArgs({
+    options: {
+      host: { type: "string" },
+      port: { type: "string", default: "6379" },
+      window: { type: "string", default: "1" },
+      keys: { type: "string", default: "20000" },
+      "value-bytes": { type: "string", default: "64" },
+      prefix: { type: "string", default: `client-${process.pid}` },
+      out: { type: "string" },
+    },
+  });
+  const integer = z.coerce.number().int().positive();
+  const options = z
+    .object({ host: z.string(), port: integer, window: integer, keyCount: integer, valueBytes: integer, prefix: z.string() })
+    .refine(({ window, keyCount }) => window <= keyCount, "--window must not exceed --keys")
+    .parse({ ...values, keyCount: values.keys, valueBytes: values["value-bytes"] });
+  const result = JSON.stringify(await runRedisClient(options, controlFromInput()));
+  if (values.out !== undefined) await writeFile(values.out, result);
+  process.stdout.write(`${result}\n`);
+}
