@@ -3,14 +3,19 @@
  */
 import { DmigrateError } from "../core/errors.ts";
 import { kernelError } from "./libc.ts";
-import { AF, RawSocket } from "./socket.ts";
+import { AF, int32, RawSocket } from "./socket.ts";
 
 /** Netlink families, as in <linux/netlink.h>. */
 export const NETLINK = { ROUTE: 0, NETFILTER: 12 } as const;
+const SOL_NETLINK = 270;
+const NETLINK_NO_ENOBUFS = 5;
 const NLM_F_REQUEST = 1;
 const NLM_F_ACK = 4;
 const NLA_F_NESTED = 0x8000;
+const NLM_F_DUMP = 0x300;
 const NLMSG_ERROR = 2; // also an acknowledgement: i32 errno, negative, or 0
+const NLMSG_DONE = 3;
+const DATAGRAM_BYTES_MAX = 32 * 1024; // larger ones the kernel does not make (netlink_dump)
 const HEADER_BYTES = 16; // struct nlmsghdr: u32 length; u16 type, flags; u32 sequence, port
 
 /** One attribute: a string ends with NUL, a number is a big-endian u32 (as nfnetlink has them), an array holds nested attributes. */
@@ -31,7 +36,7 @@ function attributePayload(value: string | number | readonly Uint8Array[]): Uint8
   return bytes;
 }
 
-/** One request, to be acknowledged; `body` is the family's own header, then attributes. */
+/** One request, whose outcome the kernel is to tell; `body` is the family's own header, then attributes. */
 export function request(type: number, flags: number, ...body: readonly Uint8Array[]): Uint8Array {
   const payload = Buffer.concat(body);
   const header = Buffer.alloc(HEADER_BYTES);
@@ -41,14 +46,23 @@ export function request(type: number, flags: number, ...body: readonly Uint8Arra
   return Buffer.concat([header, payload]);
 }
 
+/** The payloads of the attributes that fill `bytes`, by type; a view. */
+export function attributesOf(bytes: Buffer): Map<number, Buffer> {
+  return new Map(blocks(bytes, (at) => bytes.readUInt16LE(at)).map((block) => [block.readUInt16LE(2), block.subarray(4)]));
+}
+
 /** A netlink socket, of the network namespace in which it was made. Every method throws KERNEL. */
 export class NetlinkSocket implements Disposable {
   readonly #socket: RawSocket;
+  readonly #into = Buffer.alloc(DATAGRAM_BYTES_MAX);
 
-  /** @param groups bit mask of the multicast groups to listen to */
+  /** @param groups bit mask of the multicast groups to listen to; of their messages the oldest are kept when there are too many */
   constructor(family: number, groups = 0) {
     this.#socket = new RawSocket(AF.NETLINK, family);
-    if (groups !== 0) this.#socket.bind(netlinkAddress(groups));
+    if (groups !== 0) {
+      this.#socket.bind(netlinkAddress(groups));
+      this.#socket.setOption(SOL_NETLINK, NETLINK_NO_ENOBUFS, int32(1));
+    }
   }
 
   /** To be waited for with `readable`. */
@@ -59,21 +73,28 @@ export class NetlinkSocket implements Disposable {
   /** Has requests carried out, as one transaction if they form a batch. They have been when this returns. Throws the first error there was. */
   transact(requests: readonly Uint8Array[]): void {
     this.#socket.send(Buffer.concat(requests), netlinkAddress(0));
-    const answers = this.receive();
-    if (answers.length === 0) throw new DmigrateError("KERNEL", "netlink gave no answer; check the kernel log");
-    for (const answer of answers) {
-      const errno = answer.readUInt16LE(4) === NLMSG_ERROR ? -answer.readInt32LE(HEADER_BYTES) : 0;
-      if (errno !== 0) throw kernelError("netlink", errno);
-    }
+    if (this.receive().length === 0) throw new DmigrateError("KERNEL", "netlink gave no answer; check the kernel log");
   }
 
-  /** Takes every message that has arrived, each from its header on. */
+  /** Asks for a list; each entry from the family's own header on. */
+  dump(type: number, header: Uint8Array): Buffer[] {
+    this.#socket.send(request(type, NLM_F_DUMP, header), netlinkAddress(0));
+    return this.receive()
+      .filter((message) => message.readUInt16LE(4) !== NLMSG_DONE)
+      .map((message) => message.subarray(HEADER_BYTES));
+  }
+
+  /** Takes every message that has arrived, each from its netlink header on. Throws if one of them tells an error. */
   receive(): Buffer[] {
     const messages: Buffer[] = [];
-    const into = Buffer.alloc(32 * 1024);
-    const sender = Buffer.alloc(12);
-    for (let size = this.#socket.receive(into, sender); size !== undefined; size = this.#socket.receive(into, sender)) {
-      messages.push(Buffer.from(into.subarray(0, size)));
+    const sender = netlinkAddress(0);
+    for (let size = this.#socket.receive(this.#into, sender); size !== undefined; size = this.#socket.receive(this.#into, sender)) {
+      const datagram = Buffer.from(this.#into.subarray(0, size));
+      messages.push(...blocks(datagram, (at) => datagram.readUInt32LE(at)));
+    }
+    for (const message of messages) {
+      const errno = message.readUInt16LE(4) === NLMSG_ERROR ? -message.readInt32LE(HEADER_BYTES) : 0;
+      if (errno !== 0) throw kernelError("netlink", errno);
     }
     return messages;
   }
@@ -81,6 +102,15 @@ export class NetlinkSocket implements Disposable {
   [Symbol.dispose](): void {
     this.#socket[Symbol.dispose]();
   }
+}
+
+/** Cuts bytes into blocks that say their own length and begin at multiples of 4. */
+function blocks(bytes: Buffer, lengthAt: (at: number) => number): Buffer[] {
+  const found: Buffer[] = [];
+  for (let at = 0; at < bytes.length; at += Math.ceil(Math.max(lengthAt(at), 4) / 4) * 4) {
+    found.push(bytes.subarray(at, at + lengthAt(at)));
+  }
+  return found;
 }
 
 function netlinkAddress(groups: number): Uint8Array {

@@ -1,0 +1,45 @@
+/**
+ * The interfaces of a network namespace and their addresses (rtnetlink(7)).
+ */
+import { attributesOf, NETLINK, NetlinkSocket } from "../kernel/netlink.ts";
+import type { NetworkNamespace } from "../kernel/netns.ts";
+
+/** An interface, whatever its state. */
+export interface Interface {
+  readonly index: number;
+  readonly isUp: boolean;
+  /** Its Ethernet address, 6 bytes; absent if it is of another kind. */
+  readonly mac?: Uint8Array;
+  /** Its own IP addresses, 4 or 16 bytes each. */
+  readonly addresses: readonly Uint8Array[];
+}
+
+/** <linux/rtnetlink.h>, <linux/if_link.h>, <linux/if_addr.h>. */
+const RTM_GETLINK = 18;
+const RTM_GETADDR = 22;
+const IFINFOMSG_BYTES = 16; // u8 family, pad; u16 hardware type; i32 index; u32 flags, change
+const IFADDRMSG_BYTES = 8; // u8 family, prefix length, flags, scope; u32 index
+const IFLA_ADDRESS = 1;
+const IFA = { ADDRESS: 1, LOCAL: 2 } as const; // LOCAL is there where ADDRESS may be the other end's
+const ARPHRD_ETHER = 1;
+const IFF_UP = 1;
+
+/** Lists all interfaces, loopback too. Throws KERNEL. */
+export function interfacesOf(namespace: NetworkNamespace): Interface[] {
+  using netlink = namespace.run(() => new NetlinkSocket(NETLINK.ROUTE));
+  const addresses = netlink.dump(RTM_GETADDR, Buffer.alloc(IFADDRMSG_BYTES)).map((message) => {
+    const attributes = attributesOf(message.subarray(IFADDRMSG_BYTES));
+    return { index: message.readUInt32LE(4), bytes: attributes.get(IFA.LOCAL) ?? attributes.get(IFA.ADDRESS) ?? Buffer.alloc(0) };
+  });
+  return netlink.dump(RTM_GETLINK, Buffer.alloc(IFINFOMSG_BYTES)).map((message) => {
+    const attributes = attributesOf(message.subarray(IFINFOMSG_BYTES));
+    const index = message.readInt32LE(4);
+    const mac = message.readUInt16LE(2) === ARPHRD_ETHER ? attributes.get(IFLA_ADDRESS) : undefined;
+    return {
+      index,
+      isUp: (message.readUInt32LE(8) & IFF_UP) !== 0,
+      ...(mac && { mac }),
+      addresses: addresses.filter((address) => address.index === index).map((address) => address.bytes),
+    };
+  });
+}
