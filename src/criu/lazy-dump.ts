@@ -6,7 +6,7 @@ import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
 import { closeSync, constants, createReadStream, openSync } from "node:fs";
 import { mkdir, readFile, writeFile } from "node:fs/promises";
-import { createServer } from "node:net";
+import { connect, createServer } from "node:net";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import path from "node:path";
@@ -41,8 +41,11 @@ export interface LazyDump {
    * they were before; `served` tells which.
    */
   readonly ended: Promise<{ readonly served: boolean }>;
-  /** Ends CRIU; the tasks stay frozen. */
-  abandon(): void;
+  /**
+   * Gives the dump up; returns when CRIU ended and the tasks are frozen, and nothing else. CRIU must never be killed: it would
+   * leave its own code in the tasks. So this lets it come to the point where it serves pages, and then breaks off.
+   */
+  abandon(): Promise<void>;
 }
 
 /** Makes the folders of a dump, so that somebody may watch them before it begins. */
@@ -71,7 +74,7 @@ export async function startLazyDump(request: LazyDumpRequest): Promise<LazyDump>
   const child = spawn("unshare", argv, { stdio: ["ignore", "ignore", "pipe", status.writeEnd], detached: true });
   closeSync(status.writeEnd);
   let said = "";
-  child.stderr.on("data", (chunk: Buffer) => (said += chunk.toString()));
+  child.stderr?.on("data", (chunk: Buffer) => (said += chunk.toString()));
   const ended = new Promise<{ served: boolean }>((resolve, reject) => {
     child.once("error", reject);
     child.once("close", (code) => resolve({ served: code === 0 }));
@@ -84,7 +87,21 @@ export async function startLazyDump(request: LazyDumpRequest): Promise<LazyDump>
   });
   ready.catch(() => {}); // whoever waits for it gets it; nobody may be waiting yet
   ended.catch(() => {});
-  return { images, port, ready, ended, abandon: () => child.kill("SIGKILL") };
+  const abandon = async (): Promise<void> => {
+    await ready.then(() => breakOff(port), () => {});
+    await ended;
+  };
+  return { images, port, ready, ended, abandon };
+}
+
+/**
+ * Makes a page server give up by being its only client and leaving. Also ends what an agent before this one left. If nobody listens
+ * there is none.
+ */
+export async function breakOff(port: number): Promise<void> {
+  const client = connect({ host: "127.0.0.1", port });
+  await once(client, "connect").catch(() => {});
+  client.destroy();
 }
 
 /** runc wants a descriptor that is open for writing alone, which Node's own pipes are not. */

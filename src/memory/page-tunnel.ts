@@ -15,16 +15,15 @@ export interface TunnelEntrance extends Disposable {
 
 /**
  * Opens the target's end. The first client to connect is joined with `channel`; the port is closed then.
- * @param seenRequest is given every chunk that goes to the source
- * @param seenPages is given every chunk that comes back
+ * @param seenRequests is given every chunk that goes to the source
  */
-export async function openEntrance(channel: Duplex, seenRequest: (chunk: Uint8Array) => void, seenPages: (chunk: Uint8Array) => void): Promise<TunnelEntrance> {
+export async function openEntrance(channel: Duplex, seenRequests: (chunk: Uint8Array) => void): Promise<TunnelEntrance> {
   const server = createServer({ noDelay: true });
   server.listen(0, "127.0.0.1");
   await once(server, "listening");
   server.once("connection", (client) => {
     server.close();
-    join(client, channel, seenRequest, seenPages);
+    join(client, channel, seenRequests, () => {});
   });
   const address = server.address();
   if (address === null || typeof address === "string") throw new DmigrateError("INTERNAL", "A TCP server has no port");
@@ -37,11 +36,14 @@ export async function openEntrance(channel: Duplex, seenRequest: (chunk: Uint8Ar
   };
 }
 
-/** Joins the source's end with CRIU's page server at `port` of the loopback interface. */
-export async function openExit(channel: Duplex, port: number): Promise<void> {
+/**
+ * Joins the source's end with CRIU's page server at `port` of the loopback interface.
+ * @param seenPages is given every chunk that goes to the target
+ */
+export async function openExit(channel: Duplex, port: number, seenPages: (chunk: Uint8Array) => void): Promise<void> {
   const server = connect({ host: "127.0.0.1", port, noDelay: true });
   await once(server, "connect");
-  join(server, channel, () => {}, () => {});
+  join(server, channel, seenPages, () => {});
 }
 
 /** What one side ends or loses, the other side ends or loses: CRIU on either side notices by itself. */

@@ -1,0 +1,33 @@
+/**
+ * Makes a cluster of a lab's hosts with the same commands that an administrator of real machines gives.
+ */
+import { existsSync } from "node:fs";
+import * as z from "zod";
+import { until, type Host } from "./host.ts";
+import type { Lab } from "./lab.ts";
+import { CHECKOUT_IN_HOST } from "./paths.ts";
+
+/** The command inside a host. */
+export const DMIGRATE: string = `${CHECKOUT_IN_HOST}/bin/dmigrate`;
+
+const PORT = 7461;
+const status = z.looseObject({ joinToken: z.string() });
+
+/** Starts an agent on every host with an engine and joins them into one cluster. */
+export async function startCluster(lab: Lab): Promise<void> {
+  const [first, ...others] = lab.hosts.filter((host) => host.record.docker);
+  if (first === undefined) return;
+  await Promise.all([first, ...others].map((host) => startAgent(host)));
+  await first.run(DMIGRATE, "init", first.name, "--address", `${first.address}:${PORT}`);
+  for (const host of others) {
+    const { joinToken } = status.parse(JSON.parse(await host.run(DMIGRATE, "status", "--json")));
+    await first.run(DMIGRATE, "hosts", "add", host.name, `${host.address}:${PORT}`, "--token", joinToken);
+  }
+}
+
+/** Starts the agent of a host and waits until its control socket is there; returns its process id as this machine counts. */
+export async function startAgent(host: Host): Promise<number> {
+  const pid = host.startDaemon("agent", [DMIGRATE, "agent"]);
+  await until(`the agent of host ${host.name}`, 20_000, () => existsSync(`${host.root}/run/dmigrate/agent.sock`));
+  return pid;
+}

@@ -1,0 +1,208 @@
+/**
+ * The demo: a live redis moves between two hosts while a client keeps writing and reading over one connection, and everything
+ * that could have been lost is looked for afterwards.
+ */
+import type { Command } from "commander";
+import { once } from "node:events";
+import * as z from "zod";
+import { DmigrateError } from "../src/core/errors.ts";
+import { DMIGRATE, startCluster } from "./cluster.ts";
+import type { Host } from "./host.ts";
+import { redisImage } from "./images/catalogue.ts";
+import { buildImage, type Image } from "./images/image.ts";
+import { CLIENT, LAN, Lab } from "./lab.ts";
+import { CHECKOUT_IN_HOST } from "./paths.ts";
+import { ROOT_DIR } from "./setup.ts";
+import { ClientProcess } from "./workloads/client-control.ts";
+import { redisClientResult, type RedisClientResult } from "./workloads/client-result.ts";
+
+const CONTAINER = "redis";
+const ADDRESS = "10.77.0.200";
+const MAC = "02:42:0a:4d:00:c8";
+const FILL_BYTES = 512 * 1024 * 1024;
+/** How long the client runs before, between and after the moves. */
+const CALM_MS = 2000;
+
+const report = z.looseObject({
+  id: z.string(),
+  outcome: z.string(),
+  totalMs: z.number(),
+  downtimeMs: z.number(),
+  error: z.looseObject({ message: z.string() }).optional(),
+});
+type Report = z.infer<typeof report>;
+
+interface DemoOptions {
+  readonly name: string;
+  readonly moves: number;
+  readonly rate?: string;
+  readonly keep?: true;
+  readonly json?: true;
+}
+
+/** What was looked at afterwards, and whether it was as it should be. */
+interface Finding {
+  readonly what: string;
+  readonly holds: boolean;
+  /** What was seen instead, if it does not hold. */
+  readonly seen?: string;
+}
+
+/** Registers `dmigrate demo`. */
+export function registerDemo(program: Command): void {
+  program
+    .command("demo")
+    .description("migrate a live redis between two hosts of a lab and prove that nothing was lost")
+    .option("--name <name>", "name of the lab", "demo")
+    .option("--moves <count>", "how often it moves: there, back, there, ...", Number, 1)
+    .option("--rate <rate>", "rate of every host's link, like 1gbit; unlimited if left out")
+    .option("--keep", "leave the lab up and print commands to play with")
+    .option("--json", "print the report alone")
+    .action(async (options: DemoOptions) => {
+      process.exitCode = await demo(options);
+    });
+}
+
+/** Runs the demo; returns the exit code, 0 only if everything holds. */
+async function demo(options: DemoOptions): Promise<number> {
+  const say = options.json === true ? () => {} : (line: string) => void process.stdout.write(`${line}\n`);
+  await using cleanup = new AsyncDisposableStack();
+  say("Lab: two hosts with a Docker Engine and an agent each, and a client host, on one Ethernet segment");
+  const lab = await Lab.up({ name: options.name, hosts: ["a", "b"], ...(options.rate === undefined ? {} : { rate: options.rate }) }, (line) => say(`  ${line}`));
+  if (options.keep === undefined) cleanup.defer(() => lab.down());
+  await startCluster(lab);
+  say("  The agents know each other");
+
+  const [a, b] = [lab.host("a"), lab.host("b")];
+  const digestBefore = await startRedis(a, lab.host(CLIENT), say);
+  const client = startClient(lab.host(CLIENT));
+  await client.ready();
+  say("Client: one connection, writing and reading back as fast as it can");
+  await calm();
+
+  const reports: Report[] = [];
+  for (let move = 0; move < options.moves; move++) {
+    const [source, target] = move % 2 === 0 ? [a, b] : [b, a];
+    say(`\n$ dmigrate migrate ${CONTAINER} ${target.name}      (on host ${source.name})`);
+    client.mark(`move ${move + 1}`);
+    reports.push(await migrate(source, target, options.json === true));
+    await calm();
+  }
+  const seen = await client.stop();
+  const [from, to] = options.moves % 2 === 1 ? [a, b] : [b, a];
+  const findings = [...judgeClient(seen), ...(await judgeHosts(from, to, lab.host(CLIENT), digestBefore))];
+  const verified = reports.every(({ outcome }) => outcome === "completed") && findings.every(({ holds }) => holds);
+
+  const { downtimeMs, replies, errors, connections, lostWrites } = seen;
+  const last = reports.at(-1);
+  if (options.json === true) {
+    const clientPart = { downtimeMs, replies, errors, connections, lostWrites };
+    process.stdout.write(`${JSON.stringify({ ...last, client: clientPart, verified, moves: movesOf(reports, seen) }, null, 2)}\n`);
+  } else {
+    say("\nAs the client saw it");
+    for (const move of movesOf(reports, seen)) {
+      say(`  ${move.name}: longest gap between replies ${move.clientDowntimeMs.toFixed(0)} ms (engine: ${move.downtimeMs.toFixed(0)} ms), total ${(move.totalMs / 1000).toFixed(1)} s`);
+    }
+    say(`  ${replies.toLocaleString("en")} replies, ${seen.repliesPerSecond.toLocaleString("en")}/s`);
+    say("\nProof");
+    for (const { what, holds, seen: instead } of findings) say(`  ${holds ? "ok  " : "FAIL"} ${what}${instead === undefined ? "" : `: ${instead}`}`);
+    say(verified ? "\nNothing was lost." : "\nNot everything holds; see above.");
+    if (options.keep === true) sayHowToPlay(options.name, to.name, say);
+  }
+  return verified ? 0 : 1;
+}
+
+/** Starts redis on a host and fills it; returns the digest of its data. */
+async function startRedis(host: Host, client: Host, say: (line: string) => void): Promise<string> {
+  await loadImage(host, await buildImage(redisImage(ROOT_DIR), ROOT_DIR));
+  const network = ["--network", LAN, "--ip", ADDRESS, "--mac-address", MAC];
+  await host.run("docker", "run", "--detach", "--name", CONTAINER, "--restart", "always", ...network, "dmigrate/redis");
+  await client.run(...program("redis-fill", "--bytes", String(FILL_BYTES)));
+  const memory = await host.run("docker", "stats", "--no-stream", "--format", "{{.MemUsage}}", CONTAINER);
+  say(`Redis: runs in Docker on ${host.name} at ${ADDRESS}, ${memory.split("/")[0]?.trim()} in memory`);
+  return client.run(...program("redis-fill", "--digest"));
+}
+
+/** argv of one of the workloads' programs in a host. */
+function program(name: string, ...args: readonly string[]): string[] {
+  return [`${CHECKOUT_IN_HOST}/bin/node`, `${CHECKOUT_IN_HOST}/lab/workloads/${name}.ts`, "--host", ADDRESS, ...args];
+}
+
+/** Loads an image into a host's Docker Engine. */
+export async function loadImage(host: Host, image: Image): Promise<void> {
+  const child = host.spawn(["docker", "load", "--quiet"], { stdio: ["pipe", "ignore", "inherit"] });
+  const closed = once(child, "close");
+  for await (const chunk of image.archive()) if (child.stdin?.write(chunk) === false) await once(child.stdin, "drain");
+  child.stdin?.end();
+  const [code] = (await closed) as [number | null]; // as child_process documents
+  if (code !== 0) throw new DmigrateError("LAB", `docker load of ${image.name} on host ${host.name} ended with ${code}`);
+}
+
+function startClient(host: Host): ClientProcess<RedisClientResult> {
+  const child = host.spawn(program("redis-client"), { stdio: ["pipe", "pipe", "inherit"] });
+  return new ClientProcess(child, redisClientResult);
+}
+
+function calm(): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, CALM_MS));
+}
+
+/** Migrates with the same command a user gives, its live progress on the terminal; returns the report. */
+async function migrate(source: Host, target: Host, quiet: boolean): Promise<Report> {
+  const child = source.spawn([DMIGRATE, "migrate", CONTAINER, target.name], { stdio: quiet ? "ignore" : "inherit" });
+  await once(child, "close");
+  const { migrations } = z
+    .looseObject({ migrations: z.array(z.looseObject({ id: z.string() })) })
+    .parse(JSON.parse(await source.run(DMIGRATE, "list", "--json")));
+  const id = migrations[0]?.id;
+  if (id === undefined) throw new DmigrateError("LAB", `The migration on host ${source.name} did not begin; its error stands above`);
+  return report.parse(JSON.parse(await source.run(DMIGRATE, "report", id, "--json")));
+}
+
+function movesOf(reports: readonly Report[], seen: RedisClientResult): { name: string; totalMs: number; downtimeMs: number; clientDowntimeMs: number }[] {
+  return reports.map(({ totalMs, downtimeMs }, index) => {
+    const span = seen.spans[index];
+    return { name: span?.name ?? `move ${index + 1}`, totalMs, downtimeMs, clientDowntimeMs: span?.downtimeMs ?? NaN };
+  });
+}
+
+function judgeClient(seen: RedisClientResult): Finding[] {
+  return [
+    finding("the connection never dropped", seen.connections === 1, `${seen.connections} connections`),
+    finding(`every acknowledged write is there (${seen.acknowledgedKeys.toLocaleString("en")} keys)`, seen.lostWrites === 0, `${seen.lostWrites} lost`),
+    finding("nothing was executed twice", seen.doubleIncrements === 0, `${seen.doubleIncrements} increments`),
+    finding("every reply was right", seen.errors === 0 && seen.wrongReads === 0, seen.faults.join(", ")),
+  ];
+}
+
+async function judgeHosts(from: Host, to: Host, client: Host, digestBefore: string): Promise<Finding[]> {
+  const running = await to.exec("docker", "ps", "--filter", `name=^${CONTAINER}$`, "--format", "{{.Names}} {{.State}}");
+  const left = await from.exec("docker", "ps", "--quiet", "--filter", `name=^${CONTAINER}$`);
+  const answer = await to.exec("docker", "exec", CONTAINER, "redis-cli", "ping");
+  const logs = await to.exec("docker", "logs", CONTAINER);
+  const digestAfter = await client.exec(...program("redis-fill", "--digest"));
+  const restarted = await to.exec("docker", "restart", CONTAINER);
+  const again = await client.exec(...["redis-cli", "-h", ADDRESS, "ping"]);
+  return [
+    finding("all its data is unchanged (digest taken by redis itself)", digestAfter.stdout === digestBefore, "another digest"),
+    finding(`docker ps on ${to.name} shows it running`, running.stdout.trim() === `${CONTAINER} running`, running.stdout + running.stderr),
+    finding(`docker exec works on ${to.name}`, answer.stdout.trim() === "PONG", answer.stderr),
+    finding(`docker logs on ${to.name} goes back to its start`, /Ready to accept connections/.test(logs.stdout + logs.stderr), "no such line"),
+    finding(`docker restart works on ${to.name}`, restarted.code === 0 && again.stdout.trim() === "PONG", restarted.stderr + again.stderr),
+    finding(`${from.name} no longer runs it`, left.code === 0 && left.stdout.trim() === "", left.stdout + left.stderr),
+  ];
+}
+
+function finding(what: string, holds: boolean, seen: string): Finding {
+  return holds ? { what, holds } : { what, holds, seen: seen.trim() };
+}
+
+function sayHowToPlay(lab: string, host: string, say: (line: string) => void): void {
+  const other = host === "a" ? "b" : "a";
+  const on = (name: string): string => `  bin/dmigrate lab exec --name ${lab} ${name} --`;
+  say(`\nThe lab is still up. Try:`);
+  say(`${on(host)} docker ps`);
+  say(`${on("client")} redis-cli -h ${ADDRESS} dbsize`);
+  say(`${on(host)} ${DMIGRATE} migrate ${CONTAINER} ${other}`);
+  say(`  bin/dmigrate lab down --name ${lab}`);
+}

@@ -1,0 +1,352 @@
+/**
+ * One migration as its source drives it: the top function reads like the protocol, one function per phase.
+ *
+ * Until the commit the source owns the container: whatever fails, it runs on here as if nothing had happened, and the target is
+ * clean. From the commit on it never runs here again by itself.
+ */
+import { rm, stat } from "node:fs/promises";
+import path from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { DmigrateError, messageOf } from "../../core/errors.ts";
+import type { MigrationId } from "../../core/ids.ts";
+import type { ByteCounts, MigrationEvent, Outcome, PageCounts, Report } from "../../core/migration.ts";
+import { dumpConfiguration } from "../../criu/configuration.ts";
+import { freezerOf, type Freezer } from "../../criu/freezer.ts";
+import { sendImages } from "../../criu/image-stream.ts";
+import { prepareDump, startLazyDump, type LazyDump } from "../../criu/lazy-dump.ts";
+import { writeDescription, type ContainerDescription } from "../../docker/description.ts";
+import type { Engine } from "../../docker/engine.ts";
+import { exportImage } from "../../docker/images.ts";
+import { discardContainer, NEVER_RESTART, setRestartPolicy } from "../../docker/lifecycle.ts";
+import { ClosedWrites } from "../../kernel/inotify.ts";
+import { NetworkNamespace } from "../../kernel/netns.ts";
+import { openExit } from "../../memory/page-tunnel.ts";
+import { HeldNetwork } from "../../network/hold.ts";
+import { CHANNELS } from "../channels.ts";
+import type { AgentContext } from "../context.ts";
+import { sendAll, type Channel } from "../link.ts";
+import type { CallOptions, MigrateRequest, PeerCalls, Reservation } from "../migrations.ts";
+import type { Timeline } from "../timeline.ts";
+import { strangersIn } from "./strangers.ts";
+
+const PROGRESS_INTERVAL_MS = 200;
+/** Longer than the target holds restored tasks without a verdict (src/shim/dmigrate-hold): after that it has rolled back. */
+const COMMIT_LIMIT_MS = 70_000;
+const COMMIT_RETRY_MS = 500;
+const STRANGERS_LIMIT_MS = 10_000;
+const STRANGERS_RETRY_MS = 20;
+const NO_PAGES: PageCounts = { total: 0, copiedAhead: 0, demanded: 0, pushed: 0, zero: 0 };
+
+/** What a migration is about, as its preflight found it. */
+export interface SourceSubject {
+  readonly id: MigrationId;
+  readonly request: MigrateRequest;
+  readonly description: ContainerDescription;
+  /** Process id of the container's init, as the host counts. */
+  readonly initPid: number;
+  readonly criuOptions: readonly string[];
+}
+
+/** A migration away from this host. */
+export class SourceSession {
+  readonly #context: AgentContext;
+  readonly #engine: Engine;
+  readonly #target: PeerCalls;
+  readonly #subject: SourceSubject;
+  readonly #timeline: Timeline;
+  readonly #cancelled: AbortSignal;
+  /** Undone on a rollback, the newest first. */
+  readonly #undo = new AsyncDisposableStack();
+  /** Closed when the migration ended, however it did. */
+  readonly #open = new AsyncDisposableStack();
+  readonly #counters: { readonly kind: keyof ByteCounts; readonly read: () => number }[] = [];
+  readonly #warnings: string[] = [];
+  #pageBytes = 0;
+  #frozenAtMs: number | undefined;
+  #resumedAtMs: number | undefined;
+  #pages = NO_PAGES;
+
+  constructor(context: AgentContext, engine: Engine, subject: SourceSubject, timeline: Timeline, cancelled: AbortSignal) {
+    this.#context = context;
+    this.#engine = engine;
+    this.#subject = subject;
+    this.#target = context.peers.to(subject.request.target);
+    this.#timeline = timeline;
+    this.#cancelled = cancelled;
+  }
+
+  /**
+   * Migrates. Returns a report, whatever happened; its outcome says who runs the container: "completed" the target, "rolled-back"
+   * the source, "failed" nobody but as its error says.
+   */
+  async run(): Promise<Report> {
+    using _progress = this.#tellProgress();
+    const report = await this.#migrate();
+    await this.#open.disposeAsync().catch((error: unknown) => this.#context.log.warn({ error, migration: this.#subject.id }, "closing failed"));
+    return report;
+  }
+
+  async #migrate(): Promise<Report> {
+    const timeline = this.#timeline;
+    try {
+      const reservation = await timeline.phase("reserve", () => this.#reserve());
+      await timeline.phase("copy", () => this.#copy(reservation));
+      await timeline.phase("stage", () => this.#stage());
+      const frozen = await timeline.phase("freeze", () => this.#freeze());
+      await timeline.phase("handover", () => this.#handOver(frozen));
+      try {
+        await timeline.phase("post-copy", () => this.#postCopy());
+        await timeline.phase("finish", () => this.#finish(frozen));
+        return this.#report("completed");
+      } catch (error) {
+        return this.#report("failed", error);
+      }
+    } catch (error) {
+      return error instanceof InDoubt ? this.#report("failed", error.error) : this.#rollBack(error);
+    }
+  }
+
+  /** Asks the target to make room. From here on whatever the target makes is undone on a rollback. */
+  async #reserve(): Promise<Reservation> {
+    const { id, description } = this.#subject;
+    this.#undo.defer(() => this.#abortTarget());
+    const request = { migration: id, source: this.#context.self(), description: writeDescription(description) };
+    return this.#target.reserve(request, this.#options);
+  }
+
+  /** Copies while the container runs: image layers the target lacks, then the container's files. */
+  async #copy({ presentLayers }: Reservation): Promise<void> {
+    const { id, description } = this.#subject;
+    const layers = await this.#channel(CHANNELS.layers, "layers");
+    await sendAll(layers, exportImage(this.#engine, description.image, new Set(presentLayers)));
+    await layers.close();
+    await this.#target.createContainer(id, this.#options);
+  }
+
+  /** Lets the target do all that is slow before the freeze. */
+  async #stage(): Promise<void> {
+    await this.#target.stage(this.#subject.id, this.#subject.criuOptions, this.#options);
+  }
+
+  /** Stops the container and dumps it. When this returns the target has all it needs to restore, and nobody runs the container. */
+  async #freeze(): Promise<Frozen> {
+    const { id, description, initPid, criuOptions } = this.#subject;
+    const timeline = this.#timeline;
+    const folder = path.join(this.#context.config.runDir, "migrations", id);
+    this.#open.defer(() => rm(folder, { recursive: true, force: true }));
+    const { images } = await prepareDump(folder);
+    const imageChannel = await this.#channel(CHANNELS.images, "metadata");
+    const pageChannel = (await this.#channel(CHANNELS.pages)).raw();
+    this.#counters.push({ kind: "memory", read: () => this.#pageBytes });
+    const namespace = this.#open.use(NetworkNamespace.open(`/proc/${initPid}/ns/net`));
+    const held = this.#open.use(new HeldNetwork(namespace));
+    const freezer = await freezerOf(initPid);
+    await setRestartPolicy(this.#engine, description.id, NEVER_RESTART);
+    this.#undo.defer(() => setRestartPolicy(this.#engine, description.id, description.hostConfig.RestartPolicy));
+    const configuration = dumpConfiguration((await stat(`/proc/${initPid}/ns/net`)).ino, criuOptions);
+    this.#cancelled.throwIfAborted();
+
+    this.#frozenAtMs = timeline.now();
+    this.#undo.defer(() => freezer.thaw());
+    await timeline.step("freeze tasks", () => freezeWithoutStrangers(freezer, initPid));
+    this.#undo.defer(() => void held.release());
+    await timeline.step("hold network", () => held.lock());
+
+    using closedImages = new ClosedWrites(images);
+    const sending = sendAll(imageChannel, sendImages(images, closedImages));
+    sending.catch(() => {}); // told below
+    const dump = await timeline.step("start dump", () => startLazyDump({ container: description.id, folder, configuration }));
+    this.#undo.defer(() => dump.abandon());
+    await timeline.step("dump", () => dump.ready);
+    closedImages.close();
+    await timeline.step("send last images", async () => {
+      await sending;
+      await imageChannel.close();
+    });
+    await openExit(pageChannel, dump.port, (chunk) => (this.#pageBytes += chunk.length));
+    return { dump, held };
+  }
+
+  /**
+   * Restores on the target and gives it the container. When this returns, the target runs it; when it throws, the source may
+   * run it again, unless it throws `InDoubt`.
+   */
+  async #handOver({ held }: Frozen): Promise<void> {
+    const { id } = this.#subject;
+    const timeline = this.#timeline;
+    const restoreAt = timeline.now();
+    timeline.adopt(await this.#target.restore(id, this.#options), restoreAt);
+    this.#cancelled.throwIfAborted();
+    this.#context.journal.move(id, "committed");
+    await timeline.step("commit", () => this.#commit(held.drain()));
+    this.#resumedAtMs = timeline.now();
+  }
+
+  /** Calls `commit` until it is known what became of it: a lost answer must not lead to two owners, nor to none. */
+  async #commit(packets: readonly Uint8Array[]): Promise<void> {
+    const deadline = performance.now() + COMMIT_LIMIT_MS;
+    for (;;) {
+      try {
+        await this.#target.commit(this.#subject.id, packets);
+        return;
+      } catch (error) {
+        const state = await this.#target.state(this.#subject.id).catch(() => "unreachable" as const);
+        if (state === "owner" || state === "completed") return;
+        // The target has written down that it never will run the container: so the source may.
+        if (state === "rolled-back" || state === undefined) throw error;
+        if (state === "failed" || performance.now() > deadline) throw new InDoubt(inDoubt(this.#subject, error));
+        await sleep(COMMIT_RETRY_MS);
+      }
+    }
+  }
+
+  /** The container runs on the target; its remaining pages follow. */
+  async #postCopy(): Promise<void> {
+    this.#pages = await this.#target.awaitPages(this.#subject.id);
+  }
+
+  /** Every page is on the target: what is left here is an empty shell. */
+  async #finish({ dump }: Frozen): Promise<void> {
+    const { id, description, request } = this.#subject;
+    await this.#target.finish(id);
+    const { served } = await dump.ended;
+    if (!served) this.#warnings.push("CRIU on the source did not end in order, though every page arrived");
+    if (!request.keepSource) await discardContainer(this.#engine, description.id, { volumes: true });
+  }
+
+  /** Nothing is committed: the source runs on, and the target is cleaned. */
+  async #rollBack(error: unknown): Promise<Report> {
+    const cause: unknown = this.#cancelled.aborted ? this.#cancelled.reason : error;
+    try {
+      await this.#undo.disposeAsync();
+    } catch (undoError) {
+      this.#context.log.error({ error: undoError, migration: this.#subject.id }, "rollback failed");
+      return this.#report("failed", new DmigrateError("INTERNAL", `Could not undo the migration after "${messageOf(cause)}": ${messageOf(undoError)}; check the container with \`docker ps\``, undoError));
+    }
+    return this.#report("rolled-back", cause);
+  }
+
+  async #abortTarget(): Promise<void> {
+    try {
+      await this.#target.abort(this.#subject.id);
+    } catch (error) {
+      this.#warn(`The target could not be told to clean up (${messageOf(error)}); its agent does so by itself`);
+    }
+  }
+
+  async #channel(name: string, kind?: keyof ByteCounts): Promise<Channel> {
+    const { id, request } = this.#subject;
+    const channel = await this.#context.link.open(request.target, id, name, this.#cancelled);
+    this.#undo.defer(() => channel.destroy());
+    if (kind !== undefined) this.#counters.push({ kind, read: () => channel.counts.sent });
+    return channel;
+  }
+
+  get #options(): CallOptions {
+    return { signal: this.#cancelled };
+  }
+
+  #bytes(): ByteCounts {
+    const bytes = { memory: 0, files: 0, layers: 0, metadata: 0 };
+    for (const { kind, read } of this.#counters) bytes[kind] += read();
+    return bytes;
+  }
+
+  #warn(message: string): void {
+    this.#warnings.push(message);
+    this.#tell({ kind: "warning", atMs: this.#timeline.now(), message });
+  }
+
+  #tell(event: MigrationEvent): void {
+    this.#context.events.publish(this.#subject.id, event);
+  }
+
+  /** Says a few times a second how far the migration is. */
+  #tellProgress(): Disposable {
+    const rate = new RateMeter();
+    const timer = setInterval(() => {
+      const bytes = this.#bytes();
+      const atMs = this.#timeline.now();
+      this.#tell({ kind: "progress", atMs, phase: this.#timeline.current, bytes, rate: rate.take(atMs, totalOf(bytes)) });
+    }, PROGRESS_INTERVAL_MS);
+    return { [Symbol.dispose]: () => clearInterval(timer) };
+  }
+
+  #report(outcome: Outcome, error?: unknown): Report {
+    const { id, request, description } = this.#subject;
+    const bytes = this.#bytes();
+    const end = this.#resumedAtMs ?? this.#timeline.now();
+    const known = error === undefined ? undefined : DmigrateError.from(error);
+    return {
+      id,
+      container: description.name,
+      containerId: description.id,
+      source: this.#context.self(),
+      target: request.target,
+      mode: request.mode,
+      outcome,
+      totalMs: this.#timeline.now(),
+      downtimeMs: this.#frozenAtMs === undefined ? 0 : end - this.#frozenAtMs,
+      phases: this.#timeline.phases,
+      steps: this.#timeline.steps,
+      bytes: { ...bytes, total: totalOf(bytes) },
+      pages: this.#pages,
+      warnings: this.#warnings,
+      ...(known === undefined ? {} : { error: { code: known.code, message: known.message } }),
+    };
+  }
+}
+
+/** What is there once the container is frozen and dumped. */
+interface Frozen {
+  readonly dump: LazyDump;
+  readonly held: HeldNetwork;
+}
+
+/** The commit may or may not have happened: neither side may run the container by itself. */
+class InDoubt extends Error {
+  readonly error: DmigrateError;
+
+  constructor(error: DmigrateError) {
+    super(error.message);
+    this.error = error;
+  }
+}
+
+function inDoubt({ description, request }: SourceSubject, cause: unknown): DmigrateError {
+  const text =
+    `${request.target} did not say whether it took container ${description.name} over (${messageOf(cause)}), so it stays frozen here; ` +
+    `when \`dmigrate list\` on ${request.target} says that it does not own the migration, thaw it here with \`docker unpause ${description.name}\``;
+  return new DmigrateError("IN_DOUBT", text, cause);
+}
+
+/** A process that `docker exec` or a health check started can't be dumped: those end soon, and the freeze waits for them. */
+async function freezeWithoutStrangers(freezer: Freezer, initPid: number): Promise<void> {
+  const deadline = performance.now() + STRANGERS_LIMIT_MS;
+  for (;;) {
+    await freezer.freeze();
+    const strangers = await strangersIn(freezer.folder, initPid);
+    if (strangers.length === 0) return;
+    await freezer.thaw();
+    if (performance.now() > deadline) {
+      throw new DmigrateError("DUMP_FAILED", `Processes ${strangers.join(", ")} came into the container by \`docker exec\` and do not end; end them, then migrate again`);
+    }
+    await sleep(STRANGERS_RETRY_MS);
+  }
+}
+
+function totalOf({ memory, files, layers, metadata }: ByteCounts): number {
+  return memory + files + layers + metadata;
+}
+
+/** Bytes a second over the last second or so. */
+class RateMeter {
+  readonly #samples: { readonly atMs: number; readonly bytes: number }[] = [];
+
+  take(atMs: number, bytes: number): number {
+    this.#samples.push({ atMs, bytes });
+    while (this.#samples.length > 2 && atMs - (this.#samples[0]?.atMs ?? atMs) > 1000) this.#samples.shift();
+    const oldest = this.#samples[0];
+    return oldest === undefined || oldest.atMs === atMs ? 0 : ((bytes - oldest.bytes) / (atMs - oldest.atMs)) * 1000;
+  }
+}

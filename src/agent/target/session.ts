@@ -1,0 +1,195 @@
+/**
+ * One migration as its target sees it: every call of the source is a method here, and everything a method made is undone by
+ * `abort` until the container is committed.
+ */
+import { readFile, readdir } from "node:fs/promises";
+import path from "node:path";
+import { DmigrateError } from "../../core/errors.ts";
+import type { ContainerId, HostName, MigrationId } from "../../core/ids.ts";
+import type { PageCounts, Step } from "../../core/migration.ts";
+import { receiveImages } from "../../criu/image-stream.ts";
+import { startLazyPages, type LazyPages } from "../../criu/lazy-pages.ts";
+import { RequestCounter } from "../../criu/page-protocol.ts";
+import { lazyPageCount } from "../../criu/pagemap.ts";
+import { createContainer } from "../../docker/create.ts";
+import type { ContainerDescription } from "../../docker/description.ts";
+import type { Engine } from "../../docker/engine.ts";
+import { discardImage, importImage, presentLayers } from "../../docker/images.ts";
+import { discardContainer, setRestartPolicy } from "../../docker/lifecycle.ts";
+import { ensureNetwork } from "../../docker/networks.ts";
+import { openEntrance, type TunnelEntrance } from "../../memory/page-tunnel.ts";
+import { announce } from "../../network/announce.ts";
+import { inject } from "../../network/inject.ts";
+import { RUNTIME } from "../../core/preflight-hosts.ts";
+import { CHANNELS } from "../channels.ts";
+import type { AgentContext } from "../context.ts";
+import { receiveAll, type Channel, type ChannelHandler } from "../link.ts";
+import type { Committed, Reservation } from "../migrations.ts";
+import { Staging } from "./staging.ts";
+
+/** What a session is about. */
+export interface SessionSubject {
+  readonly id: MigrationId;
+  readonly source: HostName;
+  readonly description: ContainerDescription;
+}
+
+/** A migration to this host. */
+export class TargetSession {
+  readonly subject: SessionSubject;
+  readonly #context: AgentContext;
+  readonly #engine: Engine;
+  /** Closed when the session ends, however it does. */
+  readonly #open = new AsyncDisposableStack();
+  /** Undone by `abort` alone, the newest first. */
+  #undo = new AsyncDisposableStack();
+  #container: ContainerId | undefined;
+  #staging: Staging | undefined;
+  #tunnel: TunnelEntrance | undefined;
+  #lazyPages: LazyPages | undefined;
+  readonly #requests = new RequestCounter();
+  #imagesReceived = Promise.withResolvers<void>();
+
+  private constructor(context: AgentContext, engine: Engine, subject: SessionSubject) {
+    this.#context = context;
+    this.#engine = engine;
+    this.subject = subject;
+    this.#imagesReceived.promise.catch(() => {}); // told to whoever restores
+  }
+
+  /** Opens a session. Nobody but the source runs the container. */
+  static async reserve(context: AgentContext, engine: Engine, subject: SessionSubject): Promise<{ session: TargetSession; reservation: Reservation }> {
+    const session = new TargetSession(context, engine, subject);
+    const reservation = { presentLayers: await presentLayers(engine) };
+    session.#accept(CHANNELS.layers, (channel) => session.#receiveLayers(channel));
+    session.#accept(CHANNELS.images, (channel) => session.#receiveImages(channel));
+    session.#accept(CHANNELS.pages, (channel) => session.#openTunnel(channel));
+    return { session, reservation };
+  }
+
+  /** Creates the container, its networks and volumes. It does not run. */
+  async createContainer(): Promise<ContainerId> {
+    for (const network of this.subject.description.networks) {
+      if (await ensureNetwork(this.#engine, network)) this.#undo.defer(() => this.#engine.removeNetwork(network.name));
+    }
+    const { id, warnings } = await createContainer(this.#engine, this.subject.description, RUNTIME);
+    for (const warning of warnings) this.#context.log.warn({ migration: this.subject.id }, warning);
+    this.#undo.defer(() => discardContainer(this.#engine, id, { volumes: true }));
+    this.#container = id;
+    return id;
+  }
+
+  /** Starts the container so far that only its running state is missing. It does not run. */
+  async stage(criuOptions: readonly string[]): Promise<void> {
+    const container = this.#need(this.#container, "createContainer");
+    const staging = await Staging.begin(container, criuOptions, () => this.#engine.startContainer(container));
+    this.#undo.defer(async () => {
+      await staging[Symbol.asyncDispose]();
+      await staging.started().catch(() => {}); // it fails, as it must
+    });
+    this.#staging = staging;
+  }
+
+  /** Restores every task. None runs, neither when this returns nor when it throws. */
+  async restore(): Promise<readonly Step[]> {
+    const staging = this.#need(this.#staging, "stage");
+    const beganAt = performance.now();
+    const steps: Step[] = [];
+    const step = (name: string, startMs: number): number => {
+      const endMs = performance.now() - beganAt;
+      steps.push({ name, startMs, endMs });
+      return endMs;
+    };
+    await this.#imagesReceived.promise;
+    const tunnel = this.#need(this.#tunnel, "the channel for pages");
+    const lazyPages = await startLazyPages(staging.images, staging.work, tunnel.port);
+    this.#undo.defer(() => lazyPages.kill());
+    this.#lazyPages = lazyPages;
+    const restoreAt = step("lazy-pages daemon", 0);
+    await staging.restore();
+    step("restore", restoreAt);
+    this.#context.journal.move(this.subject.id, "prepared");
+    return steps;
+  }
+
+  /** The point of no return: when this is called the target owns the container, and when it returns its tasks run here. */
+  async commit(heldPackets: readonly Uint8Array[]): Promise<Committed> {
+    const staging = this.#need(this.#staging, "restore");
+    const beganAt = performance.now();
+    this.#context.journal.move(this.subject.id, "owner");
+    this.#undo.move(); // drops it: nothing of it may be undone any more
+    await staging.resume();
+    staging.silence.lift();
+    announce(staging.namespace).catch((error: unknown) => this.#context.log.error({ error, migration: this.subject.id }, "announcement failed"));
+    inject(staging.namespace, heldPackets);
+    return { resumedAfterMs: performance.now() - beganAt };
+  }
+
+  /** Packets that still reached the source after the commit. */
+  forward(packets: readonly Uint8Array[]): void {
+    inject(this.#need(this.#staging, "commit").namespace, packets);
+  }
+
+  /** Returns when the last page arrived. The container runs here all the while. */
+  async awaitPages(): Promise<PageCounts> {
+    await this.#need(this.#lazyPages, "commit").finished;
+    const { demanded, pushed } = this.#requests.counts;
+    return { total: await this.#lazyPageTotal(), copiedAhead: 0, demanded, pushed, zero: 0 };
+  }
+
+  /** Closes a completed session: the container is an ordinary one of this host now. */
+  async finish(): Promise<void> {
+    const staging = this.#need(this.#staging, "commit");
+    await staging.started();
+    const { hostConfig } = this.subject.description;
+    await setRestartPolicy(this.#engine, this.#need(this.#container, "createContainer"), hostConfig.RestartPolicy);
+    await staging[Symbol.asyncDispose]();
+    await this.#open.disposeAsync();
+    this.#context.journal.move(this.subject.id, "completed");
+  }
+
+  /** Undoes everything. Nobody on this host runs the container afterwards. */
+  async abort(): Promise<void> {
+    await this.#open.disposeAsync();
+    await this.#undo.disposeAsync();
+    this.#context.journal.move(this.subject.id, "rolled-back");
+  }
+
+  #accept(name: string, handler: ChannelHandler): void {
+    this.#open.use(this.#context.link.accept(this.subject.source, this.subject.id, name, handler));
+  }
+
+  async #receiveLayers(channel: Channel): Promise<void> {
+    const imported = await importImage(this.#engine, receiveAll(channel), this.subject.description.image);
+    this.#undo.defer(() => discardImage(this.#engine, imported));
+  }
+
+  async #receiveImages(channel: Channel): Promise<void> {
+    try {
+      await receiveImages(receiveAll(channel), this.#need(this.#staging, "stage").images);
+      this.#imagesReceived.resolve();
+    } catch (error) {
+      this.#imagesReceived.reject(error);
+      throw error;
+    }
+  }
+
+  async #openTunnel(channel: Channel): Promise<void> {
+    this.#tunnel = await openEntrance(channel.raw(), (chunk) => this.#requests.take(chunk));
+    this.#open.use(this.#tunnel);
+  }
+
+  async #lazyPageTotal(): Promise<number> {
+    const { images } = this.#need(this.#staging, "stage");
+    let total = 0;
+    for (const name of await readdir(images)) {
+      if (/^pagemap-\d+\.img$/.test(name)) total += lazyPageCount(await readFile(path.join(images, name)));
+    }
+    return total;
+  }
+
+  #need<T>(value: T | undefined, before: string): T {
+    if (value === undefined) throw new DmigrateError("PROTOCOL", `The source called out of order: ${before} comes first; update both agents to the same release`);
+    return value;
+  }
+}

@@ -1,0 +1,207 @@
+/**
+ * Staging: the container is started against the runtime that holds `create`, so that all slow work of the engine lies
+ * before the freeze, and gets its network namespace, silenced, before there is a single task.
+ *
+ * The folder /run/dmigrate/expected/ID is what this shares with the scripts in src/shim, which say what lies in it.
+ */
+import { execFile, spawn, type ChildProcess } from "node:child_process";
+import { once } from "node:events";
+import { closeSync, constants, existsSync, openSync, writeSync } from "node:fs";
+import { mkdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+import path from "node:path";
+import { DmigrateError, messageOf } from "../../core/errors.ts";
+import type { ContainerId } from "../../core/ids.ts";
+import { restoreConfiguration } from "../../criu/configuration.ts";
+import { lastErrors } from "../../criu/log.ts";
+import { ClosedWrites } from "../../kernel/inotify.ts";
+import { NetworkNamespace } from "../../kernel/netns.ts";
+import { SilentNetwork } from "../../network/silence.ts";
+import { readBundle, type Bundle, type Hook } from "./bundle.ts";
+
+/** Where the runtime looks for the containers it must hold; src/shim/dmigrate-runtime has the same path. */
+export const EXPECTED = "/run/dmigrate/expected";
+
+const HOLD_SCRIPT = fileURLToPath(new URL("../../shim/dmigrate-hold", import.meta.url));
+/** No stage lasts longer than the runtime waits; the process that keeps the network namespace ends by itself. */
+const HOLDER_LIMIT_SECONDS = 400;
+const RESTORE_LIMIT_MS = 60_000;
+
+/** A container that is started and held. Disposing of it before `resume` makes the start fail. */
+export class Staging implements AsyncDisposable {
+  readonly folder: string;
+  readonly images: string;
+  readonly work: string;
+  readonly namespace: NetworkNamespace;
+  readonly silence: SilentNetwork;
+  readonly #cleanup: AsyncDisposableStack;
+  readonly #gate: Fifo;
+  readonly #verdict: Fifo;
+  readonly #marks: Marks;
+  readonly #started: Promise<void>;
+
+  private constructor(parts: {
+    folder: string;
+    namespace: NetworkNamespace;
+    silence: SilentNetwork;
+    cleanup: AsyncDisposableStack;
+    gate: Fifo;
+    verdict: Fifo;
+    marks: Marks;
+    started: Promise<void>;
+  }) {
+    this.folder = parts.folder;
+    this.images = path.join(parts.folder, "images");
+    this.work = path.join(parts.folder, "work");
+    this.namespace = parts.namespace;
+    this.silence = parts.silence;
+    this.#cleanup = parts.cleanup;
+    this.#gate = parts.gate;
+    this.#verdict = parts.verdict;
+    this.#marks = parts.marks;
+    this.#started = parts.started;
+  }
+
+  /**
+   * Starts the container and returns when it is held. Nobody runs it, neither when this returns nor when it throws.
+   * @param start asks the engine to start the container; returns when it has
+   * @param criuOptions what the preflight found that this container needs
+   */
+  static async begin(container: ContainerId, criuOptions: readonly string[], start: () => Promise<void>): Promise<Staging> {
+    await using cleanup = new AsyncDisposableStack();
+    const folder = path.join(EXPECTED, container);
+    await makeFolder(folder, criuOptions);
+    cleanup.defer(() => rm(folder, { recursive: true, force: true }));
+    const gate = cleanup.use(await Fifo.make(path.join(folder, "gate")));
+    const verdict = cleanup.use(await Fifo.make(path.join(folder, "verdict")));
+    const marks = cleanup.use(new Marks(folder));
+
+    const started = start();
+    started.catch(() => {}); // told to whoever waits for a mark, or for the start
+    await marks.wait("args", started);
+    const bundle = await readBundle(await readFile(path.join(folder, "args"), "utf8"));
+
+    const namespace = cleanup.use(NetworkNamespace.create());
+    const silence = cleanup.use(new SilentNetwork(namespace));
+    const holder = startHolder(namespace);
+    cleanup.defer(() => void holder.kill("SIGKILL"));
+    for (const hook of bundle.networkHooks) await runHook(hook, bundle, container, holder);
+    await bundle.rewrite(`/proc/${holder.pid}/ns/net`, path.join(folder, "criu.conf"));
+
+    return new Staging({ folder, namespace, silence, cleanup: cleanup.move(), gate, verdict, marks, started });
+  }
+
+  /** Lets the held `create` restore. Returns when every task is restored and none runs; throws RESTORE_FAILED. */
+  async restore(): Promise<void> {
+    this.#gate.write("restore");
+    try {
+      await this.#marks.wait("restored", this.#started, AbortSignal.timeout(RESTORE_LIMIT_MS));
+    } catch (error) {
+      const log = await readFile(path.join(this.work, "restore.log"), "utf8").catch(() => "");
+      throw new DmigrateError(
+        "RESTORE_FAILED",
+        `CRIU could not restore the container on the target: ${lastErrors(log) || messageOf(error)}`,
+        error,
+      );
+    }
+  }
+
+  /** Lets the restored tasks run; returns when they do. From now on disposing of this leaves the container alone. */
+  async resume(): Promise<void> {
+    this.#verdict.write("resume");
+    await this.#marks.wait("resumed", this.#started);
+  }
+
+  /** Returns when the engine regards the container as started. */
+  started(): Promise<void> {
+    return this.#started;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.#cleanup.disposeAsync();
+  }
+}
+
+async function makeFolder(folder: string, criuOptions: readonly string[]): Promise<void> {
+  // A container whose user namespace is remapped restores as a mapped root, who must be able to pass and to read.
+  await mkdir(folder, { recursive: true, mode: 0o711 });
+  await mkdir(path.join(folder, "images"), { mode: 0o755 });
+  await mkdir(path.join(folder, "work"), { mode: 0o755 });
+  const script = path.join(folder, "hold");
+  await symlink(HOLD_SCRIPT, script);
+  await writeFile(path.join(folder, "criu.conf"), restoreConfiguration(script, criuOptions));
+}
+
+/** A process in the namespace: engines' hooks and runc find it by a process. */
+function startHolder(namespace: NetworkNamespace): ChildProcess {
+  return namespace.run(() => spawn("sleep", [String(HOLDER_LIMIT_SECONDS)], { stdio: "ignore" }));
+}
+
+/** Runs a hook as runc would: the container's state on its standard input. */
+async function runHook(hook: Hook, bundle: Bundle, id: ContainerId, holder: ChildProcess): Promise<void> {
+  const [argv0, ...args] = hook.args ?? [hook.path];
+  const env = Object.fromEntries(
+    (hook.env ?? []).map((entry) => [entry.slice(0, entry.indexOf("=")), entry.slice(entry.indexOf("=") + 1)]),
+  );
+  const child = spawn(hook.path, args, { argv0, env, stdio: ["pipe", "ignore", "pipe"] });
+  let said = "";
+  child.stderr.on("data", (chunk: Buffer) => (said += chunk.toString()));
+  child.stdin.end(JSON.stringify({ ociVersion: "1.0.2", id, status: "creating", pid: holder.pid, bundle: bundle.folder }));
+  const [code] = (await once(child, "close")) as [number | null]; // as child_process documents
+  if (code !== 0)
+    throw new DmigrateError("RESTORE_FAILED", `The container engine's hook ${argv0} failed: ${said.trim() || `exit code ${code}`}`);
+}
+
+/** A named pipe that this process keeps open at both ends: the reader waits, and sees the end when this process ends. */
+class Fifo implements Disposable {
+  readonly #fd: number;
+
+  private constructor(fd: number) {
+    this.#fd = fd;
+  }
+
+  static async make(file: string): Promise<Fifo> {
+    await promisify(execFile)("mkfifo", ["-m", "600", file]);
+    return new Fifo(openSync(file, constants.O_RDWR | constants.O_NONBLOCK));
+  }
+
+  write(line: string): void {
+    writeSync(this.#fd, `${line}\n`);
+  }
+
+  [Symbol.dispose](): void {
+    closeSync(this.#fd);
+  }
+}
+
+/** Files that the scripts write to say how far they are. */
+class Marks implements Disposable {
+  readonly #folder: string;
+  readonly #writes: ClosedWrites;
+  #changed = Promise.withResolvers<void>();
+
+  constructor(folder: string) {
+    this.#folder = folder;
+    this.#writes = new ClosedWrites(folder);
+    void this.#watch();
+  }
+
+  /** Returns when the file is there; throws if the start fails before, or what `signal` was aborted with. */
+  async wait(name: string, started: Promise<void>, signal?: AbortSignal): Promise<void> {
+    const aborted = signal === undefined ? [] : [once(signal, "abort").then(() => signal.throwIfAborted())];
+    const failed = started.then(() => new Promise<never>(() => {}));
+    while (!existsSync(path.join(this.#folder, name))) await Promise.race([this.#changed.promise, failed, ...aborted]);
+  }
+
+  async #watch(): Promise<void> {
+    for await (const _ of this.#writes) {
+      this.#changed.resolve();
+      this.#changed = Promise.withResolvers<void>();
+    }
+  }
+
+  [Symbol.dispose](): void {
+    this.#writes.close();
+  }
+}
