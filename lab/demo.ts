@@ -19,7 +19,7 @@ import { redisClientResult, type RedisClientResult } from "./workloads/client-re
 const CONTAINER = "redis";
 const ADDRESS = "10.77.0.200";
 const MAC = "02:42:0a:4d:00:c8";
-const FILL_BYTES = 512 * 1024 * 1024;
+const FILL_MEGABYTES = 540;
 /** How long the client runs before, between and after the moves. */
 const CALM_MS = 2000;
 
@@ -117,10 +117,10 @@ async function startRedis(host: Host, client: Host, say: (line: string) => void)
   await loadImage(host, await buildImage(redisImage(ROOT_DIR), ROOT_DIR));
   const network = ["--network", LAN, "--ip", ADDRESS, "--mac-address", MAC];
   await host.run("docker", "run", "--detach", "--name", CONTAINER, "--restart", "always", ...network, "dmigrate/redis");
-  await client.run(...program("redis-fill", "--bytes", String(FILL_BYTES)));
+  await client.run(...program("redis-fill", "fill", "--megabytes", String(FILL_MEGABYTES)));
   const memory = await host.run("docker", "stats", "--no-stream", "--format", "{{.MemUsage}}", CONTAINER);
   say(`Redis: runs in Docker on ${host.name} at ${ADDRESS}, ${memory.split("/")[0]?.trim()} in memory`);
-  return client.run(...program("redis-fill", "--digest"));
+  return client.run(...program("redis-fill", "digest"));
 }
 
 /** argv of one of the workloads' programs in a host. */
@@ -180,7 +180,7 @@ async function judgeHosts(from: Host, to: Host, client: Host, digestBefore: stri
   const left = await from.exec("docker", "ps", "--quiet", "--filter", `name=^${CONTAINER}$`);
   const answer = await to.exec("docker", "exec", CONTAINER, "redis-cli", "ping");
   const logs = await to.exec("docker", "logs", CONTAINER);
-  const digestAfter = await client.exec(...program("redis-fill", "--digest"));
+  const digestAfter = await client.exec(...program("redis-fill", "digest"));
   const restarted = await to.exec("docker", "restart", CONTAINER);
   const again = await client.exec(...["redis-cli", "-h", ADDRESS, "ping"]);
   return [

@@ -11,13 +11,14 @@ export type Role = "source" | "target";
 export const FIRST_STATE: JournalState = "running";
 
 /**
- * The source commits from `running`: after that the container may only end on the target, or fail there. The target must hold a
- * restored container (`prepared`) before it may own it, and does not give it back.
+ * The source commits from `running`: after that the container ends on the target, or fails there; only if the target has written down
+ * that it rolled back, and so never will run it, may the source do so too. The target must hold a restored container (`prepared`)
+ * before it may own it, and does not give it back.
  */
 const FOLLOWERS: Record<Role, Partial<Record<JournalState, readonly JournalState[]>>> = {
   source: {
     running: ["committed", "rolled-back", "failed"],
-    committed: ["completed", "failed"],
+    committed: ["completed", "rolled-back", "failed"],
   },
   target: {
     running: ["prepared", "rolled-back", "failed"],

@@ -9,13 +9,14 @@ import { describe } from "../../docker/describe.ts";
 import type { Engine } from "../../docker/engine.ts";
 import type { AgentContext } from "../context.ts";
 import { Timeline } from "../timeline.ts";
+import { recoverMigrations } from "./recovery.ts";
 import { SourceSession } from "./session.ts";
 
 /** Makes the source's side of the migration logic. */
 export function sourceMigrations(context: AgentContext, engine: Engine): Migrations {
   const running = new Map<MigrationId, { readonly cancel: AbortController; readonly over: Promise<void> }>();
   return {
-    recover: () => Promise.resolve(),
+    recover: () => recoverMigrations(context, engine),
     async migrate(request: MigrateRequest): Promise<MigrationId> {
       const description = await describe(engine, request.container);
       const inspected = await engine.inspectContainer(description.id);

@@ -27,6 +27,7 @@ import type { AgentContext } from "../context.ts";
 import { sendAll, type Channel } from "../link.ts";
 import type { CallOptions, MigrateRequest, PeerCalls, Reservation } from "../migrations.ts";
 import type { Timeline } from "../timeline.ts";
+import type { SourceDetail } from "./detail.ts";
 import { strangersIn } from "./strangers.ts";
 
 const PROGRESS_INTERVAL_MS = 200;
@@ -141,8 +142,10 @@ export class SourceSession {
     const namespace = this.#open.use(NetworkNamespace.open(`/proc/${initPid}/ns/net`));
     const held = this.#open.use(new HeldNetwork(namespace));
     const freezer = await freezerOf(initPid);
+    const { RestartPolicy: restartPolicy } = description.hostConfig;
+    this.#note({ frozen: { initPid, restartPolicy } });
     await setRestartPolicy(this.#engine, description.id, NEVER_RESTART);
-    this.#undo.defer(() => setRestartPolicy(this.#engine, description.id, description.hostConfig.RestartPolicy));
+    this.#undo.defer(() => setRestartPolicy(this.#engine, description.id, restartPolicy));
     const configuration = dumpConfiguration((await stat(`/proc/${initPid}/ns/net`)).ino, criuOptions);
     this.#cancelled.throwIfAborted();
 
@@ -157,6 +160,7 @@ export class SourceSession {
     sending.catch(() => {}); // told below
     const dump = await timeline.step("start dump", () => startLazyDump({ container: description.id, folder, configuration }));
     this.#undo.defer(() => dump.abandon());
+    this.#note({ frozen: { initPid, restartPolicy, pagePort: dump.port } });
     await timeline.step("dump", () => dump.ready);
     closedImages.close();
     await timeline.step("send last images", async () => {
@@ -250,6 +254,10 @@ export class SourceSession {
     const bytes = { memory: 0, files: 0, layers: 0, metadata: 0 };
     for (const { kind, read } of this.#counters) bytes[kind] += read();
     return bytes;
+  }
+
+  #note(detail: SourceDetail): void {
+    this.#context.journal.note(this.#subject.id, detail);
   }
 
   #warn(message: string): void {

@@ -14,9 +14,10 @@ import { lazyPageCount } from "../../criu/pagemap.ts";
 import { createContainer } from "../../docker/create.ts";
 import type { ContainerDescription } from "../../docker/description.ts";
 import type { Engine } from "../../docker/engine.ts";
-import { discardImage, importImage, presentLayers } from "../../docker/images.ts";
-import { discardContainer, setRestartPolicy } from "../../docker/lifecycle.ts";
+import { importImage, presentLayers } from "../../docker/images.ts";
+import { setRestartPolicy } from "../../docker/lifecycle.ts";
 import { ensureNetwork } from "../../docker/networks.ts";
+import { ensureVolume } from "../../docker/volumes.ts";
 import { openEntrance, type TunnelEntrance } from "../../memory/page-tunnel.ts";
 import { announce } from "../../network/announce.ts";
 import { inject } from "../../network/inject.ts";
@@ -25,6 +26,7 @@ import { CHANNELS } from "../channels.ts";
 import type { AgentContext } from "../context.ts";
 import { receiveAll, type Channel, type ChannelHandler } from "../link.ts";
 import type { Committed, Reservation } from "../migrations.ts";
+import { Made } from "./made.ts";
 import { Staging } from "./staging.ts";
 
 /** What a session is about. */
@@ -41,8 +43,9 @@ export class TargetSession {
   readonly #engine: Engine;
   /** Closed when the session ends, however it does. */
   readonly #open = new AsyncDisposableStack();
-  /** Undone by `abort` alone, the newest first. */
-  #undo = new AsyncDisposableStack();
+  readonly #made: Made;
+  /** What lives in this process; ended before `#made` is undone, and left alone from `commit` on. */
+  #running = new AsyncDisposableStack();
   #container: ContainerId | undefined;
   #staging: Staging | undefined;
   #tunnel: TunnelEntrance | undefined;
@@ -54,6 +57,7 @@ export class TargetSession {
     this.#context = context;
     this.#engine = engine;
     this.subject = subject;
+    this.#made = new Made(context.journal, subject.id);
     this.#imagesReceived.promise.catch(() => {}); // told to whoever restores
   }
 
@@ -70,11 +74,14 @@ export class TargetSession {
   /** Creates the container, its networks and volumes. It does not run. */
   async createContainer(): Promise<ContainerId> {
     for (const network of this.subject.description.networks) {
-      if (await ensureNetwork(this.#engine, network)) this.#undo.defer(() => this.#engine.removeNetwork(network.name));
+      if (await ensureNetwork(this.#engine, network)) this.#made.addNetwork(network.name);
+    }
+    for (const volume of this.subject.description.volumes) {
+      if ((await ensureVolume(this.#engine, volume)).created) this.#made.addVolume(volume.name);
     }
     const { id, warnings } = await createContainer(this.#engine, this.subject.description, RUNTIME);
     for (const warning of warnings) this.#context.log.warn({ migration: this.subject.id }, warning);
-    this.#undo.defer(() => discardContainer(this.#engine, id, { volumes: true }));
+    this.#made.addContainer(id);
     this.#container = id;
     return id;
   }
@@ -83,7 +90,7 @@ export class TargetSession {
   async stage(criuOptions: readonly string[]): Promise<void> {
     const container = this.#need(this.#container, "createContainer");
     const staging = await Staging.begin(container, criuOptions, () => this.#engine.startContainer(container));
-    this.#undo.defer(async () => {
+    this.#running.defer(async () => {
       await staging[Symbol.asyncDispose]();
       await staging.started().catch(() => {}); // it fails, as it must
     });
@@ -103,7 +110,7 @@ export class TargetSession {
     await this.#imagesReceived.promise;
     const tunnel = this.#need(this.#tunnel, "the channel for pages");
     const lazyPages = await startLazyPages(staging.images, staging.work, tunnel.port);
-    this.#undo.defer(() => lazyPages.kill());
+    this.#running.defer(() => lazyPages.kill());
     this.#lazyPages = lazyPages;
     const restoreAt = step("lazy-pages daemon", 0);
     await staging.restore();
@@ -117,7 +124,7 @@ export class TargetSession {
     const staging = this.#need(this.#staging, "restore");
     const beganAt = performance.now();
     this.#context.journal.move(this.subject.id, "owner");
-    this.#undo.move(); // drops it: nothing of it may be undone any more
+    this.#running.move(); // drops it: nothing of it may be ended any more
     await staging.resume();
     staging.silence.lift();
     announce(staging.namespace).catch((error: unknown) => this.#context.log.error({ error, migration: this.subject.id }, "announcement failed"));
@@ -151,7 +158,8 @@ export class TargetSession {
   /** Undoes everything. Nobody on this host runs the container afterwards. */
   async abort(): Promise<void> {
     await this.#open.disposeAsync();
-    await this.#undo.disposeAsync();
+    await this.#running.disposeAsync();
+    await this.#made.undo(this.#engine);
     this.#context.journal.move(this.subject.id, "rolled-back");
   }
 
@@ -160,8 +168,7 @@ export class TargetSession {
   }
 
   async #receiveLayers(channel: Channel): Promise<void> {
-    const imported = await importImage(this.#engine, receiveAll(channel), this.subject.description.image);
-    this.#undo.defer(() => discardImage(this.#engine, imported));
+    this.#made.addImage(await importImage(this.#engine, receiveAll(channel), this.subject.description.image));
   }
 
   async #receiveImages(channel: Channel): Promise<void> {

@@ -8,6 +8,8 @@ import { readDescription } from "../../docker/description.ts";
 import type { Engine } from "../../docker/engine.ts";
 import type { AgentContext } from "../context.ts";
 import type { ReserveRequest, Reservation, TargetSessions } from "../migrations.ts";
+import type { MigrationRecord } from "../journal.ts";
+import { Made } from "./made.ts";
 import { TargetSession } from "./session.ts";
 
 /** Makes the target's side of the migration logic. */
@@ -19,7 +21,9 @@ export function targetSessions(context: AgentContext, engine: Engine): TargetSes
     return session;
   };
   return {
-    recover: () => Promise.resolve(),
+    async recover() {
+      for (const record of context.journal.unfinished("target")) await recoverSession(context, engine, record);
+    },
     facts: () => Promise.resolve({}),
     async reserve({ migration, source, description: text }: ReserveRequest): Promise<Reservation> {
       const description = readDescription(z.string().parse(text));
@@ -44,4 +48,18 @@ export function targetSessions(context: AgentContext, engine: Engine): TargetSes
     },
     async [Symbol.asyncDispose]() {},
   };
+}
+
+/**
+ * Ends a session of an earlier agent. Its staged container ended with that agent (src/shim), so unless it was committed nobody
+ * runs it here, and what was made for it is removed.
+ */
+async function recoverSession(context: AgentContext, engine: Engine, { id, state }: MigrationRecord): Promise<void> {
+  try {
+    if (state === "owner") return context.journal.move(id, "failed");
+    await new Made(context.journal, id).undo(engine);
+    context.journal.move(id, "rolled-back");
+  } catch (error) {
+    context.log.error({ err: error, migration: id }, "could not clean up after a migration");
+  }
 }

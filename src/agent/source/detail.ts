@@ -1,0 +1,26 @@
+/**
+ * What the source's journal keeps of a migration for an agent that restarts: enough to let the container run on, or to know that it
+ * must not.
+ */
+import * as z from "zod";
+import { restartPolicy } from "../../docker/inspect.ts";
+
+const detail = z.object({
+  /** Set once the container is about to be frozen. */
+  frozen: z
+    .object({
+      initPid: z.int(),
+      /** To be given back. */
+      restartPolicy,
+      /** Port of CRIU's page server, once it may listen. */
+      pagePort: z.int().optional(),
+    })
+    .optional(),
+});
+/** See above. */
+export type SourceDetail = z.infer<typeof detail>;
+
+/** Reads what a journal has. Throws a ZodError if it was written by nobody of ours. */
+export function readDetail(value: unknown): SourceDetail {
+  return detail.parse(value);
+}

@@ -1,0 +1,112 @@
+/**
+ * Recovery: what becomes of a migration whose source agent ended in the middle of it.
+ *
+ * Before the commit the source owns the container, and it runs on here. After it the target owns it, and only the target's
+ * written word that it rolled back lets it run here again.
+ */
+import { existsSync } from "node:fs";
+import { readFile } from "node:fs/promises";
+import { setTimeout as sleep } from "node:timers/promises";
+import { DmigrateError, messageOf } from "../../core/errors.ts";
+import type { JournalState, Outcome, Report } from "../../core/migration.ts";
+import { freezerOf } from "../../criu/freezer.ts";
+import { breakOff } from "../../criu/lazy-dump.ts";
+import type { Engine } from "../../docker/engine.ts";
+import { setRestartPolicy } from "../../docker/lifecycle.ts";
+import { liftLeftoverQuarantine } from "../../network/quarantine.ts";
+import type { AgentContext } from "../context.ts";
+import type { MigrationRecord } from "../journal.ts";
+import { readDetail, type SourceDetail } from "./detail.ts";
+
+/** How long CRIU may take to let go of the tasks once its peer has left. */
+const RELEASE_LIMIT_MS = 30_000;
+
+/** Brings every unfinished migration of an earlier agent to its end. A failure of one does not keep the others from it. */
+export async function recoverMigrations(context: AgentContext, engine: Engine): Promise<void> {
+  for (const record of context.journal.unfinished("source")) {
+    try {
+      await recover(context, engine, record);
+    } catch (error) {
+      context.log.error({ err: error, migration: record.id }, "could not recover a migration");
+      end(context, record, "failed", DmigrateError.from(error));
+    }
+  }
+}
+
+async function recover(context: AgentContext, engine: Engine, record: MigrationRecord): Promise<void> {
+  if (record.state === "running") return letRunOn(context, engine, record);
+  const state = await context.peers
+    .to(record.peer)
+    .state(record.id)
+    .catch((): "unreachable" => "unreachable");
+  switch (state) {
+    case "rolled-back":
+    case undefined:
+      return letRunOn(context, engine, record);
+    case "completed":
+      return end(context, record, "completed");
+    case "running":
+    case "prepared":
+    case "owner":
+    case "committed":
+    case "failed":
+    case "unreachable":
+      return end(context, record, "failed", handedOver(record, state));
+  }
+}
+
+function handedOver({ container, peer }: MigrationRecord, state: JournalState | "unreachable"): DmigrateError {
+  const text =
+    `This agent ended after ${container} was handed over to ${peer}, whose word on it is "${state}"; it stays frozen here with all its memory: ` +
+    `remove it with \`docker rm --force ${container}\` if it runs on ${peer}, or thaw it with \`docker unpause ${container}\` if it does not and will not`;
+  return new DmigrateError("IN_DOUBT", text);
+}
+
+async function letRunOn(context: AgentContext, engine: Engine, record: MigrationRecord): Promise<void> {
+  const { frozen } = readDetail(record.detail);
+  if (frozen !== undefined && existsSync(`/proc/${frozen.initPid}`)) await release(engine, record, frozen);
+  await context.peers
+    .to(record.peer)
+    .abort(record.id)
+    .catch((error: unknown) => context.log.warn({ err: error, migration: record.id }, "the target could not be told to clean up"));
+  end(context, record, "rolled-back", new DmigrateError("CANCELLED", `The agent ended during the migration; ${record.container} runs on here, migrate it again`));
+}
+
+async function release(engine: Engine, record: MigrationRecord, frozen: NonNullable<SourceDetail["frozen"]>): Promise<void> {
+  if (frozen.pagePort !== undefined) await breakOff(frozen.pagePort);
+  await untraced(frozen.initPid);
+  liftLeftoverQuarantine(`/proc/${frozen.initPid}/ns/net`);
+  await (await freezerOf(frozen.initPid)).thaw();
+  await setRestartPolicy(engine, record.containerId, frozen.restartPolicy);
+}
+
+/** CRIU must have let go of the tasks before they may run: until then parts of them are its own. */
+async function untraced(pid: number): Promise<void> {
+  const deadline = performance.now() + RELEASE_LIMIT_MS;
+  while (!/^TracerPid:\s+0$/m.test(await readFile(`/proc/${pid}/status`, "utf8"))) {
+    if (performance.now() > deadline) throw new DmigrateError("DUMP_FAILED", `CRIU still holds process ${pid}; wait until it ended, then restart the agent`);
+    await sleep(20);
+  }
+}
+
+/** Ends a migration of which this agent saw only what the journal has. */
+function end(context: AgentContext, record: MigrationRecord, outcome: Outcome, error?: DmigrateError): void {
+  const report: Report = {
+    id: record.id,
+    container: record.container,
+    containerId: record.containerId,
+    source: context.self(),
+    target: record.peer,
+    mode: "post-copy",
+    outcome,
+    totalMs: Date.now() - record.beganAtMs,
+    downtimeMs: 0,
+    phases: [],
+    steps: [],
+    bytes: { memory: 0, files: 0, layers: 0, metadata: 0, total: 0 },
+    pages: { total: 0, copiedAhead: 0, demanded: 0, pushed: 0, zero: 0 },
+    warnings: ["The agent was restarted during this migration: times and counts were lost"],
+    ...(error === undefined ? {} : { error: { code: error.code, message: messageOf(error) } }),
+  };
+  context.events.publish(record.id, { kind: "ended", atMs: report.totalMs, report });
+}

@@ -1,0 +1,68 @@
+/**
+ * What a session has made on the target, as its journal knows it: the one list by which a session that is aborted, and one that
+ * an agent before this one left, are undone.
+ */
+import { rm } from "node:fs/promises";
+import path from "node:path";
+import * as z from "zod";
+import { containerId, type ContainerId, type MigrationId } from "../../core/ids.ts";
+import type { Engine } from "../../docker/engine.ts";
+import { discardImage, type ImportedImage } from "../../docker/images.ts";
+import { discardContainer } from "../../docker/lifecycle.ts";
+import type { Journal } from "../journal.ts";
+import { EXPECTED } from "./staging.ts";
+
+const made = z.object({
+  networks: z.array(z.string()).default([]),
+  volumes: z.array(z.string()).default([]),
+  image: z.object({ id: z.string(), added: z.boolean(), tags: z.array(z.string()) }).optional(),
+  container: z.string().transform(containerId).optional(),
+});
+type Things = z.infer<typeof made>;
+
+/** The things of one session; each is journalled before anything else is done with it. */
+export class Made {
+  readonly #journal: Journal;
+  readonly #id: MigrationId;
+  #things: Things;
+
+  /** Reads what the journal knows of the session. */
+  constructor(journal: Journal, id: MigrationId) {
+    this.#journal = journal;
+    this.#id = id;
+    this.#things = made.parse(journal.get(id).detail);
+  }
+
+  addNetwork(name: string): void {
+    this.#note({ networks: [...this.#things.networks, name] });
+  }
+
+  addVolume(name: string): void {
+    this.#note({ volumes: [...this.#things.volumes, name] });
+  }
+
+  addImage(image: ImportedImage): void {
+    this.#note({ image: { ...image, tags: [...image.tags] } });
+  }
+
+  addContainer(container: ContainerId): void {
+    this.#note({ container });
+  }
+
+  /** Removes all of it, the newest kind first. The container must not run here. */
+  async undo(engine: Engine): Promise<void> {
+    const { container, image, volumes, networks } = this.#things;
+    if (container !== undefined) {
+      await rm(path.join(EXPECTED, container), { recursive: true, force: true });
+      await discardContainer(engine, container, { volumes: true });
+    }
+    for (const volume of volumes) await engine.removeVolume(volume);
+    for (const network of networks) await engine.removeNetwork(network);
+    if (image !== undefined) await discardImage(engine, image);
+  }
+
+  #note(change: Partial<Things>): void {
+    this.#things = { ...this.#things, ...change };
+    this.#journal.note(this.#id, this.#things);
+  }
+}
