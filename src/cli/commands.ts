@@ -1,0 +1,69 @@
+/** What each command does: most are one call to the agent, its answer as text or as JSON. */
+import { ERROR_CODES } from "../core/errors.ts";
+import { hostName, migrationId } from "../core/ids.ts";
+import { answer, type Command } from "./invocation.ts";
+import { blockersOf, renderCheck, renderHosts, renderMigrations, renderStatus } from "./render-lists.ts";
+import { renderReport } from "./render-report.ts";
+
+export { complete, completion } from "./completion.ts";
+export { migrate, watch } from "./follow.ts";
+
+export const check: Command<[container: string, host: string]> = async (invocation, container, host) => {
+  const result = await invocation.client.check(container, hostName(host));
+  answer(invocation, result, (value, { paint }) => renderCheck(value, paint));
+  return blockersOf(result).length > 0 ? ERROR_CODES.PREFLIGHT_BLOCKED.exitCode : 0;
+};
+
+export const list: Command<[]> = async (invocation) => {
+  const migrations = await invocation.client.list();
+  answer(invocation, { migrations }, (_value, { paint }) => renderMigrations(migrations, invocation.now(), paint));
+  return 0;
+};
+
+export const report: Command<[id: string]> = async (invocation, id) => {
+  answer(invocation, await invocation.client.report(migrationId(id)), (value, { columns, paint }) => renderReport(value, columns, paint));
+  return 0;
+};
+
+export const cancel: Command<[id: string]> = async (invocation, text) => {
+  const id = migrationId(text);
+  await invocation.client.cancel(id);
+  answer(invocation, { cancelled: id }, () => [`Cancelled ${id}: its container runs on the source, and nothing is left on the target.`]);
+  return 0;
+};
+
+export const status: Command<[]> = async (invocation) => {
+  answer(invocation, await invocation.client.status(), (value, { paint }) => renderStatus(value, paint));
+  return 0;
+};
+
+export const init: Command<[name: string, options: { readonly address: string }]> = async (invocation, name, { address }) => {
+  const host = await invocation.client.init(hostName(name), address);
+  answer(invocation, host, () => [
+    `This host is ${host.name}, the first of a new cluster; others reach it at ${host.address}.`,
+    `Add another: run \`dmigrate status\` there for its token, then here \`dmigrate hosts add NAME ADDRESS TOKEN\`.`,
+  ]);
+  return 0;
+};
+
+export const hostsList: Command<[]> = async (invocation) => {
+  const hosts = await invocation.client.hosts();
+  answer(invocation, { hosts }, (_value, { paint }) => renderHosts(hosts, paint));
+  return 0;
+};
+
+type AddOptions = { readonly token: string };
+export const hostsAdd: Command<[name: string, address: string, options: AddOptions]> = async (invocation, name, address, { token }) => {
+  const { warnings } = await invocation.client.addHost(hostName(name), address, token);
+  answer(invocation, { added: name, warnings }, () => [`Host ${name} is a member now.`, ...warnings.map((text) => `warning: ${text}`)]);
+  return 0;
+};
+
+export const hostsRemove: Command<[name: string]> = async (invocation, name) => {
+  const { warnings } = await invocation.client.removeHost(hostName(name));
+  answer(invocation, { removed: name, warnings }, () => [
+    `Host ${name} is no member any more.`,
+    ...warnings.map((text) => `warning: ${text}`),
+  ]);
+  return 0;
+};

@@ -1,0 +1,249 @@
+/** The command `dmigrate`: its commands and options, their help, and how an error ends it. */
+import { Argument, Command, CommanderError, Option, type CommandOptions } from "commander";
+import manifest from "../../package.json" with { type: "json" };
+import { DmigrateError, ERROR_CODES } from "../core/errors.ts";
+import type { Command as Work } from "./invocation.ts";
+import { errorJson, renderError } from "./render-error.ts";
+import type { Surroundings } from "./surroundings.ts";
+
+/** Adds commands of its own to the program: a checkout has some that a published package lacks. Called only if they are needed. */
+export type Extension = (program: Command) => Promise<void>;
+
+/**
+ * Runs one command; returns the exit code.
+ * @param argv the arguments after the program's name
+ */
+export async function runCli(argv: readonly string[], surroundings: Surroundings, extend?: Extension): Promise<number> {
+  const outcome = { exitCode: 0 };
+  const program = dmigrate(surroundings, outcome);
+  try {
+    if (!program.commands.some((each) => each.name() === argv[0] && each.name() !== "complete")) await extend?.(program);
+    await program.parseAsync(argv, { from: "user" });
+    return outcome.exitCode;
+  } catch (thrown) {
+    if (thrown instanceof CommanderError && WAS_ANSWERED.has(thrown.code)) return thrown.exitCode === 0 ? 0 : ERROR_CODES.USAGE.exitCode;
+    const error = thrown instanceof CommanderError ? usageError(thrown, program, argv) : DmigrateError.from(thrown);
+    const { out, err } = surroundings;
+    const options = argv.slice(0, argv.includes("--") ? argv.indexOf("--") : undefined);
+    if (options.includes("--json")) out.write(`${JSON.stringify(errorJson(error), undefined, 2)}\n`);
+    else err.write(`${renderError(error, err.paint).join("\n")}\n`);
+    return error.exitCode;
+  }
+}
+
+/** Commander's ends at which the user has read what there is to read: help, or the version. */
+const WAS_ANSWERED: ReadonlySet<string> = new Set(["commander.help", "commander.helpDisplayed", "commander.version"]);
+
+function usageError({ message }: CommanderError, program: Command, argv: readonly string[]): DmigrateError {
+  const [problem = "", suggestion] = message.replace(/^error: /, "").split("\n");
+  const hint = suggestion === undefined ? "" : ` ${suggestion}`;
+  let meant = program;
+  for (const word of argv) meant = meant.commands.find((each) => each.name() === word) ?? meant;
+  return new DmigrateError("USAGE", `${problem.charAt(0).toUpperCase()}${problem.slice(1)}${hint}; see \`${pathOf(meant)} --help\``);
+}
+
+/** `dmigrate hosts add`. */
+function pathOf(child: Command): string {
+  return child.parent === null ? child.name() : `${pathOf(child.parent)} ${child.name()}`;
+}
+
+const QUICK_START = `
+Quick start:
+  dmigrate agent                        on every host, as root: the daemon that does the work
+  dmigrate init a --address 10.0.0.1    on the first host; then \`dmigrate hosts add\` for each of the others
+  dmigrate migrate redis b              moves the running container redis to host b`;
+
+/** @param outcome where a command that ends without an error leaves its exit code */
+function dmigrate(surroundings: Surroundings, outcome: { exitCode: number }): Command {
+  const { out, err } = surroundings;
+  const program = new Command("dmigrate")
+    .description("Moves running Docker containers to other hosts. Their clients stay connected, nothing is lost, nothing runs twice.")
+    .version(manifest.version, "-V, --version", "print the version")
+    .helpOption("-h, --help", "show this help, or a command's")
+    .helpCommand(false)
+    .addHelpText("after", QUICK_START)
+    .addHelpText("after", "\n`dmigrate COMMAND --help` says what a command does to the container. docs/errors.md lists the exit codes.")
+    .configureHelp({
+      sortOptions: true,
+      subcommandTerm: (child) => [child.name(), ...child.registeredArguments.map((argument) => `<${argument.name()}>`)].join(" "),
+      styleTitle: (title) => out.paint("strong", title),
+    })
+    .configureOutput({
+      writeOut: (text) => out.write(text),
+      writeErr: (text) => err.write(text),
+      outputError: () => {}, // runCli tells errors, in one form for all of them
+      getOutHelpWidth: () => Math.min(out.columns, HELP_COLUMNS_MAX),
+      getErrHelpWidth: () => Math.min(err.columns, HELP_COLUMNS_MAX),
+    })
+    .exitOverride();
+
+  // Commander ends an action's arguments with its options and the command.
+  const run: Run =
+    (choose) =>
+    async (...args) => {
+      const { json = false, socket } = (args.at(-1) as Command).opts<{ json?: boolean; socket?: string }>();
+      const all = await import("./commands.ts");
+      using client = await surroundings.connect(socket);
+      outcome.exitCode = await choose(all)({ ...surroundings, json, client }, ...args);
+    };
+  addMigrating(program, run);
+  addLooking(program, run);
+  addHosts(program, run);
+  addShell(program, run);
+  program.commandsGroup("Try out:");
+  return program;
+}
+
+const HELP_COLUMNS_MAX = 100;
+
+/** Makes an action for commander of one of the commands, which are loaded only when one of them runs. */
+type Run = <Arguments extends unknown[]>(
+  choose: (all: typeof import("./commands.ts")) => Work<Arguments>,
+) => (...args: Arguments) => Promise<void>;
+
+/** Adds a command that asks the agent. */
+function command(parent: Command, name: string, options: CommandOptions = {}): Command {
+  return parent
+    .command(name, options)
+    .option("--json", "answer in JSON on standard output, errors too")
+    .addOption(new Option("--socket <path>", "control socket of this host's agent").env("DMIGRATE_SOCKET"));
+}
+
+const container = new Argument("<container>", "name or id of a running container on this host");
+const otherHost = new Argument("<host>", "name of another host, as `dmigrate hosts list` shows it");
+const id = new Argument("<id>", "id of a migration, as `dmigrate list` shows it");
+
+/** What a command's help ends with: how it is used. */
+function example(of: Command, ...lines: string[]): void {
+  of.addHelpText("after", `\nExample:\n${lines.map((line) => `  ${line}`).join("\n")}`);
+}
+
+function addMigrating(program: Command, run: Run): void {
+  program.commandsGroup("Migrate:");
+  const migrate = command(program, "migrate")
+    .summary("move a running container to another host")
+    .description(
+      "Moves a running container to another host. It stands still for a moment, then runs there as an ordinary container: same name, address, " +
+        "files and memory, connections still open. Until the handover any failure, and Ctrl-C, leave it running here as if nothing had " +
+        "happened. After the handover it belongs to the target; here it is removed.",
+    )
+    .addArgument(container)
+    .addArgument(otherHost)
+    .addOption(new Option("--mode <mode>", "how memory crosses").choices(["post-copy"]).default("post-copy"))
+    .option("--keep-source", "leave the stopped container here instead of removing it", false)
+    .option("--detach", "return as soon as the migration has begun", false)
+    .action(run((all) => all.migrate));
+  example(migrate, "dmigrate migrate redis b", "dmigrate migrate redis b --json > report.json");
+
+  const check = command(program, "check")
+    .summary("tell whether a container can move, without touching it")
+    .description(
+      "Examines both hosts and the container as a migration would, and tells what forbids it and what to do about that. Nothing is " +
+        "changed, the container runs on undisturbed. Exit code 4 if something forbids the migration.",
+    )
+    .addArgument(container)
+    .addArgument(otherHost)
+    .action(run((all) => all.check));
+  example(check, "dmigrate check redis b");
+
+  const cancel = command(program, "cancel")
+    .summary("end a migration before its handover")
+    .description(
+      "Undoes a migration: the container goes on running on the source, the target is clean again. After the handover that is " +
+        "refused, for the container runs on the target then. Run it on the source.",
+    )
+    .addArgument(id)
+    .action(run((all) => all.cancel));
+  example(cancel, "dmigrate cancel m0k3v9x2q7ab1");
+}
+
+function addLooking(program: Command, run: Run): void {
+  program.commandsGroup("Look:");
+  const list = command(program, "list")
+    .summary("show the migrations this host has seen")
+    .description("Shows the migrations to and from this host, the newest first: those that run and those that ended.")
+    .action(run((all) => all.list));
+  example(list, "dmigrate list");
+
+  const watch = command(program, "watch")
+    .summary("show a running migration")
+    .description(
+      "Joins a migration: shows what has happened, then what happens, until it ended. Ctrl-C leaves; neither watching nor leaving " +
+        "does anything to the container. With --json, an event a line.",
+    )
+    .addArgument(id)
+    .action(run((all) => all.watch));
+  example(watch, "dmigrate watch m0k3v9x2q7ab1");
+
+  const report = command(program, "report")
+    .summary("show what a migration did, and how long each step took")
+    .description("Shows the report of a migration that ended: who runs the container, the downtime, the time line, what was sent.")
+    .addArgument(id)
+    .action(run((all) => all.report));
+  example(report, "dmigrate report m0k3v9x2q7ab1", "dmigrate report m0k3v9x2q7ab1 --json");
+
+  const status = command(program, "status")
+    .summary("show this host's agent, and the token by which it can be added")
+    .description("Shows whether the agent runs, which host of which address it is and, as long as it is in no cluster, its join token.")
+    .action(run((all) => all.status));
+  example(status, "dmigrate status");
+}
+
+function addHosts(program: Command, run: Run): void {
+  program.commandsGroup("Set up:");
+  const name = new Argument("<name>", "name for the host: lower-case letters, digits, inner hyphens");
+  const address = "where other hosts reach its agent: HOST or HOST:PORT";
+
+  const init = command(program, "init")
+    .summary("make this host the first of a new cluster")
+    .description(
+      "Makes keys and certificates, with which the hosts of a cluster know each other, and makes this host its first member. Only this " +
+        "host can add others. No container is touched.",
+    )
+    .addArgument(name)
+    .requiredOption("--address <address>", address)
+    .action(run((all) => all.init));
+  example(init, "dmigrate init a --address 10.0.0.1");
+
+  const hosts = program
+    .command("hosts")
+    .helpCommand(false)
+    .summary("show, add and remove the hosts of the cluster")
+    .description("Shows, adds and removes the hosts between which containers can move.");
+  const list = command(hosts, "list", { isDefault: true })
+    .summary("show the hosts, and which of them answer")
+    .description("Shows the hosts of the cluster, and whether each answers now.")
+    .action(run((all) => all.hostsList));
+  example(list, "dmigrate hosts list");
+  const add = command(hosts, "add")
+    .summary("add a host whose agent runs")
+    .description(
+      "Adds a host whose agent runs but is in no cluster yet. Its token comes from `dmigrate status` there and works once. Run it on the host " +
+        "where `dmigrate init` was run.",
+    )
+    .addArgument(name)
+    .argument("<address>", address)
+    .requiredOption("--token <token>", "the host's join token")
+    .action(run((all) => all.hostsAdd));
+  example(add, "dmigrate hosts add b 10.0.0.2 --token TOKEN");
+  const remove = command(hosts, "remove")
+    .summary("remove a host")
+    .description("Removes a host from the cluster: no container moves to or from it any more. Those on it go on running.")
+    .addArgument(otherHost)
+    .action(run((all) => all.hostsRemove));
+  example(remove, "dmigrate hosts remove b");
+}
+
+function addShell(program: Command, run: Run): void {
+  const completion = program
+    .command("completion")
+    .summary("print the completion script of a shell")
+    .description("Prints the script by which a shell completes commands, options, containers, hosts and migrations.")
+    .addArgument(new Argument("<shell>", "which shell").choices(["bash", "zsh", "fish"]))
+    .action(run((all) => all.completion));
+  example(completion, "source <(dmigrate completion bash)", "dmigrate completion bash > /etc/bash_completion.d/dmigrate");
+  program
+    .command("complete", { hidden: true })
+    .argument("[words...]")
+    .action(run((all) => all.complete));
+}

@@ -1,0 +1,74 @@
+/** The report of a migration as a person reads it: what happened, how long it took, and a picture of where the time went. */
+import type { PhaseSpan, Report, Step } from "../core/migration.ts";
+import { kindsOf } from "./render-progress.ts";
+import { bar, bytes, count, duration, padEnd, padStart, plural, type Paint, type Tone } from "./text.ts";
+
+/** Phases in which nobody runs the container. */
+const DOWNTIME_PHASES: ReadonlySet<string> = new Set(["freeze", "handover"]);
+const BAR_COLUMNS_MAX = 60;
+
+export function renderReport(report: Report, columns: number, paint: Paint): string[] {
+  const { phases, steps, warnings, downtimeMs } = report;
+  const lines = [...verdict(report, paint), ""];
+  if (phases.length > 0) {
+    lines.push(...waterfall(phases, columns, paint, ({ name }) => (DOWNTIME_PHASES.has(name) ? "downtime" : "busy")), "");
+  }
+  if (steps.length > 0) {
+    lines.push(paint("downtime", `  Inside the downtime of ${duration(downtimeMs)}`));
+    lines.push(...waterfall(steps, columns, paint, () => "downtime"), "");
+  }
+  lines.push(...amounts(report, paint), ...warnings.map((warning) => paint("warning", `  warning  ${warning}`)));
+  return lines;
+}
+
+/** Who runs the container now, and what it took. */
+function verdict({ container, source, target, outcome, totalMs, downtimeMs, error, id }: Report, paint: Paint): string[] {
+  const because = error === undefined ? [] : [`  ${paint("bad", error.code)}  ${error.message}`];
+  switch (outcome) {
+    case "completed":
+      return [
+        `${paint("good", "✓")} ${paint("strong", `${container} runs on ${target}.`)} It stood still for ${paint("downtime", duration(downtimeMs))}.`,
+        paint("quiet", `  Migration ${id} from ${source} took ${duration(totalMs)}.`),
+      ];
+    case "rolled-back":
+      return [
+        `${paint("bad", "✗")} ${paint("strong", `${container} still runs on ${source}.`)} Its migration to ${target} was undone.`,
+        ...because,
+        paint("quiet", `  Migration ${id}; ${plain(downtimeMs)}.`),
+      ];
+    case "failed":
+      return [
+        `${paint("bad", "✗")} ${paint("strong", `The migration of ${container} from ${source} to ${target} failed.`)}`,
+        ...because,
+        paint("quiet", `  Migration ${id}; it ended after ${duration(totalMs)}.`),
+      ];
+  }
+}
+
+function plain(downtimeMs: number): string {
+  return downtimeMs === 0 ? "the container never stood still" : `the container stood still for ${duration(downtimeMs)}`;
+}
+
+/** One line a span: its name, how long it took, and where it lies on the time line. */
+function waterfall(spans: readonly (PhaseSpan | Step)[], columns: number, paint: Paint, tone: (span: PhaseSpan | Step) => Tone): string[] {
+  const names = Math.max(...spans.map(({ name }) => name.length));
+  const left = 2 + names + 12;
+  const room = Math.max(10, Math.min(BAR_COLUMNS_MAX, columns - left - 1));
+  const axis = { fromMs: Math.min(...spans.map(({ startMs }) => startMs)), toMs: Math.max(...spans.map(({ endMs }) => endMs)) };
+  return spans.map((span) => {
+    const took = padStart(duration(span.endMs - span.startMs), 10);
+    return `  ${padEnd(span.name, names)}${took}  ${paint(tone(span), bar(span, axis, room))}`;
+  });
+}
+
+function amounts({ bytes: sent, pages, totalMs }: Report, paint: Paint): string[] {
+  const kinds = Object.entries(kindsOf(sent)).map(([kind, sum]) => `${kind} ${bytes(sum)}`);
+  const rate = totalMs > 0 ? `, ${bytes((sent.total / totalMs) * 1000)}/s on average` : "";
+  const lines = [`  ${paint("quiet", "sent")}   ${bytes(sent.total)}: ${kinds.join(", ")}${rate}`];
+  if (pages.total > 0) {
+    const { copiedAhead, demanded, pushed, zero } = pages;
+    const ways = `${count(copiedAhead)} copied ahead, ${count(demanded)} demanded, ${count(pushed)} pushed, ${count(zero)} zero`;
+    lines.push(`  ${paint("quiet", "pages")}  ${plural(pages.total, "page")}: ${ways}`);
+  }
+  return lines;
+}

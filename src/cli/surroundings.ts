@@ -1,0 +1,67 @@
+/** What a command has around it: where it writes, the agent, the clock and the keyboard. */
+import { isatty } from "node:tty";
+import type { ControlClient } from "../agent/client.ts";
+import { coloured, colourless, type Paint } from "./text.ts";
+
+/** A place for lines: a terminal, or a file or pipe. */
+export interface Output {
+  write(text: string): void;
+  readonly isTerminal: boolean;
+  /** Both change when the window does. */
+  readonly columns: number;
+  readonly rows: number;
+  readonly paint: Paint;
+}
+
+export interface Surroundings {
+  readonly out: Output;
+  readonly err: Output;
+  /** The agent's client; connects at the first call. */
+  connect(socketPath: string | undefined): Promise<ControlClient>;
+  /** Unix time in milliseconds. */
+  readonly now: () => number;
+  /** Calls `listener` at each Ctrl-C, which then no longer ends the program, until disposed of. */
+  onInterrupt(listener: () => void): Disposable;
+}
+
+/** Width of a text that goes to no terminal: wide enough for every picture. */
+const FILE_COLUMNS = 100;
+
+/** Swallows what is written. */
+export const NOWHERE: Output = { write: () => {}, isTerminal: false, columns: FILE_COLUMNS, rows: Infinity, paint: colourless };
+
+/** The real ones: this process's. */
+export function processSurroundings(): Surroundings {
+  return {
+    out: outputOf(process.stdout),
+    err: outputOf(process.stderr),
+    connect: async (socketPath) => {
+      const { controlClient } = await import("../agent/client.ts");
+      return controlClient(socketPath);
+    },
+    now: () => Date.now(),
+    onInterrupt: (listener) => {
+      process.on("SIGINT", listener);
+      return { [Symbol.dispose]: () => void process.off("SIGINT", listener) };
+    },
+  };
+}
+
+function outputOf(stream: NodeJS.WriteStream & { readonly fd: number }): Output {
+  const isTerminal = isatty(stream.fd);
+  stream.on("error", (error: NodeJS.ErrnoException) => {
+    if (error.code !== "EPIPE") throw error; // who closed the pipe has read enough
+  });
+  return {
+    write: (text) => void stream.write(text),
+    isTerminal,
+    get columns() {
+      return isTerminal ? stream.columns : FILE_COLUMNS;
+    },
+    get rows() {
+      return isTerminal ? stream.rows : Infinity;
+    },
+    // hasColors knows NO_COLOR and what the terminal can do.
+    paint: isTerminal && stream.hasColors() ? coloured : colourless,
+  };
+}
