@@ -4,9 +4,10 @@ import { DmigrateError, ERROR_CODES, isErrorCode } from "../core/errors.ts";
 import { hostName, migrationId } from "../core/ids.ts";
 import type { Mode, Report } from "../core/migration.ts";
 import { answer, type Command, type Invocation } from "./invocation.ts";
+import type { Progress } from "./render-progress.ts";
 import { renderReport } from "./render-report.ts";
 import { NOWHERE } from "./surroundings.ts";
-import { viewOn, type Hint, type View } from "./view.ts";
+import { viewOn, type View } from "./view.ts";
 
 export interface MigrateOptions {
   readonly mode: Mode;
@@ -76,9 +77,9 @@ async function follow(invocation: Invocation, begin: Begin, firstInterrupt: "can
   const { json, out, err, now, client } = invocation;
   // With --json standard output holds JSON alone; who waits at a terminal still sees how it goes.
   const output = !json ? out : err.isTerminal ? err : NOWHERE;
-  using view = viewOn(output, now, HINTS[firstInterrupt]);
   const leaving = new AbortController();
   let interrupts = 0;
+  using view = viewOn(output, now, (progress) => hint(progress, interrupts > 0 ? "leave" : firstInterrupt));
   using _keyboard = invocation.onInterrupt(() => {
     interrupts += 1;
     if (interrupts > 1 || firstInterrupt === "leave") leaving.abort();
@@ -106,31 +107,28 @@ async function follow(invocation: Invocation, begin: Begin, firstInterrupt: "can
 async function cancel(client: ControlClient, view: View): Promise<void> {
   const { migration } = view.progress;
   if (migration === undefined) return;
-  const { id, container, source, target } = migration;
-  view.say(`Cancelling: ${container} goes on running on ${source}. Ctrl-C again leaves without waiting.`);
+  const { id, container, target } = migration;
+  view.say("Cancelling. Ctrl-C again leaves without waiting.");
   try {
     await client.cancel(migrationId(id));
   } catch (thrown) {
     const error = DmigrateError.from(thrown);
     view.say(
       error.code === "CANCEL_TOO_LATE"
-        ? `Too late to cancel: ${container} belongs to ${target} already, and the migration ends by itself. ` +
+        ? `Too late: ${container} belongs to ${target} already, and the migration ends by itself.\n` +
             `This terminal may be closed; \`dmigrate watch ${id}\` joins it again. Ctrl-C again leaves.`
         : `Cannot cancel: ${error.message}`,
     );
   }
 }
 
-const HINTS: Readonly<Record<"cancel" | "leave", Hint>> = {
-  cancel: ({ migration, phases }) => {
-    if (migration === undefined) return "Ctrl-C cancels.";
-    const { container, source, target } = migration;
-    return phases.has("post-copy")
-      ? `${container} runs on ${target}. Ctrl-C leaves; the migration ends by itself.`
-      : `Ctrl-C cancels; ${container} then goes on running on ${source}.`;
-  },
-  leave: () => "Ctrl-C leaves; the migration goes on.",
-};
+/** What Ctrl-C would do now. */
+function hint({ migration, phases }: Progress, interrupt: "cancel" | "leave"): string {
+  if (interrupt === "leave" || phases.has("post-copy")) return "Ctrl-C leaves; the migration goes on.";
+  return migration === undefined
+    ? "Ctrl-C cancels."
+    : `Ctrl-C cancels; ${migration.container} then goes on running on ${migration.source}.`;
+}
 
 function exitCodeOf({ outcome, error }: Report): number {
   if (outcome === "completed") return 0;

@@ -63,8 +63,8 @@ function waterfall(spans: readonly (PhaseSpan | Step)[], columns: number, paint:
 
 function amounts({ bytes: sent, pages, totalMs }: Report, paint: Paint): string[] {
   const kinds = Object.entries(kindsOf(sent)).map(([kind, sum]) => `${kind} ${bytes(sum)}`);
-  const rate = totalMs > 0 ? `, ${bytes((sent.total / totalMs) * 1000)}/s on average` : "";
-  const lines = [`  ${paint("quiet", "sent")}   ${bytes(sent.total)}: ${kinds.join(", ")}${rate}`];
+  const rate = totalMs > 0 ? `, ${bytes((sent.total / totalMs) * 1000)}/s` : "";
+  const lines = [`  ${paint("quiet", "sent")}   ${bytes(sent.total)}${rate}: ${kinds.join(", ")}`];
   if (pages.total > 0) {
     const { copiedAhead, demanded, pushed, zero } = pages;
     const ways = `${count(copiedAhead)} copied ahead, ${count(demanded)} demanded, ${count(pushed)} pushed, ${count(zero)} zero`;

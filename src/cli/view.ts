@@ -12,10 +12,12 @@ export interface View extends Disposable {
   say(line: string): void;
 }
 
-/** What Ctrl-C would do now. */
-export type Hint = (progress: Progress) => string;
+type Hint = (progress: Progress) => string;
 
-/** @param now Unix time in milliseconds */
+/**
+ * @param now Unix time in milliseconds
+ * @param hint the last line of a block
+ */
 export function viewOn(output: Output, now: () => number, hint: Hint): View {
   return output.isTerminal ? new LiveView(output, now, hint) : new LogView(output);
 }
@@ -81,6 +83,7 @@ class LogView implements View {
   progress = NOTHING_YET;
   readonly #output: Output;
   #lastLineMs = 0;
+  #said = false;
 
   constructor(output: Output) {
     this.#output = output;
@@ -95,8 +98,12 @@ class LogView implements View {
   }
 
   say(line: string): void {
+    this.#said = true;
     this.#output.write(`${line}\n`);
   }
 
-  [Symbol.dispose](): void {}
+  /** What follows is no part of the log. */
+  [Symbol.dispose](): void {
+    if (this.#said) this.#output.write("\n");
+  }
 }

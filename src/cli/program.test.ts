@@ -1,0 +1,257 @@
+/** The command line: what is typed reaches the agent, what the agent says reaches the user, and each error its exit code. */
+import assert from "node:assert/strict";
+import path from "node:path";
+import { snapshot, suite, test } from "node:test";
+import type { ControlClient, StreamedEvent } from "../agent/client.ts";
+import { DmigrateError } from "../core/errors.ts";
+import { agentThat, BEGAN, CANCELLED, eventsOf, REPORT, stage, type Stage } from "./example.ts";
+import { runCli } from "./program.ts";
+
+snapshot.setResolveSnapshotPath(() => path.join(import.meta.dirname, "help.snapshot"));
+snapshot.setDefaultSnapshotSerializers([String]);
+
+/** An agent that has something to say to every command, and keeps what it was asked. */
+function willing(): { asked: unknown[][]; client: ControlClient } {
+  const asked: unknown[][] = [];
+  const answering =
+    <T>(name: string, value: T) =>
+    async (...args: unknown[]): Promise<T> => {
+      asked.push([name, ...args]);
+      return value;
+    };
+  const client = agentThat({
+    status: answering("status", { version: "0.1.0", pid: 7, listen: "*:7461" }),
+    check: answering("check", { container: "redis", source: BEGAN.source, target: BEGAN.target, findings: [], passed: [] }),
+    cancel: answering("cancel", undefined),
+    list: answering("list", []),
+    report: answering("report", REPORT),
+    init: answering("init", { name: BEGAN.source, address: "10.0.0.1:7461", self: true }),
+    addHost: answering("addHost", { warnings: [] }),
+    removeHost: answering("removeHost", { warnings: ["b did not answer"] }),
+    hosts: answering("hosts", []),
+    migrate: (request) => {
+      asked.push(["migrate", request]);
+      return streamOf(eventsOf(REPORT));
+    },
+    watch: (id) => {
+      asked.push(["watch", id]);
+      return streamOf(eventsOf(REPORT));
+    },
+  });
+  return { asked, client };
+}
+
+async function* streamOf(events: readonly StreamedEvent[]): AsyncGenerator<StreamedEvent> {
+  yield* events;
+}
+
+async function run(command: string, client: ControlClient, shape: Parameters<typeof stage>[1] = {}): Promise<Stage & { exitCode: number }> {
+  const surroundings = stage(client, shape);
+  const exitCode = await runCli(command.split(" ").slice(1), surroundings);
+  return Object.assign(surroundings, { exitCode });
+}
+
+const REQUEST = { container: "redis", target: "b", mode: "post-copy", keepSource: false };
+const COMMANDS: Readonly<Record<string, unknown[]>> = {
+  "dmigrate migrate redis b": ["migrate", REQUEST],
+  "dmigrate migrate --keep-source --mode post-copy redis b": ["migrate", { ...REQUEST, keepSource: true }],
+  "dmigrate migrate redis b --detach": ["migrate", REQUEST],
+  "dmigrate check redis b": ["check", "redis", "b"],
+  "dmigrate cancel m0k3v9x2q7ab1": ["cancel", "m0k3v9x2q7ab1"],
+  "dmigrate watch m0k3v9x2q7ab1": ["watch", "m0k3v9x2q7ab1"],
+  "dmigrate list": ["list"],
+  "dmigrate report m0k3v9x2q7ab1": ["report", "m0k3v9x2q7ab1"],
+  "dmigrate status": ["status"],
+  "dmigrate init a --address 10.0.0.1": ["init", "a", "10.0.0.1"],
+  "dmigrate hosts": ["hosts"],
+  "dmigrate hosts list": ["hosts"],
+  "dmigrate hosts add b 10.0.0.2 --token T": ["addHost", "b", "10.0.0.2", "T"],
+  "dmigrate hosts remove b": ["removeHost", "b"],
+};
+
+suite("every command", () => {
+  for (const [command, question] of Object.entries(COMMANDS)) {
+    test(command, async () => {
+      const { asked, client } = willing();
+      const text = await run(command, client);
+      assert.deepEqual([asked, text.exitCode, text.err.text], [[question], 0, ""]);
+      assert.notEqual(text.out.text, "");
+
+      const json = await run(`${command} --json`, client);
+      assert.equal(json.exitCode, 0);
+      const documents = command.includes("watch") ? json.out.text.trimEnd().split("\n") : [json.out.text];
+      for (const document of documents) assert.equal(typeof JSON.parse(document), "object");
+    });
+  }
+});
+
+suite("help", () => {
+  const names = ["", "migrate", "check", "cancel", "list", "watch", "report", "status", "init"];
+  names.push("hosts", "hosts list", "hosts add", "hosts remove", "agent", "completion");
+  for (const name of names) {
+    test(`dmigrate ${name}`, async (t) => {
+      const { out, exitCode } = await run(`dmigrate ${name} --help`.replace("  ", " "), agentThat({}));
+      assert.equal(exitCode, 0);
+      t.assert.snapshot(out.text);
+    });
+  }
+
+  test("without a command it is shown too, but that is an error", async () => {
+    const { err, exitCode } = await run("dmigrate", agentThat({}));
+    assert.match(err.text, /^Usage: dmigrate/);
+    assert.equal(exitCode, 2);
+  });
+});
+
+suite("errors", () => {
+  const agent = agentThat({
+    check: async () => ({
+      container: "redis",
+      source: BEGAN.source,
+      target: BEGAN.target,
+      findings: [{ severity: "blocker", check: "disk", message: "No room", remedy: "make room" }],
+      passed: [],
+    }),
+    cancel: () => Promise.reject(new DmigrateError("CANCEL_TOO_LATE", "redis belongs to b already; watch it to its end")),
+    list: () => Promise.reject(new TypeError("x is not a function")),
+  });
+
+  const WRONG: Readonly<Record<string, readonly [exitCode: number, code: string, message: RegExp]>> = {
+    "dmigrate fly redis b": [2, "USAGE", /^Unknown command 'fly'; see `dmigrate --help`$/],
+    "dmigrate migrat redis b": [2, "USAGE", /Did you mean migrate\?/],
+    "dmigrate migrate redis": [2, "USAGE", /^Missing required argument 'host'; see `dmigrate migrate --help`$/],
+    "dmigrate migrate redis b c": [2, "USAGE", /^Too many arguments/],
+    "dmigrate migrate redis b --mode pre-copy": [2, "USAGE", /Allowed choices are post-copy/],
+    "dmigrate migrate redis B!": [2, "USAGE", /"B!" is no host name/],
+    "dmigrate hosts add b 10.0.0.2": [2, "USAGE", /--token <token>.*; see `dmigrate hosts add --help`$/],
+    "dmigrate report redis": [3, "MIGRATION_NOT_FOUND", /"redis" is no migration id/],
+    "dmigrate cancel m0k3v9x2q7ab1": [5, "CANCEL_TOO_LATE", /belongs to b already/],
+    "dmigrate status": [6, "AGENT_UNREACHABLE", /start it with `dmigrate agent`$/],
+    "dmigrate list": [70, "INTERNAL", /x is not a function/],
+  };
+  for (const [command, [exitCode, code, message]] of Object.entries(WRONG)) {
+    test(`${command}: ${code}`, async () => {
+      const text = await run(command, agent);
+      assert.deepEqual([text.exitCode, text.out.text], [exitCode, ""]);
+      assert.match(text.err.text, new RegExp(String.raw`^error: .*\[${code}\]\n`, "s"));
+
+      const json = await run(`${command} --json`, agent);
+      assert.deepEqual([json.exitCode, json.err.text], [exitCode, ""]);
+      const { error } = JSON.parse(json.out.text) as { error: { code: string; message: string; fault: string } }; // asserted below
+      assert.equal(error.code, code);
+      assert.match(error.message, message);
+      assert.match(error.fault, /^(user|host|bug)$/);
+    });
+  }
+
+  test("cause, remedy and code have a line each", async () => {
+    const { err } = await run("dmigrate cancel m0k3v9x2q7ab1", agent);
+    assert.equal(err.text, "error: redis belongs to b already\n       watch it to its end\n       [CANCEL_TOO_LATE]\n");
+  });
+
+  test("a check that finds a blocker", async () => {
+    const { out, exitCode } = await run("dmigrate check redis b", agent);
+    assert.equal(exitCode, 4);
+    assert.match(out.text, /✗ No room/);
+  });
+
+  test("a --json of a program that a command would run is not ours", async () => {
+    const { out, err } = await run("dmigrate status -- --json", agentThat({}));
+    assert.equal(out.text, "");
+    assert.match(err.text, /^error:/);
+  });
+});
+
+suite("following a migration", () => {
+  test("--json prints the report alone", async () => {
+    const { out, err } = await run("dmigrate migrate redis b --json", willing().client);
+    assert.deepEqual(JSON.parse(out.text), REPORT);
+    assert.equal(err.text, "");
+  });
+
+  test("a log has lines, a terminal a block that is gone at the end", async () => {
+    const log = await run("dmigrate migrate redis b", willing().client);
+    assert.match(log.out.text, /copy took 1\.76 s\n[^]*\n✓ redis runs on b\./);
+    const terminal = await run("dmigrate migrate redis b", willing().client, { isTerminal: true });
+    assert.ok(terminal.out.text.includes("\u001B[J✓ redis runs on b."));
+    assert.doesNotMatch(terminal.out.text, /copy took/);
+  });
+
+  test("one that was undone ends with the exit code of its error", async () => {
+    const { out, exitCode } = await run("dmigrate migrate redis b", agentThat({ migrate: () => streamOf(eventsOf(CANCELLED)) }));
+    assert.match(out.text, /redis still runs on a/);
+    assert.equal(exitCode, 5);
+  });
+
+  test("--detach returns once it has begun", async () => {
+    const { out } = await run("dmigrate migrate redis b --detach --json", willing().client);
+    assert.deepEqual(JSON.parse(out.text), { id: BEGAN.id, container: "redis", source: "a", target: "b" });
+  });
+
+  test("an agent that dies meanwhile is an error", async () => {
+    const { err, exitCode } = await run("dmigrate watch m0k3v9x2q7ab1", agentThat({ watch: () => streamOf([BEGAN]) }));
+    assert.match(err.text, /AGENT_UNREACHABLE/);
+    assert.equal(exitCode, 6);
+  });
+});
+
+/** A migration that has begun and goes on until it is cancelled or left. */
+function endless(cancel: ControlClient["cancel"]): { client: ControlClient; begun: Promise<void> } {
+  const begun = Promise.withResolvers<void>();
+  const ended = Promise.withResolvers<void>();
+  async function* play(signal: AbortSignal | undefined): AsyncGenerator<StreamedEvent> {
+    yield BEGAN;
+    begun.resolve();
+    const left = Promise.withResolvers<never>();
+    signal?.addEventListener("abort", () => left.reject(new DmigrateError("CANCELLED", "The call was ended")));
+    await Promise.race([ended.promise, left.promise]);
+    yield { kind: "ended", atMs: 1, report: CANCELLED };
+  }
+  const client = agentThat({
+    migrate: (_request, options) => play(options?.signal),
+    watch: (_id, options) => play(options?.signal),
+    cancel: async (id) => {
+      await cancel(id);
+      ended.resolve();
+    },
+  });
+  return { client, begun: begun.promise };
+}
+
+suite("Ctrl-C", () => {
+  test("cancels a migration", async () => {
+    const { client, begun } = endless(async () => {});
+    const keyboard = stage(client);
+    const exit = runCli(["migrate", "redis", "b"], keyboard);
+    await begun;
+    keyboard.pressCtrlC();
+    assert.equal(await exit, 5);
+    assert.match(keyboard.out.text, /Cancelling\.[^]*redis still runs on a/);
+  });
+
+  test("after the handover it explains that the container belongs to the target, and a second one leaves", async () => {
+    const told = Promise.withResolvers<void>();
+    const { client, begun } = endless(() => {
+      setImmediate(told.resolve);
+      return Promise.reject(new DmigrateError("CANCEL_TOO_LATE", "Too late; wait"));
+    });
+    const keyboard = stage(client);
+    const exit = runCli(["migrate", "redis", "b"], keyboard);
+    await begun;
+    keyboard.pressCtrlC();
+    await told.promise;
+    assert.match(keyboard.out.text, /redis belongs to b already, and the migration ends by itself/);
+    keyboard.pressCtrlC();
+    assert.equal(await exit, 130);
+    assert.match(keyboard.out.text, /Left; the migration goes on in the agent\. `dmigrate watch m0k3v9x2q7ab1`/);
+  });
+
+  test("leaves a migration that is only watched", async () => {
+    const { client, begun } = endless(() => assert.fail("cancelled"));
+    const keyboard = stage(client);
+    const exit = runCli(["watch", BEGAN.id], keyboard);
+    await begun;
+    keyboard.pressCtrlC();
+    assert.equal(await exit, 130);
+  });
+});

@@ -1,0 +1,57 @@
+/** A report tells first who runs the container, then where the time went. */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { CANCELLED, REPORT } from "./example.ts";
+import { renderReport } from "./render-report.ts";
+import { colourless, widthOf } from "./text.ts";
+
+test("a completed migration", () => {
+  assert.equal(
+    renderReport(REPORT, 72, colourless).join("\n"),
+    `✓ redis runs on b. It stood still for 187 ms.
+  Migration m0k3v9x2q7ab1 from a took 4.23 s.
+
+  preflight     96 ms  █
+  reserve       35 ms   █
+  copy         1.76 s   ████████████████████
+  stage        425 ms                       █████
+  freeze       172 ms                            ██
+  handover      18 ms                              █
+  post-copy    1.65 s                              ███████████████████
+  finish        69 ms                                                 █
+
+  Inside the downtime of 187 ms
+  freeze tasks         2.4 ms  █
+  last file changes     12 ms   ██
+  dump                  83 ms   █████████████████
+  restore               87 ms                    ███████████████████
+  commit                15 ms                                       ███
+
+  sent   653.5 MB, 154.5 MB/s: memory 607.3 MB, files 1.2 MB, layers 43.7 MB, metadata 1.3 MB
+  pages  148,249 pages: 0 copied ahead, 3,121 demanded, 144,907 pushed, 221 zero`,
+  );
+});
+
+test("a migration that was undone says that the source runs, and why", () => {
+  const [verdict, reason, extent] = renderReport(CANCELLED, 80, colourless);
+  assert.equal(verdict, "✗ redis still runs on a. Its migration to b was undone.");
+  assert.equal(reason, "  CANCELLED  The migration was cancelled; start it again when it suits");
+  assert.equal(extent, "  Migration m0k3v9x2q7ab1; the container never stood still.");
+});
+
+test("a failed one claims nothing about who runs the container", () => {
+  const failed = {
+    ...REPORT,
+    outcome: "failed",
+    error: { code: "IN_DOUBT", message: "b does not answer; see `dmigrate list` on b" },
+  } as const;
+  const text = renderReport(failed, 80, colourless).join("\n");
+  assert.match(text, /^✗ The migration of redis from a to b failed\.\n {2}IN_DOUBT {2}b does not answer/);
+  assert.doesNotMatch(text, /runs on/);
+});
+
+test("warnings are told, and pictures fit the terminal", () => {
+  const lines = renderReport({ ...REPORT, warnings: ["A volume was skipped"] }, 60, colourless);
+  assert.equal(lines.at(-1), "  warning  A volume was skipped");
+  for (const line of lines.filter((each) => each.includes("█"))) assert.ok(widthOf(line) <= 60, line);
+});
