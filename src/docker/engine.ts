@@ -120,9 +120,9 @@ export class Engine {
     await this.#transport.json("DELETE", `/containers/${encodeURIComponent(id)}`, { query: { force: options.force, v: options.volumes } });
   }
 
-  /** Waits until the engine has removed a container that it is removing already. */
-  async awaitRemoval(id: string): Promise<void> {
-    await this.#transport.json("POST", `/containers/${encodeURIComponent(id)}/wait`, { query: { condition: "removed" } });
+  /** Waits until a container does not run, or until the engine has removed it. */
+  async awaitContainer(id: string, condition: "not-running" | "removed"): Promise<void> {
+    await this.#transport.json("POST", `/containers/${encodeURIComponent(id)}/wait`, { query: { condition } });
   }
 
   /** What `docker exec` started in a container, by the ids of its inspection. */

@@ -73,7 +73,7 @@ export async function* exportImage(
   const copied = copyEntries(archive, slimmed, (name) => !omitted.has(name));
   copied.catch((error: unknown) => slimmed.destroy(DmigrateError.from(error, "DOCKER")));
   try {
-    for await (const chunk of slimmed) yield chunk;
+    yield* slimmed as AsyncIterable<Buffer>; // what a byte stream is made of
     await copied;
   } finally {
     archive.destroy();
@@ -135,7 +135,8 @@ export async function importImage(engine: Engine, archive: AsyncIterable<Uint8Ar
 async function load(engine: Engine, archive: AsyncIterable<Uint8Array>): Promise<void> {
   let broken: unknown;
   const chunks = archive[Symbol.asyncIterator]();
-  const first = await chunks.next();
+  let first = await chunks.next();
+  while (first.done !== true && first.value.length === 0) first = await chunks.next();
   if (first.done === true) return;
   async function* whole(): AsyncGenerator<Uint8Array, void> {
     try {

@@ -42,7 +42,7 @@ export async function discardContainer(engine: Engine, id: string, options: { re
 /** 409 says that the engine is removing it already. */
 async function awaitRemoval(engine: Engine, id: string): Promise<void> {
   try {
-    await engine.awaitRemoval(id);
+    await engine.awaitContainer(id, "removed");
   } catch (error) {
     if (!isNotFound(error)) throw error;
   }

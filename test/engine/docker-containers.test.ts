@@ -1,0 +1,294 @@
+import assert from "node:assert/strict";
+import { test, type TestContext } from "node:test";
+import fc from "fast-check";
+import { until } from "../../lab/host.ts";
+import { createContainer, type MadeContainer } from "../../src/docker/create.ts";
+import { describe } from "../../src/docker/describe.ts";
+import { readDescription, writeDescription } from "../../src/docker/description.ts";
+import type { InspectedContainer } from "../../src/docker/inspect.ts";
+import { NEVER_RESTART, discardContainer, setRestartPolicy } from "../../src/docker/lifecycle.ts";
+import { ensureNetwork } from "../../src/docker/networks.ts";
+import { refusalOf } from "../../src/docker/transport.ts";
+import { ensureVolume } from "../../src/docker/volumes.ts";
+import { BASE, loadImage, twoHosts, type EngineHost } from "./docker-fixtures.ts";
+import { createRequests } from "./docker-requests.ts";
+
+const RUNS = 60;
+
+/** An image that sets everything an image can set, so that what a user set and what the image sets may be mistaken for each other. */
+const FULL = {
+  ...BASE,
+  name: "full:1",
+  config: {
+    Env: ["PATH=/usr/bin", "IMAGE=default"],
+    Entrypoint: ["env"],
+    Cmd: ["sleep", "1"],
+    User: "65534",
+    WorkingDir: "/usr",
+    Labels: { "from-image": "yes" },
+    Volumes: { "/image-volume": {} },
+    ExposedPorts: { "443/tcp": {} },
+    Healthcheck: { Test: ["CMD", "true"], Interval: 3_000_000_000, Retries: 2 },
+    StopSignal: "SIGQUIT",
+  },
+};
+
+const hosts = twoHosts(async ({ a, b }) => {
+  for (const { engine } of [a, b]) await loadImage(engine, FULL);
+  const subnets = [{ Subnet: "10.91.0.0/24" }, { Subnet: "fd91::/64", Gateway: "fd91::1" }];
+  const options = { "com.docker.network.driver.mtu": "1400" };
+  await a.engine.createNetwork({ Name: "fixed", EnableIPv6: true, IPAM: { Config: subnets }, Options: options });
+  await a.engine.createNetwork({ Name: "dynamic", Labels: { a: "b" } });
+});
+
+/** Makes a container of one host on another one, as a migration does. */
+async function carry(source: EngineHost, target: EngineHost, name: string): Promise<MadeContainer> {
+  const description = readDescription(writeDescription(await describe(source.engine, name)));
+  for (const network of description.networks) await ensureNetwork(target.engine, network);
+  for (const volume of description.volumes) await ensureVolume(target.engine, volume);
+  const made = await createContainer(target.engine, description, "runc");
+  await setRestartPolicy(target.engine, made.id, description.hostConfig.RestartPolicy);
+  return made;
+}
+
+const RANDOM_NAME = /^[0-9a-f]{64}$/;
+
+/**
+ * An inspection without what two hosts can't have in common: ids, times, paths of the storage. A volume that had no name in the request
+ * has one on the target, so that it can be the same volume; neither shows here.
+ */
+function comparable({ Id, Created, GraphDriver, State, Mounts, HostConfig, Config, ...rest }: InspectedContainer): object {
+  const { Binds, Mounts: requested, ...limits } = HostConfig;
+  // A copy, for old clients, of what the endpoint shows; and with the host's UTS namespace a name that nothing has.
+  const { MacAddress, Hostname, ...config } = Config;
+  const named = (requested ?? []).filter(({ Type, Source }) => Type !== "volume" || !RANDOM_NAME.test(Source ?? "0".repeat(64)));
+  const mounts = Mounts.map(({ Mode, ...mount }) => (RANDOM_NAME.test(mount.Name ?? "") ? mount : { ...mount, Mode }));
+  return {
+    ...rest,
+    Config: limits.UTSMode === "host" ? config : { ...config, Hostname },
+    HostConfig: limits,
+    Binds: (Binds ?? []).map((bind) => bind.replace(/^[0-9a-f]{64}:/, "")),
+    named,
+    mounts: mounts.toSorted((one, other) => (one.Destination < other.Destination ? -1 : 1)),
+  };
+}
+
+/** Networks of a source go by name on the target. */
+function byName(container: InspectedContainer, id: string): InspectedContainer {
+  const { HostConfig, NetworkSettings } = container;
+  const name = (key: string): string => (id.startsWith(key) ? "fixed" : key);
+  const endpoints = Object.entries(NetworkSettings.Networks).map(([key, endpoint]) => [name(key), endpoint]);
+  return {
+    ...container,
+    HostConfig: { ...HostConfig, NetworkMode: name(HostConfig.NetworkMode) },
+    NetworkSettings: { ...NetworkSettings, Networks: Object.fromEntries(endpoints) },
+  };
+}
+
+/** Removes containers when a test is over, with their anonymous volumes. */
+function removedAfter(t: TestContext, name: string): void {
+  const { a, b } = hosts();
+  t.after(async () => {
+    for (const { engine } of [a, b]) await discardContainer(engine, name, { volumes: true });
+  });
+}
+
+async function runOn({ engine }: EngineHost, name: string, request: object): Promise<void> {
+  await engine.createContainer(name, { Image: FULL.name, Cmd: ["sleep", "1000"], ...request });
+  await engine.startContainer(name);
+}
+
+test("whatever the engine takes, another engine shows the same of it", async () => {
+  const { a, b } = hosts();
+  const fixedId = (await a.engine.inspectNetwork("fixed")).Id;
+  const makes = async (request: object): Promise<boolean> => {
+    try {
+      await a.engine.createContainer("it", { ...request, Image: FULL.name });
+      return true;
+    } catch (error) {
+      if (refusalOf(error)?.status === 400) return false;
+      throw error;
+    }
+  };
+  let made = 0;
+  await fc.assert(
+    fc.asyncProperty(createRequests({ fixed: "fixed", fixedId, dynamic: "dynamic" }), async (request) => {
+      if (!(await makes(request))) return;
+      made++;
+      try {
+        const { warnings } = await carry(a, b, "it");
+        assert.deepEqual(
+          warnings.filter((warning) => warning.includes("became")),
+          [],
+        );
+        const [there, here] = await Promise.all([a, b].map(({ engine }) => engine.inspectContainer("it")));
+        assert.deepEqual(comparable(here as InspectedContainer), comparable(byName(there as InspectedContainer, fixedId)));
+      } finally {
+        for (const { engine } of [a, b]) await discardContainer(engine, "it", { volumes: true });
+      }
+    }),
+    { numRuns: RUNS },
+  );
+  assert(made > RUNS / 2, `the engine took ${made} of ${RUNS} requests`);
+});
+
+test("a running container keeps the addresses that its engine chose for it", async (t) => {
+  const { a, b } = hosts();
+  removedAfter(t, "web");
+  const endpoints = { dynamic: { Aliases: ["www"] }, fixed: {} };
+  await runOn(a, "web", { HostConfig: { NetworkMode: "dynamic" }, NetworkingConfig: { EndpointsConfig: endpoints } });
+  await carry(a, b, "web");
+  await b.engine.startContainer("web");
+  const [there, here] = await Promise.all([a, b].map(({ engine }) => engine.inspectContainer("web")));
+  for (const network of ["dynamic", "fixed"]) {
+    const [before, after] = [there, here].map((container) => container?.NetworkSettings.Networks[network]);
+    assert.match(before?.IPAddress ?? "", /^\d+\./);
+    for (const key of ["IPAddress", "IPPrefixLen", "GlobalIPv6Address", "MacAddress", "Gateway", "Aliases"])
+      assert.deepEqual(after?.[key], before?.[key], key);
+  }
+  assert.match(here?.NetworkSettings.Networks["fixed"]?.GlobalIPv6Address ?? "", /^fd91::/);
+  const name = there?.Id.slice(0, 12);
+  assert.equal((await b.host.run("docker", "exec", "web", "hostname")).trim(), name);
+  assert.equal(
+    (await b.host.run("docker", "run", "--rm", "--network", "dynamic", FULL.name, "nslookup", `${name}`)).includes(
+      here?.NetworkSettings.Networks["dynamic"]?.IPAddress ?? "none",
+    ),
+    true,
+  );
+});
+
+test("a container goes back to a network that chose its subnet itself, unless another container is on that", async (t) => {
+  const { a, b } = hosts();
+  for (const name of ["traveller", "neighbour"]) removedAfter(t, name);
+  await a.engine.createNetwork({ Name: "home" });
+  t.after(() => a.engine.removeNetwork("home"));
+  await runOn(a, "traveller", { HostConfig: { NetworkMode: "home" } });
+  await carry(a, b, "traveller");
+  await b.engine.startContainer("traveller");
+  await discardContainer(a.engine, "traveller", { volumes: true });
+
+  await a.engine.createContainer("neighbour", { Image: FULL.name, Cmd: ["true"], HostConfig: { NetworkMode: "home" } });
+  await assert.rejects(carry(b, a, "traveller"), { code: "NETWORK", message: /neighbour uses it/ });
+  await a.engine.removeContainer("neighbour", { volumes: true });
+  await carry(b, a, "traveller");
+  const [there, here] = await Promise.all([b, a].map(({ engine }) => engine.inspectContainer("traveller")));
+  assert.equal(here?.NetworkSettings.Networks["home"]?.IPAMConfig?.IPv4Address, there?.NetworkSettings.Networks["home"]?.IPAddress);
+});
+
+test("what can't be kept is said", async (t) => {
+  const { a } = hosts();
+  for (const name of ["friend", "linked", "sharing"]) removedAfter(t, name);
+  await runOn(a, "friend", {});
+  await runOn(a, "linked", { HostConfig: { Links: ["friend:f"], VolumesFrom: ["friend"] } });
+  await runOn(a, "sharing", { HostConfig: { NetworkMode: "container:friend", PidMode: "container:friend" } });
+  const linked = await describe(a.engine, "linked");
+  assert.equal(linked.floatingAddresses.length, 1);
+  assert.deepEqual(
+    linked.unmovable.map((why) => /container (\w+)/.exec(why)?.[1]),
+    ["friend", "friend"],
+  );
+  const friend = (await a.engine.inspectContainer("friend")).Id.slice(0, 12);
+  const sharing = await describe(a.engine, "sharing");
+  assert.deepEqual(
+    sharing.unmovable.map((why) => /the (.*) of container (\w+)/.exec(why)?.slice(1)),
+    [
+      ["network namespace", friend],
+      ["PID namespace", friend],
+    ],
+  );
+  await assert.rejects(describe(a.engine, "nobody"), { code: "CONTAINER_NOT_FOUND" });
+});
+
+test("a container whose image goes by another name on the target is made of the same image", async (t) => {
+  const { a, b } = hosts();
+  removedAfter(t, "old");
+  await a.engine.tagImage((await a.engine.inspectImage(FULL.name)).Id, "moved:1");
+  const other = await loadImage(b.engine, { ...BASE, name: "moved:1" });
+  await a.engine.createContainer("old", { Image: "moved:1" });
+  const { id, warnings } = await carry(a, b, "old");
+  assert.deepEqual(warnings, []);
+  const made = await b.engine.inspectContainer(id);
+  assert.notEqual(made.Image, other.id);
+  assert.equal(made.Image, (await a.engine.inspectContainer("old")).Image);
+});
+
+test("a name that is taken is refused and nothing is left", async (t) => {
+  const { a, b } = hosts();
+  removedAfter(t, "twice");
+  for (const { engine } of [a, b]) await engine.createContainer("twice", { Image: FULL.name });
+  const before = (await b.engine.listContainers({ all: true })).length;
+  await assert.rejects(carry(a, b, "twice"), (error) => refusalOf(error)?.status === 409 && /already in use/.test(String(error)));
+  assert.equal((await b.engine.listContainers({ all: true })).length, before);
+});
+
+test("what the target's engine can't do is a warning", async (t) => {
+  const { a, b } = hosts();
+  removedAfter(t, "warned");
+  await a.engine.createContainer("warned", { Image: FULL.name });
+  const description = await describe(a.engine, "warned");
+  const { warnings } = await createContainer(
+    b.engine,
+    { ...description, hostConfig: { ...description.hostConfig, FromTheFuture: 7 } },
+    "runc",
+  );
+  assert.deepEqual(warnings, ["HostConfig.FromTheFuture became null instead of 7"]);
+});
+
+test("without a restart policy a container that ends stays ended, with it again it starts again", async (t) => {
+  const { a } = hosts();
+  removedAfter(t, "eager");
+  await runOn(a, "eager", { HostConfig: { RestartPolicy: { Name: "on-failure", MaximumRetryCount: 7 } } });
+  const { hostConfig } = await describe(a.engine, "eager");
+  // As CRIU ends it: the engine does not know of it beforehand.
+  const end = async (): Promise<void> => {
+    const { State } = await a.engine.inspectContainer("eager");
+    await a.host.run("kill", "-KILL", String(State.Pid));
+  };
+  await setRestartPolicy(a.engine, "eager", NEVER_RESTART);
+  await end();
+  await a.engine.awaitContainer("eager", "not-running");
+  assert.partialDeepStrictEqual(await a.engine.inspectContainer("eager"), {
+    State: { Running: false, Restarting: false },
+    RestartCount: 0,
+  });
+  await a.engine.startContainer("eager");
+  await setRestartPolicy(a.engine, "eager", hostConfig.RestartPolicy);
+  await end();
+  await until("the container to start again", 10_000, async () => (await a.engine.inspectContainer("eager"))["RestartCount"] === 1);
+  assert.deepEqual((await a.engine.inspectContainer("eager")).HostConfig.RestartPolicy, { Name: "on-failure", MaximumRetryCount: 7 });
+});
+
+test("a container that removes itself may be discarded at any moment", async () => {
+  const { a } = hosts();
+  await runOn(a, "fleeting", { HostConfig: { AutoRemove: true } });
+  await setRestartPolicy(a.engine, "fleeting", NEVER_RESTART);
+  await setRestartPolicy(a.engine, "fleeting", (await describe(a.engine, "fleeting")).hostConfig.RestartPolicy);
+  await a.engine.killContainer("fleeting");
+  await Promise.all(Array.from({ length: 4 }, () => discardContainer(a.engine, "fleeting", { volumes: true })));
+  await assert.rejects(describe(a.engine, "fleeting"), { code: "CONTAINER_NOT_FOUND" });
+});
+
+test("a network or volume that is another one in spite of its name is refused with the difference and the remedy", async (t) => {
+  const { a, b } = hosts();
+  removedAfter(t, "different");
+  await b.engine.createNetwork({ Name: "net", Internal: true, IPAM: { Config: [{ Subnet: "10.92.0.0/24", Gateway: "10.92.0.9" }] } });
+  await a.engine.createNetwork({ Name: "net", IPAM: { Config: [{ Subnet: "10.93.0.0/24" }] } });
+  t.after(() => Promise.all([a, b].map(({ engine }) => engine.removeNetwork("net"))));
+  await b.engine.createVolume({ Name: "vol", DriverOpts: { type: "tmpfs", device: "tmpfs" } });
+  t.after(() => Promise.all([a, b].map(({ engine }) => engine.removeVolume("vol"))));
+  await a.engine.createContainer("different", { Image: FULL.name, HostConfig: { NetworkMode: "net", Binds: ["vol:/vol"] } });
+  const { networks, volumes } = await describe(a.engine, "different");
+  for (const network of networks) {
+    await assert.rejects(ensureNetwork(b.engine, network), {
+      code: "NETWORK",
+      message:
+        /internal is true instead of false, subnets is 10\.92\.0\.0\/24 instead of 10\.93\.0\.0\/24; remove it \(`docker network rm net`\)/,
+    });
+  }
+  for (const volume of volumes.filter(({ anonymous }) => !anonymous)) {
+    await assert.rejects(ensureVolume(b.engine, volume), {
+      code: "ROOTFS",
+      message: /option type is tmpfs instead of not set.*`docker volume rm vol`/,
+    });
+  }
+});
