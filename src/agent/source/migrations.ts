@@ -6,18 +6,19 @@ import { DmigrateError } from "../../core/errors.ts";
 import { newMigrationId, type HostName, type MigrationId } from "../../core/ids.ts";
 import type { CheckResult, MigrateRequest, Migrations } from "../migrations.ts";
 import { describe } from "../../docker/describe.ts";
-import type { Engine } from "../../docker/engine.ts";
+import { Engine } from "../../docker/engine.ts";
 import type { AgentContext } from "../context.ts";
 import { Timeline } from "../timeline.ts";
 import { recoverMigrations } from "./recovery.ts";
 import { SourceSession } from "./session.ts";
 
 /** Makes the source's side of the migration logic. */
-export function sourceMigrations(context: AgentContext, engine: Engine): Migrations {
+export function sourceMigrations(context: AgentContext): Migrations {
   const running = new Map<MigrationId, { readonly cancel: AbortController; readonly over: Promise<void> }>();
   return {
-    recover: () => recoverMigrations(context, engine),
+    recover: () => recoverMigrations(context),
     async migrate(request: MigrateRequest): Promise<MigrationId> {
+      const engine = await Engine.connect(context.config.dockerSocket);
       const description = await describe(engine, request.container);
       const inspected = await engine.inspectContainer(description.id);
       if (!inspected.State.Running) throw new DmigrateError("CONTAINER_NOT_RUNNING", `Container ${description.name} does not run; start it with \`docker start ${description.name}\``);

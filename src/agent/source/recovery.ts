@@ -11,9 +11,10 @@ import { DmigrateError, messageOf } from "../../core/errors.ts";
 import type { JournalState, Outcome, Report } from "../../core/migration.ts";
 import { freezerOf } from "../../criu/freezer.ts";
 import { breakOff } from "../../criu/lazy-dump.ts";
-import type { Engine } from "../../docker/engine.ts";
+import { Engine } from "../../docker/engine.ts";
 import { setRestartPolicy } from "../../docker/lifecycle.ts";
-import { liftLeftoverQuarantine } from "../../network/quarantine.ts";
+import { NetworkNamespace } from "../../kernel/netns.ts";
+import { Quarantine } from "../../network/quarantine.ts";
 import type { AgentContext } from "../context.ts";
 import type { MigrationRecord } from "../journal.ts";
 import { readDetail, type SourceDetail } from "./detail.ts";
@@ -22,10 +23,10 @@ import { readDetail, type SourceDetail } from "./detail.ts";
 const RELEASE_LIMIT_MS = 30_000;
 
 /** Brings every unfinished migration of an earlier agent to its end. A failure of one does not keep the others from it. */
-export async function recoverMigrations(context: AgentContext, engine: Engine): Promise<void> {
+export async function recoverMigrations(context: AgentContext): Promise<void> {
   for (const record of context.journal.unfinished("source")) {
     try {
-      await recover(context, engine, record);
+      await recover(context, record);
     } catch (error) {
       context.log.error({ err: error, migration: record.id }, "could not recover a migration");
       end(context, record, "failed", DmigrateError.from(error));
@@ -33,8 +34,8 @@ export async function recoverMigrations(context: AgentContext, engine: Engine): 
   }
 }
 
-async function recover(context: AgentContext, engine: Engine, record: MigrationRecord): Promise<void> {
-  if (record.state === "running") return letRunOn(context, engine, record);
+async function recover(context: AgentContext, record: MigrationRecord): Promise<void> {
+  if (record.state === "running") return letRunOn(context, record);
   const state = await context.peers
     .to(record.peer)
     .state(record.id)
@@ -42,7 +43,7 @@ async function recover(context: AgentContext, engine: Engine, record: MigrationR
   switch (state) {
     case "rolled-back":
     case undefined:
-      return letRunOn(context, engine, record);
+      return letRunOn(context, record);
     case "completed":
       return end(context, record, "completed");
     case "running":
@@ -62,9 +63,9 @@ function handedOver({ container, peer }: MigrationRecord, state: JournalState | 
   return new DmigrateError("IN_DOUBT", text);
 }
 
-async function letRunOn(context: AgentContext, engine: Engine, record: MigrationRecord): Promise<void> {
+async function letRunOn(context: AgentContext, record: MigrationRecord): Promise<void> {
   const { frozen } = readDetail(record.detail);
-  if (frozen !== undefined && existsSync(`/proc/${frozen.initPid}`)) await release(engine, record, frozen);
+  if (frozen !== undefined && existsSync(`/proc/${frozen.initPid}`)) await release(await Engine.connect(context.config.dockerSocket), record, frozen);
   await context.peers
     .to(record.peer)
     .abort(record.id)
@@ -75,7 +76,9 @@ async function letRunOn(context: AgentContext, engine: Engine, record: Migration
 async function release(engine: Engine, record: MigrationRecord, frozen: NonNullable<SourceDetail["frozen"]>): Promise<void> {
   if (frozen.pagePort !== undefined) await breakOff(frozen.pagePort);
   await untraced(frozen.initPid);
-  liftLeftoverQuarantine(`/proc/${frozen.initPid}/ns/net`);
+  using namespace = NetworkNamespace.open(`/proc/${frozen.initPid}/ns/net`);
+  using quarantine = new Quarantine(namespace);
+  quarantine.lift();
   await (await freezerOf(frozen.initPid)).thaw();
   await setRestartPolicy(engine, record.containerId, frozen.restartPolicy);
 }

@@ -28,6 +28,7 @@ import { sendAll, type Channel } from "../link.ts";
 import type { CallOptions, MigrateRequest, PeerCalls, Reservation } from "../migrations.ts";
 import type { Timeline } from "../timeline.ts";
 import type { SourceDetail } from "./detail.ts";
+import { SourceFiles } from "./files.ts";
 import { strangersIn } from "./strangers.ts";
 
 const PROGRESS_INTERVAL_MS = 200;
@@ -62,6 +63,7 @@ export class SourceSession {
   readonly #open = new AsyncDisposableStack();
   readonly #counters: { readonly kind: keyof ByteCounts; readonly read: () => number }[] = [];
   readonly #warnings: string[] = [];
+  #files: SourceFiles | undefined;
   #pageBytes = 0;
   #frozenAtMs: number | undefined;
   #resumedAtMs: number | undefined;
@@ -122,6 +124,8 @@ export class SourceSession {
     await sendAll(layers, exportImage(this.#engine, description.image, new Set(presentLayers)));
     await layers.close();
     await this.#target.createContainer(id, this.#options);
+    this.#files = this.#open.use(await SourceFiles.of(this.#engine, description, this.#subject.initPid, (name) => this.#channel(name, "files")));
+    await this.#files.copy();
   }
 
   /** Lets the target do all that is slow before the freeze. */
@@ -136,6 +140,7 @@ export class SourceSession {
     const folder = path.join(this.#context.config.runDir, "migrations", id);
     this.#open.defer(() => rm(folder, { recursive: true, force: true }));
     const { images } = await prepareDump(folder);
+    const lastRound = await this.#files?.prepareLast();
     const imageChannel = await this.#channel(CHANNELS.images, "metadata");
     const pageChannel = (await this.#channel(CHANNELS.pages)).raw();
     this.#counters.push({ kind: "memory", read: () => this.#pageBytes });
@@ -154,6 +159,8 @@ export class SourceSession {
     await timeline.step("freeze tasks", () => freezeWithoutStrangers(freezer, initPid));
     this.#undo.defer(() => void held.release());
     await timeline.step("hold network", () => held.lock());
+    const sendingFiles = timeline.step("last file difference", () => lastRound?.send());
+    sendingFiles.catch(() => {}); // told below
 
     using closedImages = new ClosedWrites(images);
     const sending = sendAll(imageChannel, sendImages(images, closedImages));
@@ -167,6 +174,7 @@ export class SourceSession {
       await sending;
       await imageChannel.close();
     });
+    await sendingFiles;
     await openExit(pageChannel, dump.port, (chunk) => (this.#pageBytes += chunk.length));
     return { dump, held };
   }

@@ -14,6 +14,7 @@ export type Hook = z.infer<typeof hook>;
 const hooks = z.looseObject({ prestart: z.array(hook).optional(), createRuntime: z.array(hook).optional() });
 const namespace = z.looseObject({ type: z.string(), path: z.string().optional() });
 const config = z.looseObject({
+  root: z.looseObject({ path: z.string() }),
   hooks: hooks.optional(),
   annotations: z.record(z.string(), z.string()).optional(),
   linux: z.looseObject({ namespaces: z.array(namespace) }),
@@ -25,6 +26,8 @@ const CRIU_CONFIGURATION = "org.criu.config";
 /** A held container's bundle. */
 export interface Bundle {
   readonly folder: string;
+  /** Where the container's root is mounted. */
+  readonly rootfs: string;
   /** What runc would run as it makes the network namespace. */
   readonly networkHooks: readonly Hook[];
   /** Writes the configuration for the restore: the namespace by path, the hooks gone since they have run, CRIU's options. */
@@ -52,5 +55,5 @@ export async function readBundle(args: string): Promise<Bundle> {
     const annotations = { ...parsed.annotations, [CRIU_CONFIGURATION]: criuConfiguration };
     await writeFile(file, JSON.stringify({ ...parsed, hooks: otherHooks, annotations, linux: { ...parsed.linux, namespaces } }));
   };
-  return { folder, networkHooks: [...(parsed.hooks?.prestart ?? []), ...(parsed.hooks?.createRuntime ?? [])], rewrite };
+  return { folder, rootfs: path.resolve(folder, parsed.root.path), networkHooks: [...(parsed.hooks?.prestart ?? []), ...(parsed.hooks?.createRuntime ?? [])], rewrite };
 }

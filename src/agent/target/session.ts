@@ -2,7 +2,7 @@
  * One migration as its target sees it: every call of the source is a method here, and everything a method made is undone by
  * `abort` until the container is committed.
  */
-import { readFile, readdir } from "node:fs/promises";
+import { readFile, readdir, rm } from "node:fs/promises";
 import path from "node:path";
 import { DmigrateError } from "../../core/errors.ts";
 import type { ContainerId, HostName, MigrationId } from "../../core/ids.ts";
@@ -22,10 +22,11 @@ import { openEntrance, type TunnelEntrance } from "../../memory/page-tunnel.ts";
 import { announce } from "../../network/announce.ts";
 import { inject } from "../../network/inject.ts";
 import { RUNTIME } from "../../core/preflight-hosts.ts";
-import { CHANNELS } from "../channels.ts";
+import { CHANNELS, treeChannel } from "../channels.ts";
 import type { AgentContext } from "../context.ts";
 import { receiveAll, type Channel, type ChannelHandler } from "../link.ts";
 import type { Committed, Reservation } from "../migrations.ts";
+import { TargetFiles } from "./files.ts";
 import { Made } from "./made.ts";
 import { Staging } from "./staging.ts";
 
@@ -47,6 +48,7 @@ export class TargetSession {
   /** What lives in this process; ended before `#made` is undone, and left alone from `commit` on. */
   #running = new AsyncDisposableStack();
   #container: ContainerId | undefined;
+  #files: TargetFiles | undefined;
   #staging: Staging | undefined;
   #tunnel: TunnelEntrance | undefined;
   #lazyPages: LazyPages | undefined;
@@ -83,17 +85,21 @@ export class TargetSession {
     for (const warning of warnings) this.#context.log.warn({ migration: this.subject.id }, warning);
     this.#made.addContainer(id);
     this.#container = id;
+    await this.#expectFiles(id);
     return id;
   }
 
   /** Starts the container so far that only its running state is missing. It does not run. */
   async stage(criuOptions: readonly string[]): Promise<void> {
     const container = this.#need(this.#container, "createContainer");
+    const files = this.#need(this.#files, "createContainer");
+    await files.release();
     const staging = await Staging.begin(container, criuOptions, () => this.#engine.startContainer(container));
     this.#running.defer(async () => {
       await staging[Symbol.asyncDispose]();
       await staging.started().catch(() => {}); // it fails, as it must
     });
+    files.continueAt(staging.rootfs);
     this.#staging = staging;
   }
 
@@ -165,6 +171,19 @@ export class TargetSession {
 
   #accept(name: string, handler: ChannelHandler): void {
     this.#open.use(this.#context.link.accept(this.subject.source, this.subject.id, name, handler));
+  }
+
+  async #expectFiles(container: ContainerId): Promise<void> {
+    const folder = path.join(this.#context.config.runDir, "migrations", this.subject.id);
+    const files = await TargetFiles.open(this.#engine, this.subject.description, container, folder);
+    this.#running.use(files);
+    this.#open.defer(() => rm(folder, { recursive: true, force: true }));
+    this.#files = files;
+    for (let index = 0; index < files.treeCount; index++) {
+      this.#accept(treeChannel(index), (channel) => files.apply(index, receiveAll(channel)));
+    }
+    this.#accept(CHANNELS.logFiles, (channel) => files.applyLogFiles(receiveAll(channel)));
+    this.#accept(CHANNELS.logOutput, (channel) => files.replayOutput(receiveAll(channel)));
   }
 
   async #receiveLayers(channel: Channel): Promise<void> {

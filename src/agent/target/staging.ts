@@ -33,6 +33,8 @@ export class Staging implements AsyncDisposable {
   readonly folder: string;
   readonly images: string;
   readonly work: string;
+  /** Where the engine has mounted the container's root. */
+  readonly rootfs: string;
   readonly namespace: NetworkNamespace;
   readonly silence: SilentNetwork;
   readonly #cleanup: AsyncDisposableStack;
@@ -43,6 +45,7 @@ export class Staging implements AsyncDisposable {
 
   private constructor(parts: {
     folder: string;
+    rootfs: string;
     namespace: NetworkNamespace;
     silence: SilentNetwork;
     cleanup: AsyncDisposableStack;
@@ -54,6 +57,7 @@ export class Staging implements AsyncDisposable {
     this.folder = parts.folder;
     this.images = path.join(parts.folder, "images");
     this.work = path.join(parts.folder, "work");
+    this.rootfs = parts.rootfs;
     this.namespace = parts.namespace;
     this.silence = parts.silence;
     this.#cleanup = parts.cleanup;
@@ -89,7 +93,7 @@ export class Staging implements AsyncDisposable {
     for (const hook of bundle.networkHooks) await runHook(hook, bundle, container, holder);
     await bundle.rewrite(`/proc/${holder.pid}/ns/net`, path.join(folder, "criu.conf"));
 
-    return new Staging({ folder, namespace, silence, cleanup: cleanup.move(), gate, verdict, marks, started });
+    return new Staging({ folder, rootfs: bundle.rootfs, namespace, silence, cleanup: cleanup.move(), gate, verdict, marks, started });
   }
 
   /** Lets the held `create` restore. Returns when every task is restored and none runs; throws RESTORE_FAILED. */

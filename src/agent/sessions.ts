@@ -1,0 +1,9 @@
+/**
+ * The migration logic of an agent: its two sides.
+ */
+import type { StartSessions } from "./context.ts";
+import { sourceMigrations } from "./source/migrations.ts";
+import { targetSessions } from "./target/sessions.ts";
+
+/** Makes both sides. Docker Engine is asked for by each migration: it may be restarted while the agent runs. */
+export const startSessions: StartSessions = (context) => ({ migrations: sourceMigrations(context), targets: targetSessions(context) });

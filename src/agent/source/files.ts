@@ -1,0 +1,109 @@
+/**
+ * The source's side of the container's files: all of them while it runs, again what changed, and the last difference in the freeze.
+ */
+import { readFile } from "node:fs/promises";
+import { DmigrateError } from "../../core/errors.ts";
+import type { ContainerDescription } from "../../docker/description.ts";
+import type { Engine } from "../../docker/engine.ts";
+import { LogHistory, logPlace } from "../../docker/log-files.ts";
+import { parseMountinfo } from "../../preflight/proc.ts";
+import { TreeSource } from "../../rootfs/tree-source.ts";
+import { CHANNELS, treeChannel } from "../channels.ts";
+import { idMapOfProcess } from "../id-maps.ts";
+import { sendAll, type Channel } from "../link.ts";
+import { treeSubjects, type TreeSubject } from "../trees.ts";
+
+/** Rounds go on while they send more than this: what the last running round sends is about what the freeze will. */
+const SETTLED_BYTES = 1024 * 1024;
+const RUNNING_ROUNDS_MAX = 4;
+
+/** Opens a channel for one stream, its bytes counted as files. */
+type OpenChannel = (name: string) => Promise<Channel>;
+
+/** The files of one container on its way. */
+export class SourceFiles implements AsyncDisposable {
+  readonly #trees: readonly TreeSource[];
+  readonly #log: LogHistory | undefined;
+  readonly #open: OpenChannel;
+
+  private constructor(trees: readonly TreeSource[], log: LogHistory | undefined, open: OpenChannel) {
+    this.#trees = trees;
+    this.#log = log;
+    this.#open = open;
+  }
+
+  /** Finds the container's trees and its log. Nothing is read yet. */
+  static async of(engine: Engine, description: ContainerDescription, initPid: number, open: OpenChannel): Promise<SourceFiles> {
+    const ids = await idMapOfProcess(initPid);
+    const roots = await Promise.all(treeSubjects(description).map((subject) => rootOf(engine, subject, initPid)));
+    const { DockerRootDir } = await engine.info();
+    const place = logPlace(DockerRootDir, description.id, description.hostConfig.LogConfig.Type);
+    const trees = roots.map((root, index) => new TreeSource({ kind: index === 0 ? "upper" : "plain", root }, ids));
+    return new SourceFiles(trees, place === undefined ? undefined : new LogHistory(place), open);
+  }
+
+  /** Copies everything while the container runs, until little changes from one round to the next. */
+  async copy(): Promise<void> {
+    for (const index of this.#trees.keys()) {
+      for (let round = 0; round < RUNNING_ROUNDS_MAX; round++) {
+        const channel = await this.#open(treeChannel(index));
+        await this.#round(channel, index, false);
+        if (channel.counts.sent <= SETTLED_BYTES) break;
+      }
+    }
+    if (this.#log === undefined) return;
+    const channel = await this.#open(CHANNELS.logFiles);
+    await sendAll(channel, this.#log.files());
+    await channel.close();
+  }
+
+  /** Opens what the freeze will need, so that no connection is made in the downtime. */
+  async prepareLast(): Promise<LastRound> {
+    const channels = await Promise.all([...this.#trees.keys()].map((index) => this.#open(treeChannel(index))));
+    const logChannel = this.#log === undefined ? undefined : await this.#open(CHANNELS.logOutput);
+    return {
+      send: async () => {
+        await Promise.all(channels.map((channel, index) => this.#round(channel, index, true)));
+        if (this.#log === undefined || logChannel === undefined) return;
+        await sendAll(logChannel, this.#log.output());
+        await logChannel.close();
+      },
+    };
+  }
+
+  async #round(channel: Channel, index: number, frozen: boolean): Promise<void> {
+    const tree = this.#trees[index];
+    if (tree === undefined) throw new DmigrateError("INTERNAL", `There is no tree ${index}; report this as a bug`);
+    await sendAll(channel, tree.round({ frozen }));
+    await channel.close();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#log?.[Symbol.asyncDispose]();
+  }
+}
+
+/** The last difference, to be sent while the container is frozen. Throws VERIFY_FAILED if the target's files then differ. */
+export interface LastRound {
+  readonly send: () => Promise<void>;
+}
+
+async function rootOf(engine: Engine, subject: TreeSubject, initPid: number): Promise<string> {
+  switch (subject.kind) {
+    case "rootfs":
+      return await upperDirectory(initPid);
+    case "volume":
+      return (await engine.inspectVolume(subject.volume.name)).Mountpoint;
+  }
+}
+
+/** The upper directory of the container's root, from its own mount table: so it does not matter how the engine stores images. */
+async function upperDirectory(initPid: number): Promise<string> {
+  const mounts = parseMountinfo(await readFile(`/proc/${initPid}/mountinfo`, "utf8"));
+  const root = mounts.findLast((mount) => mount.path === "/");
+  const upper = root?.options.split(",").find((option) => option.startsWith("upperdir="));
+  if (upper === undefined) {
+    throw new DmigrateError("ROOTFS", "The container's root is no overlay; only engines that store images on overlayfs are supported");
+  }
+  return upper.slice("upperdir=".length);
+}

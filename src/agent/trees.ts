@@ -1,0 +1,16 @@
+/**
+ * The trees of files that a container brings along, in an order that both sides derive from its description alone.
+ */
+import type { ContainerDescription, VolumeDescription } from "../docker/description.ts";
+
+/** The container's writable layer, or one of its volumes. */
+export type TreeSubject = { readonly kind: "rootfs" } | { readonly kind: "volume"; readonly volume: VolumeDescription };
+
+/**
+ * The writable layer first, then every volume whose files lie on the host itself. A volume of another driver, or one that mounts
+ * something from elsewhere, has its files where both hosts find them.
+ */
+export function treeSubjects(description: ContainerDescription): TreeSubject[] {
+  const local = description.volumes.filter(({ driver, options }) => driver === "local" && Object.keys(options).length === 0);
+  return [{ kind: "rootfs" }, ...local.map((volume) => ({ kind: "volume", volume }) as const)];
+}
