@@ -1,14 +1,51 @@
 /**
- * The agent's configuration.
+ * The agent's configuration, in two steps: flags and environment give strings, `parseConfig` makes values of them.
  */
+import { isAbsolute } from "node:path";
+import { z } from "zod";
+import { DmigrateError } from "../core/errors.ts";
+import { DEFAULT_PORT, parseAddress, type Address } from "./address.ts";
 
 export interface AgentConfig {
   /** Keys, list of hosts, journal; survives a restart of the machine. */
   readonly stateDir: string;
   /** Control socket and what a running migration needs; gone after a restart of the machine. */
   readonly runDir: string;
-  /** Address for other hosts. */
-  readonly listen: { readonly host: string; readonly port: number };
+  /** Where other hosts reach this agent; port 0 means any free one. */
+  readonly listen: Address;
   /** Docker Engine's unix socket. */
   readonly dockerSocket: string;
+  readonly logLevel: "debug" | "info" | "warn" | "error" | "silent";
+}
+
+/** What was given, unchecked. */
+export type RawConfig = { readonly [Key in keyof AgentConfig]?: string | undefined };
+
+/** Flags win over DMIGRATE_STATE_DIR, DMIGRATE_RUN_DIR, DMIGRATE_LISTEN, DMIGRATE_DOCKER_SOCKET and DMIGRATE_LOG_LEVEL. */
+export function rawConfig(flags: RawConfig, env: Readonly<Record<string, string | undefined>>): RawConfig {
+  return {
+    stateDir: flags.stateDir ?? env["DMIGRATE_STATE_DIR"],
+    runDir: flags.runDir ?? env["DMIGRATE_RUN_DIR"],
+    listen: flags.listen ?? env["DMIGRATE_LISTEN"],
+    dockerSocket: flags.dockerSocket ?? env["DMIGRATE_DOCKER_SOCKET"],
+    logLevel: flags.logLevel ?? env["DMIGRATE_LOG_LEVEL"],
+  };
+}
+
+const absolutePath = z.string().refine(isAbsolute, "must be an absolute path");
+
+const Config = z.object({
+  stateDir: absolutePath.default("/var/lib/dmigrate"),
+  runDir: absolutePath.default("/run/dmigrate"),
+  listen: z.string().default(`:${DEFAULT_PORT}`).transform(parseAddress),
+  dockerSocket: absolutePath.default("/var/run/docker.sock"),
+  logLevel: z.enum(["debug", "info", "warn", "error", "silent"]).default("info"),
+});
+
+/** Throws USAGE, naming what is wrong. */
+export function parseConfig(raw: RawConfig): AgentConfig {
+  const parsed = Config.safeParse(raw);
+  if (parsed.success) return parsed.data;
+  const complaints = parsed.error.issues.map(({ path, message }) => `${path.join(".")}: ${message}`);
+  throw new DmigrateError("USAGE", `Cannot use the agent's configuration: ${complaints.join(", ")}; see \`dmigrate agent --help\``);
 }

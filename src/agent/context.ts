@@ -7,7 +7,8 @@ import type { AgentConfig } from "./config.ts";
 import type { EventHub } from "./events.ts";
 import type { Journal } from "./journal.ts";
 import type { Link } from "./link.ts";
-import type { Migrations, PeerCalls, TargetSessions } from "./migrations.ts";
+import type { Migrations, TargetSessions } from "./migrations.ts";
+import type { Peers } from "./peers.ts";
 
 export interface AgentContext {
   readonly config: AgentConfig;
@@ -18,12 +19,6 @@ export interface AgentContext {
   readonly log: Logger;
   /** This host's name. Throws NOT_INITIALISED until it belongs to a cluster. */
   self(): HostName;
-}
-
-/** Calls to other hosts. */
-export interface Peers {
-  /** Connects at the first call. Throws HOST_UNKNOWN unless `host` is another member of the cluster. */
-  to(host: HostName): PeerCalls;
 }
 
 /** Makes both sides of the migration logic; called once, when the agent starts. */

@@ -3,7 +3,9 @@
  * what another host asks of it as a target.
  */
 import type { ContainerId, HostName, MigrationId } from "../core/ids.ts";
-import type { JournalState, Mode, PageCounts, Step } from "../core/migration.ts";
+import type { JournalState, MigrationEvent, Mode, PageCounts, Step } from "../core/migration.ts";
+import type { ContainerNeeds, HostFacts } from "../core/preflight-facts.ts";
+import type { Finding } from "../core/preflight.ts";
 
 /** What `dmigrate migrate` asks for. */
 export interface MigrateRequest {
@@ -13,18 +15,6 @@ export interface MigrateRequest {
   readonly mode: Mode;
   /** Leave the stopped container on the source instead of removing it. */
   readonly keepSource: boolean;
-}
-
-/** One thing a preflight found. */
-export interface Finding {
-  /** A blocker forbids the migration; a warning does not. */
-  readonly severity: "blocker" | "warning";
-  /** Which check it came from. */
-  readonly check: string;
-  /** The host it concerns; absent if it concerns the container. */
-  readonly host?: HostName;
-  readonly message: string;
-  readonly remedy: string;
 }
 
 /** What a preflight found out. A migration may begin if no finding is a blocker. */
@@ -37,6 +27,19 @@ export interface CheckResult {
   readonly passed: readonly string[];
 }
 
+/** The first event of every stream: which migration it is about. */
+export interface MigrationBegan {
+  readonly kind: "began";
+  readonly atMs: 0;
+  readonly id: MigrationId;
+  readonly container: string;
+  readonly source: HostName;
+  readonly target: HostName;
+}
+
+/** What a stream of events consists of. */
+export type StreamedEvent = MigrationBegan | MigrationEvent;
+
 /** Options of every call that crosses the network. */
 export interface CallOptions {
   /** Ends the call with CANCELLED. The other side may have done what was asked all the same. */
@@ -45,7 +48,10 @@ export interface CallOptions {
 
 /** Migrations away from this host. Disposing of it ends each one that is not committed and leaves the others to the next start. */
 export interface Migrations extends AsyncDisposable {
-  /** Brings to an end, or goes on with, what an agent before this one left in the journal. Called once, before any other method. */
+  /**
+   * Takes up what an agent before this one left in the journal. Called once, before any other method; returns as soon as others may
+   * be called, so what must wait for another host goes on behind it.
+   */
   recover(): Promise<void>;
   /** Begins a migration: returns once it is in the journal. All that follows, its failure too, is told by its events. */
   migrate(request: MigrateRequest): Promise<MigrationId>;
@@ -61,8 +67,8 @@ export interface Migrations extends AsyncDisposable {
  * checked before an implementation is called.
  */
 export interface TargetCalls {
-  /** Features of the target, with what concerns the container to come; `needs` and the answer are plain JSON. Nothing is changed. */
-  facts(needs: unknown, options?: CallOptions): Promise<unknown>;
+  /** Features of the target, with what concerns the container to come. Nothing is changed. */
+  facts(needs: ContainerNeeds, options?: CallOptions): Promise<HostFacts>;
   /** Opens a session and journals it. Everything a session makes goes with `abort`. */
   reserve(request: ReserveRequest, options?: CallOptions): Promise<Reservation>;
   /** Creates the container from its description, once its image layers have arrived. Returns its id on the target. */
@@ -104,8 +110,17 @@ export interface Committed {
   readonly resumedAfterMs: number;
 }
 
-/** What a source can ask of any peer: `TargetCalls`, and what is answered without a session. */
+/** What can be asked of any peer: `TargetCalls`, and what it answers without a session. */
 export interface PeerCalls extends TargetCalls {
   /** The migration's state in the peer's journal; undefined if it knows of no such migration with this host. */
   state(id: MigrationId, options?: CallOptions): Promise<JournalState | undefined>;
+  /**
+   * Stays with the peer: its signal is aborted, with PEER_UNREACHABLE, as soon as the peer's agent ends or has not answered for ten
+   * seconds. Throws what keeps it from beginning. Disposing of it ends it quietly.
+   */
+  attend(options?: CallOptions): Promise<Attendance>;
+}
+
+export interface Attendance extends Disposable {
+  readonly signal: AbortSignal;
 }

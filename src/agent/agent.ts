@@ -1,0 +1,98 @@
+/**
+ * The agent: puts journal, cluster, listener, calls and migration sessions together, and takes them apart again.
+ */
+import { mkdirSync } from "node:fs";
+import { join } from "node:path";
+import { connectNodeAdapter } from "@connectrpc/connect-node";
+import type { Logger } from "pino";
+import packageJson from "../../package.json" with { type: "json" };
+import type { DmigrateError } from "../core/errors.ts";
+import { controlRoutes } from "./api/control.ts";
+import { errorInterceptor } from "./api/errors.ts";
+import { callerValues, peerRoutes } from "./api/peer.ts";
+import { Cluster } from "./cluster.ts";
+import type { AgentConfig } from "./config.ts";
+import type { AgentContext, StartSessions } from "./context.ts";
+import { serveControl } from "./control-server.ts";
+import { EventHub } from "./events.ts";
+import { Journal } from "./journal.ts";
+import { Link } from "./link.ts";
+import { listen } from "./listener.ts";
+import { Peers } from "./peers.ts";
+import { encodeToken } from "./pki.ts";
+
+/** The longest message that another host may send. */
+const PEER_MESSAGE_BYTES_MAX = 64 << 20;
+
+export interface Agent extends AsyncDisposable {
+  /** The control socket's path. */
+  readonly socketPath: string;
+  /** Where it listens for other hosts, host:port. */
+  readonly listen: string;
+}
+
+/**
+ * Starts an agent: when this returns, it has recovered and serves. Disposing of it ends the sessions first, so that what they undo can
+ * still be told to other hosts. Throws AGENT if another agent uses its directories or port.
+ */
+export async function runAgent(config: AgentConfig, startSessions: StartSessions, log: Logger): Promise<Agent> {
+  await using starting = new AsyncDisposableStack();
+  mkdirSync(config.stateDir, { recursive: true, mode: 0o700 });
+  mkdirSync(config.runDir, { recursive: true, mode: 0o755 });
+  const journal = starting.use(Journal.open(config.stateDir));
+  const cluster = await Cluster.open(config.stateDir);
+  const peers = starting.use(new Peers(cluster));
+  const link = new Link(cluster, log);
+  const events = new EventHub(journal);
+  const context: AgentContext = { config, journal, events, link, peers, log, self: () => cluster.membership.self };
+  const { migrations, targets } = startSessions(context);
+
+  const ending = new AbortController();
+  const recovered = Promise.withResolvers<void>();
+  const interceptors = [errorInterceptor((error) => logError(log, error))];
+  const peerCalls = connectNodeAdapter({
+    routes: (router) => peerRoutes(router, { cluster, journal, targets, ending: ending.signal, recovered: recovered.promise }),
+    contextValues: (request) => callerValues(cluster.peerOf(request.socket)),
+    readMaxBytes: PEER_MESSAGE_BYTES_MAX,
+    interceptors,
+  });
+  // Other hosts may ask how migrations stand before this one has recovered: their recovery may need it.
+  const listener = starting.use(
+    await listen(config.listen, cluster, { calls: peerCalls, channel: (socket) => void link.serve(socket) }, log),
+  );
+  starting.use(targets);
+  starting.use(migrations);
+  await targets.recover();
+  await migrations.recover();
+  recovered.resolve();
+
+  const parts = { cluster, journal, events, peers, migrations, version: packageJson.version, listen: listener.address };
+  const socketPath = join(config.runDir, "agent.sock");
+  starting.use(await serveControl(socketPath, connectNodeAdapter({ routes: (router) => controlRoutes(router, parts), interceptors })));
+  starting.defer(() => ending.abort());
+  announce(cluster, log, listener.address);
+
+  const running = starting.move();
+  return { socketPath, listen: listener.address, [Symbol.asyncDispose]: async () => await running.disposeAsync() };
+}
+
+/** Says who the agent is, at its start and whenever that changes: a joining host's token is what its operator needs. */
+function announce(cluster: Cluster, log: Logger, address: string): void {
+  const say = (): void => {
+    const { state } = cluster;
+    if (state.kind === "member") log.info({ host: state.self, hosts: [...state.members.keys()], listen: address }, "member of a cluster");
+    else
+      log.info(
+        { joinToken: encodeToken(state.token), listen: address },
+        "in no cluster: run `dmigrate init` here, or `dmigrate hosts add` on a member",
+      );
+  };
+  say();
+  cluster.on("changed", say);
+}
+
+/** What users and peers do wrong is told to them; bugs are for the log. */
+function logError(log: Logger, error: DmigrateError): void {
+  if (error.fault === "bug") log.error({ err: error }, "a call failed");
+  else log.debug({ err: error }, "a call failed");
+}

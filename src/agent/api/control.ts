@@ -1,0 +1,132 @@
+/**
+ * What this host answers its own users: ControlService, over the unix socket. It only translates.
+ */
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import type { ConnectRouter } from "@connectrpc/connect";
+import { DmigrateError } from "../../core/errors.ts";
+import { hostName, migrationId, type HostName, type MigrationId } from "../../core/ids.ts";
+import { hasEnded } from "../../core/journal-states.ts";
+import { ControlService, type MigrationSummarySchema } from "../../gen/dmigrate/v1/control_pb.js";
+import type { EventSchema } from "../../gen/dmigrate/v1/types_pb.js";
+import type { Cluster } from "../cluster.ts";
+import type { EventHub } from "../events.ts";
+import { addHost, removeHost } from "../hosts.ts";
+import type { Journal, MigrationRecord } from "../journal.ts";
+import type { Migrations } from "../migrations.ts";
+import type { Peers } from "../peers.ts";
+import { encodeToken } from "../pki.ts";
+
+import { eventToProto, MODES, reportToProto } from "./convert.ts";
+
+export interface ControlParts {
+  readonly cluster: Cluster;
+  readonly journal: Journal;
+  readonly events: EventHub;
+  readonly peers: Peers;
+  readonly migrations: Migrations;
+  readonly version: string;
+  /** Where the agent listens for other hosts, host:port. */
+  readonly listen: string;
+}
+
+type EventMessage = MessageInitShape<typeof EventSchema>;
+
+/** How long a host may take to be called reachable. */
+const REACHABLE_TIMEOUT_MS = 2_000;
+
+export function controlRoutes(router: ConnectRouter, { cluster, journal, events, peers, migrations, version, listen }: ControlParts): void {
+  /** The host a container shall go to. Throws HOST_UNKNOWN, HOST_IS_SOURCE. */
+  const target = (name: string): HostName => {
+    const host = hostName(name);
+    peers.to(host);
+    return host;
+  };
+
+  async function* eventsOf(id: MigrationId, signal: AbortSignal): AsyncGenerator<EventMessage, void> {
+    yield eventToProto({ kind: "began", atMs: 0, id, ...partiesOf(journal.get(id), cluster) });
+    for await (const event of events.watch(id, signal)) yield eventToProto(event);
+  }
+
+  router.service(ControlService, {
+    getStatus() {
+      const { state } = cluster;
+      const common = { version, pid: process.pid, listen };
+      return state.kind === "member" ? { ...common, host: state.self } : { ...common, joinToken: encodeToken(state.token) };
+    },
+    async *migrate({ container, target: name, mode, keepSource }, { signal }) {
+      const known = MODES.find((each) => each === (mode === "" ? "post-copy" : mode));
+      if (known === undefined) throw new DmigrateError("USAGE", `There is no mode ${JSON.stringify(mode)}; use ${MODES.join(" or ")}`);
+      yield* eventsOf(await migrations.migrate({ container, target: target(name), mode: known, keepSource }), signal);
+    },
+    async check({ container, target: name }, context) {
+      const { findings, passed, ...parties } = await migrations.check(container, target(name), context);
+      return { ...parties, findings: [...findings], passed: [...passed] };
+    },
+    async *watch({ id }, { signal }) {
+      yield* eventsOf(migrationId(id), signal);
+    },
+    async cancel({ id }) {
+      const { state } = journal.get(migrationId(id));
+      if (hasEnded(state))
+        throw new DmigrateError("CANCEL_TOO_LATE", `Migration ${id} has ended already, as ${state}; see \`dmigrate report ${id}\``);
+      await migrations.cancel(migrationId(id));
+      return {};
+    },
+    list() {
+      return { migrations: journal.list().map((record) => summaryToProto(record, cluster)) };
+    },
+    getReport({ id }) {
+      const { report, state, role, peer } = journal.get(migrationId(id));
+      if (report !== undefined) return reportToProto(report);
+      if (hasEnded(state))
+        throw new DmigrateError(
+          "MIGRATION_NOT_FOUND",
+          `This host has no report of migration ${id}, whose ${role} it was; ask host ${peer}`,
+        );
+      throw new DmigrateError("MIGRATION_IN_PROGRESS", `Migration ${id} has not ended; watch it with \`dmigrate watch ${id}\``);
+    },
+    async init({ name, address }) {
+      const member = await cluster.init(hostName(name), address);
+      return { host: { name: member.name, address: member.address, self: true } };
+    },
+    async addHost({ name, address, token }) {
+      return { warnings: await addHost(cluster, peers, hostName(name), address, token) };
+    },
+    async removeHost({ name }) {
+      return { warnings: await removeHost(cluster, peers, journal, hostName(name)) };
+    },
+    async listHosts() {
+      const { members, self } = cluster.membership;
+      const hosts = [...members.values()].map(async ({ name, address }) => ({
+        name,
+        address,
+        self: name === self,
+        reachable: name === self || (await answers(peers, name)),
+      }));
+      return { hosts: await Promise.all(hosts) };
+    },
+  });
+}
+
+function summaryToProto(record: MigrationRecord, cluster: Cluster): MessageInitShape<typeof MigrationSummarySchema> {
+  const { id, role, state, beganAtMs, phase = "" } = record;
+  return { ...partiesOf(record, cluster), id, role, state, beganAtMs: BigInt(beganAtMs), phase };
+}
+
+/** Source and target as this host knows them. One that has left its cluster since has no name of its own any more. */
+function partiesOf(
+  { container, role, peer }: MigrationRecord,
+  { state }: Cluster,
+): { container: string; source: HostName; target: HostName } {
+  const self = state.kind === "member" ? state.self : hostName("localhost");
+  return role === "source" ? { container, source: self, target: peer } : { container, source: peer, target: self };
+}
+
+async function answers(peers: Peers, host: HostName): Promise<boolean> {
+  try {
+    using _attendance = await peers.to(host).attend({ signal: AbortSignal.timeout(REACHABLE_TIMEOUT_MS) });
+    return true;
+  } catch {
+    return false;
+  }
+}

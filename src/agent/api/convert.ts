@@ -1,0 +1,178 @@
+/**
+ * Between the core's types and the protocol's messages. What comes in is checked; PROTOCOL if it is not what this release knows.
+ */
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import type { z } from "zod";
+import { DmigrateError, messageOf } from "../../core/errors.ts";
+import { containerId, hostName, migrationId } from "../../core/ids.ts";
+import {
+  PHASES,
+  type ByteCounts,
+  type JournalState,
+  type Mode,
+  type MigrationEvent,
+  type PageCounts,
+  type Report,
+  type Step,
+} from "../../core/migration.ts";
+import type { Member as MemberMessage, MemberSchema } from "../../gen/dmigrate/v1/peer_pb.js";
+import type * as pb from "../../gen/dmigrate/v1/types_pb.js";
+import type { EventSchema, PageCountsSchema, ReportSchema } from "../../gen/dmigrate/v1/types_pb.js";
+import { SAME_RELEASE } from "../../wire/failure.ts";
+import { formatAddress, parsePeerAddress } from "../address.ts";
+import type { Member } from "../cluster.ts";
+import type { StreamedEvent } from "../migrations.ts";
+
+/** The text, if it is one of those. */
+export function oneOf<T extends string>(known: readonly T[], text: string, what: string): T {
+  const found = known.find((each) => each === text);
+  if (found === undefined)
+    throw new DmigrateError("PROTOCOL", `An agent sent an unknown ${what}, ${JSON.stringify(text)}; ${SAME_RELEASE}`);
+  return found;
+}
+
+/** The message, if it is there. */
+export function present<T>(message: T | undefined, what: string): T {
+  if (message === undefined) throw new DmigrateError("PROTOCOL", `An agent sent no ${what}; ${SAME_RELEASE}`);
+  return message;
+}
+
+/** How memory may cross; see `Mode`. */
+export const MODES: readonly Mode[] = ["post-copy"];
+
+export const JOURNAL_STATES: readonly JournalState[] = ["running", "committed", "prepared", "owner", "completed", "rolled-back", "failed"];
+
+export function eventToProto(event: StreamedEvent): MessageInitShape<typeof EventSchema> {
+  const { atMs } = event;
+  switch (event.kind) {
+    case "began":
+      return { atMs, kind: { case: "began", value: event } };
+    case "phase-began":
+      return { atMs, kind: { case: "phaseBegan", value: event.phase } };
+    case "phase-ended":
+      return { atMs, kind: { case: "phaseEnded", value: event.phase } };
+    case "progress": {
+      const { phase, rate, remainingMs } = event;
+      return {
+        atMs,
+        kind: {
+          case: "progress",
+          value: { phase, rate, bytes: bytesToProto(event.bytes), ...(remainingMs === undefined ? {} : { remainingMs }) },
+        },
+      };
+    }
+    case "warning":
+      return { atMs, kind: { case: "warning", value: event.message } };
+    case "ended":
+      return { atMs, kind: { case: "ended", value: reportToProto(event.report) } };
+  }
+}
+
+export function eventFromProto({ atMs, kind }: pb.Event): StreamedEvent {
+  switch (kind.case) {
+    case "began": {
+      const { id, container, source, target } = kind.value;
+      return { kind: "began", atMs: 0, id: migrationId(id), container, source: hostName(source), target: hostName(target) };
+    }
+    case "phaseBegan":
+      return { kind: "phase-began", atMs, phase: oneOf(PHASES, kind.value, "phase") };
+    case "phaseEnded":
+      return { kind: "phase-ended", atMs, phase: oneOf(PHASES, kind.value, "phase") };
+    case "progress":
+      return { kind: "progress", atMs, ...progressFromProto(kind.value) };
+    case "warning":
+      return { kind: "warning", atMs, message: kind.value };
+    case "ended":
+      return { kind: "ended", atMs, report: reportFromProto(kind.value) };
+    case undefined:
+      throw new DmigrateError("PROTOCOL", `An agent sent an event of an unknown kind; ${SAME_RELEASE}`);
+  }
+}
+
+function progressFromProto({ phase, rate, bytes, remainingMs }: pb.Progress): Omit<MigrationEvent & { kind: "progress" }, "kind" | "atMs"> {
+  return {
+    phase: oneOf(PHASES, phase, "phase"),
+    rate,
+    bytes: bytesFromProto(bytes),
+    ...(remainingMs === undefined ? {} : { remainingMs }),
+  };
+}
+
+export function reportToProto(report: Report): MessageInitShape<typeof ReportSchema> {
+  const { phases, steps, bytes, pages, warnings, ...rest } = report;
+  return {
+    ...rest,
+    phases: [...phases],
+    steps: [...steps],
+    bytes: bytesToProto(bytes),
+    pages: pagesToProto(pages),
+    warnings: [...warnings],
+  };
+}
+
+export function reportFromProto(report: pb.Report): Report {
+  const { container, totalMs, downtimeMs, warnings, error } = report;
+  const bytes = bytesFromProto(report.bytes);
+  return {
+    id: migrationId(report.id),
+    container,
+    containerId: containerId(report.containerId),
+    source: hostName(report.source),
+    target: hostName(report.target),
+    mode: oneOf(MODES, report.mode, "mode"),
+    outcome: oneOf(["completed", "rolled-back", "failed"], report.outcome, "outcome"),
+    totalMs,
+    downtimeMs,
+    phases: report.phases.map(({ name, startMs, endMs }) => ({ name: oneOf(PHASES, name, "phase"), startMs, endMs })),
+    steps: stepsFromProto(report.steps),
+    bytes: { ...bytes, total: bytes.memory + bytes.files + bytes.layers + bytes.metadata },
+    pages: pagesFromProto(report.pages),
+    warnings,
+    ...(error === undefined ? {} : { error: { code: error.code, message: error.message } }),
+  };
+}
+
+export function stepsFromProto(steps: readonly pb.Span[]): Step[] {
+  return steps.map(({ name, startMs, endMs }) => ({ name, startMs, endMs }));
+}
+
+export function pagesToProto({ total, copiedAhead, demanded, pushed, zero }: PageCounts): MessageInitShape<typeof PageCountsSchema> {
+  return { total: BigInt(total), copiedAhead: BigInt(copiedAhead), demanded: BigInt(demanded), pushed: BigInt(pushed), zero: BigInt(zero) };
+}
+
+export function pagesFromProto(pages: pb.PageCounts | undefined): PageCounts {
+  const { total, copiedAhead, demanded, pushed, zero } = present(pages, "page counts");
+  return { total: Number(total), copiedAhead: Number(copiedAhead), demanded: Number(demanded), pushed: Number(pushed), zero: Number(zero) };
+}
+
+function bytesToProto({ memory, files, layers, metadata }: ByteCounts): {
+  memory: bigint;
+  files: bigint;
+  layers: bigint;
+  metadata: bigint;
+} {
+  return { memory: BigInt(memory), files: BigInt(files), layers: BigInt(layers), metadata: BigInt(metadata) };
+}
+
+function bytesFromProto(bytes: pb.ByteCounts | undefined): ByteCounts {
+  const { memory, files, layers, metadata } = present(bytes, "byte counts");
+  return { memory: Number(memory), files: Number(files), layers: Number(layers), metadata: Number(metadata) };
+}
+
+/** JSON inside a message. */
+export function parseJson<T>(text: string, schema: z.ZodType<T>): T {
+  try {
+    return schema.parse(JSON.parse(text));
+  } catch (error) {
+    throw new DmigrateError("PROTOCOL", `An agent sent what this one does not understand: ${messageOf(error)}; ${SAME_RELEASE}`, error);
+  }
+}
+
+export function memberToProto({ name, address, fingerprint }: Member): MessageInitShape<typeof MemberSchema> {
+  return { name, address, fingerprint: Buffer.from(fingerprint, "hex") };
+}
+
+export function memberFromProto(member: MemberMessage | undefined): Member {
+  const { name, address, fingerprint } = present(member, "member");
+  return { name: hostName(name), address: formatAddress(parsePeerAddress(address)), fingerprint: Buffer.from(fingerprint).toString("hex") };
+}

@@ -1,0 +1,140 @@
+/**
+ * What this host answers other hosts: PeerService, to members alone, and JoinService, while it is no member. Both only translate.
+ */
+import { once } from "node:events";
+import {
+  createContextKey,
+  createContextValues,
+  type ConnectRouter,
+  type ContextValues,
+  type HandlerContext,
+  type ServiceImpl,
+} from "@connectrpc/connect";
+import { z } from "zod";
+import { DmigrateError } from "../../core/errors.ts";
+import { hostName, migrationId, type HostName, type MigrationId } from "../../core/ids.ts";
+import { containerNeeds } from "../../core/preflight-facts.ts";
+import { JoinService, PeerService } from "../../gen/dmigrate/v1/peer_pb.js";
+import type { Cluster } from "../cluster.ts";
+import { forget } from "../hosts.ts";
+import type { Journal } from "../journal.ts";
+import type { TargetSessions } from "../migrations.ts";
+import { memberFromProto, pagesToProto, parseJson } from "./convert.ts";
+
+const callerKey = createContextKey<HostName | undefined>(undefined);
+
+/** Hands the handlers below who calls. */
+export function callerValues(caller: HostName | undefined): ContextValues {
+  return createContextValues().set(callerKey, caller);
+}
+
+function callerOf({ values }: HandlerContext): HostName {
+  const caller = values.get(callerKey);
+  if (caller === undefined)
+    throw new DmigrateError("PEER_REFUSED", "The host asked does not know the asking one as a member of its cluster; add it there");
+  return caller;
+}
+
+export interface PeerParts {
+  readonly cluster: Cluster;
+  readonly journal: Journal;
+  readonly targets: TargetSessions;
+  /** Aborted when the agent ends. */
+  readonly ending: AbortSignal;
+  /** Resolves once the sessions have recovered. */
+  readonly recovered: Promise<void>;
+}
+
+export function peerRoutes(router: ConnectRouter, parts: PeerParts): void {
+  router.service(PeerService, peerService(parts)).service(JoinService, joinService(parts.cluster));
+}
+
+function peerService({ cluster, journal, targets, ending, recovered }: PeerParts): ServiceImpl<typeof PeerService> {
+  /** The migration, once its sessions may be used, if the caller is its source. */
+  const ofCaller = async (id: string, context: HandlerContext): Promise<MigrationId> => {
+    const caller = callerOf(context);
+    await recovered;
+    const record = journal.find(migrationId(id));
+    if (record?.role === "target" && record.peer === caller) return record.id;
+    throw new DmigrateError("MIGRATION_NOT_FOUND", `Migration ${id} has not been reserved by ${caller}; migrate again`);
+  };
+
+  return {
+    async getFacts({ needsJson }, context) {
+      callerOf(context);
+      await recovered;
+      return { factsJson: JSON.stringify(await targets.facts(parseJson(needsJson, containerNeeds), context)) };
+    },
+    async reserve({ migration, source, descriptionJson }, context) {
+      const caller = callerOf(context);
+      if (source !== caller) throw new DmigrateError("PEER_REFUSED", `Host ${caller} cannot reserve for ${source}; migrate from there`);
+      await recovered;
+      const description = parseJson(descriptionJson, z.unknown());
+      const { presentLayers } = await targets.reserve({ migration: migrationId(migration), source: caller, description }, context);
+      return { presentLayers: [...presentLayers] };
+    },
+    async createContainer({ migration }, context) {
+      return { containerId: await targets.createContainer(await ofCaller(migration, context), context) };
+    },
+    async stage({ migration, criuOptions }, context) {
+      await targets.stage(await ofCaller(migration, context), criuOptions, context);
+      return {};
+    },
+    async restore({ migration }, context) {
+      return { steps: [...(await targets.restore(await ofCaller(migration, context), context))] };
+    },
+    async commit({ migration, heldPackets }, context) {
+      return await targets.commit(await ofCaller(migration, context), heldPackets, context);
+    },
+    async awaitPages({ migration }, context) {
+      return { pages: pagesToProto(await targets.awaitPages(await ofCaller(migration, context), context)) };
+    },
+    async finish({ migration }, context) {
+      await targets.finish(await ofCaller(migration, context), context);
+      return {};
+    },
+    async abort({ migration }, context) {
+      await targets.abort(await ofCaller(migration, context), context);
+      return {};
+    },
+    getState({ migration }, context) {
+      const caller = callerOf(context);
+      const record = journal.find(migrationId(migration));
+      return { state: record?.peer === caller ? record.state : "" };
+    },
+    async *attend(_request, context) {
+      callerOf(context);
+      yield {};
+      const gone = AbortSignal.any([context.signal, ending]);
+      if (!gone.aborted) await once(gone, "abort");
+    },
+    addMember({ member }, context) {
+      callerOf(context);
+      cluster.add(memberFromProto(member));
+      return {};
+    },
+    async removeMember({ name }, context) {
+      callerOf(context);
+      await forget(cluster, journal, hostName(name));
+      return {};
+    },
+  };
+}
+
+function joinService(cluster: Cluster): ServiceImpl<typeof JoinService> {
+  return {
+    join({ secret }) {
+      return { publicKey: cluster.publicKey(secret) };
+    },
+    install({ secret, name, authority, caPem, certificatePem, members }) {
+      cluster.install(secret, {
+        name: hostName(name),
+        authority: hostName(authority),
+        authorityCertificate: caPem,
+        certificate: certificatePem,
+        members: members.map(memberFromProto),
+      });
+      return {};
+    },
+  };
+}

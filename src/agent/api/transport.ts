@@ -1,0 +1,30 @@
+/**
+ * Connect RPC over a connection that its caller makes: a unix socket, or TLS that trusts whom it should.
+ */
+import type { Duplex } from "node:stream";
+import type { Transport } from "@connectrpc/connect";
+import { createConnectTransport, Http2SessionManager } from "@connectrpc/connect-node";
+
+export interface CallsTransport extends Disposable {
+  readonly transport: Transport;
+}
+
+/**
+ * Calls over what `connect` connects to, again whenever there is no connection. Disposing of it cuts it, and the calls under way.
+ * @param signOfLifeMs while calls are open, and a peer is silent for this long, it is asked for a sign of life and has as long again
+ */
+export function callsOver(connect: () => Duplex, signOfLifeMs?: number): CallsTransport {
+  const baseUrl = "https://agent"; // a name for the protocol's headers: `connect` alone knows where the agent is
+  const pings = signOfLifeMs === undefined ? {} : { pingIntervalMs: signOfLifeMs, pingTimeoutMs: signOfLifeMs };
+  let connection: Duplex | undefined;
+  const createConnection = (): Duplex => {
+    connection = connect();
+    return connection;
+  };
+  const sessionManager = new Http2SessionManager(baseUrl, pings, { createConnection });
+  return {
+    transport: createConnectTransport({ baseUrl, httpVersion: "2", sessionManager, acceptCompression: [] }),
+    // Not sessionManager.abort(): the error of a session that is just ending would then find no listener.
+    [Symbol.dispose]: () => void connection?.destroy(),
+  };
+}

@@ -1,0 +1,106 @@
+/**
+ * The cluster's list of hosts as an operator changes it: a host is added by its join token or removed, and the other members are told.
+ */
+import { createClient, type Client } from "@connectrpc/connect";
+import { DmigrateError, messageOf } from "../core/errors.ts";
+import type { HostName } from "../core/ids.ts";
+import { hasEnded } from "../core/journal-states.ts";
+import { JoinService } from "../gen/dmigrate/v1/peer_pb.js";
+import { memberToProto } from "./api/convert.ts";
+import { fromConnectError } from "./api/errors.ts";
+import { callsOver } from "./api/transport.ts";
+import type { Cluster } from "./cluster.ts";
+import { dialPinned } from "./dial.ts";
+import type { Journal } from "./journal.ts";
+import type { Peer, Peers } from "./peers.ts";
+import { decodeToken } from "./pki.ts";
+
+const JOIN_TIMEOUT_MS = 10_000;
+
+/**
+ * Takes the host behind `address` into the cluster. Only the authority can. Returns a warning for each member that could not be told.
+ * The new member is written down before it learns of it: of two half-done changes, one that `removeHost` undoes.
+ */
+export async function addHost(cluster: Cluster, peers: Peers, name: HostName, address: string, token: string): Promise<string[]> {
+  cluster.mayAdd(name);
+  const { fingerprint, secret } = decodeToken(token);
+  using joining = await joiningHost(address, fingerprint);
+  const { publicKey } = await joining.ask((client) => client.join({ secret, name }, { timeoutMs: JOIN_TIMEOUT_MS }));
+  const { member, certificate } = await cluster.issue(name, address, publicKey);
+  const { authority, keys, members } = cluster.membership;
+  const admission = { secret, name, authority, caPem: keys.authority, certificatePem: certificate };
+  cluster.add(member);
+  try {
+    const all = [...members.values(), member].map(memberToProto);
+    await joining.ask((client) => client.install({ ...admission, members: all }, { timeoutMs: JOIN_TIMEOUT_MS }));
+  } catch (error) {
+    cluster.remove(name);
+    throw error;
+  }
+  return await tellOthers(cluster, peers, name, async (peer) => await peer.addMember(member));
+}
+
+/**
+ * Removes a host from the cluster; this host itself leaves it. Returns a warning for each member that could not be told.
+ * Throws MIGRATION_IN_PROGRESS while a migration needs it.
+ */
+export async function removeHost(cluster: Cluster, peers: Peers, journal: Journal, name: HostName): Promise<string[]> {
+  cluster.member(name);
+  ensureUnused(cluster, journal, name);
+  const warnings = await tellOthers(cluster, peers, undefined, async (peer) => await peer.removeMember(name));
+  await forget(cluster, journal, name);
+  return warnings;
+}
+
+/** Removes a host from this host's own list; if it is this one, leaves the cluster. Throws MIGRATION_IN_PROGRESS while a migration needs it. */
+export async function forget(cluster: Cluster, journal: Journal, name: HostName): Promise<void> {
+  ensureUnused(cluster, journal, name);
+  if (name === cluster.membership.self) await cluster.leave();
+  else cluster.remove(name);
+}
+
+function ensureUnused(cluster: Cluster, journal: Journal, name: HostName): void {
+  const { self } = cluster.membership;
+  const user = journal.list().find(({ state, peer }) => !hasEnded(state) && (name === self || name === peer));
+  if (user === undefined) return;
+  throw new DmigrateError(
+    "MIGRATION_IN_PROGRESS",
+    `Migration ${user.id} of ${user.container} between ${self} and ${user.peer} has not ended; wait for it, or \`dmigrate cancel ${user.id}\``,
+  );
+}
+
+async function tellOthers(
+  cluster: Cluster,
+  peers: Peers,
+  except: HostName | undefined,
+  tell: (peer: Peer) => Promise<void>,
+): Promise<string[]> {
+  const others = cluster.others.filter((member) => member.name !== except);
+  const told = await Promise.allSettled(others.map(async ({ name }) => await tell(peers.to(name))));
+  return told.flatMap((result, n) =>
+    result.status === "rejected" ? [`Host ${others[n]?.name} was not told: ${messageOf(result.reason)}`] : [],
+  );
+}
+
+interface JoiningHost extends Disposable {
+  ask<T>(call: (client: Client<typeof JoinService>) => Promise<T>): Promise<T>;
+}
+
+/** Connects to a host that shows a token, once it has shown the certificate of the token. */
+async function joiningHost(address: string, fingerprint: string): Promise<JoiningHost> {
+  const socket = await dialPinned(address, fingerprint);
+  const calls = callsOver(() => socket);
+  const client = createClient(JoinService, calls.transport);
+  const lost = (error: unknown): DmigrateError =>
+    new DmigrateError("PEER_UNREACHABLE", `The agent at ${address} went away while it joined: ${messageOf(error)}; see its log`, error);
+  return {
+    async ask(call) {
+      try {
+        return await call(client);
+      } catch (error) {
+        throw fromConnectError(error, lost);
+      }
+    },
+    [Symbol.dispose]: () => calls[Symbol.dispose](),
+  };
+}

@@ -1,0 +1,18 @@
+/**
+ * `dmigrate agent`: runs an agent with its log on standard error until SIGTERM or SIGINT.
+ */
+import { pino } from "pino";
+import { runAgent } from "./agent.ts";
+import { parseConfig, rawConfig, type RawConfig } from "./config.ts";
+import type { StartSessions } from "./context.ts";
+
+/** Throws USAGE for a bad configuration, AGENT if another agent uses its directories or port. */
+export async function serveUntilSignal(flags: RawConfig, startSessions: StartSessions): Promise<void> {
+  const config = parseConfig(rawConfig(flags, process.env));
+  const log = pino({ level: config.logLevel, base: null }, pino.destination({ fd: 2, sync: true }));
+  const signal = Promise.withResolvers<NodeJS.Signals>();
+  process.once("SIGTERM", signal.resolve);
+  process.once("SIGINT", signal.resolve);
+  await using agent = await runAgent(config, startSessions, log);
+  log.info({ socket: agent.socketPath, listen: agent.listen, signal: await signal.promise }, "ending");
+}

@@ -1,0 +1,137 @@
+/**
+ * Calls to other hosts' agents. A connection to each is kept for the next call, and asked for a sign of life while calls are open.
+ */
+import { createClient, type Client } from "@connectrpc/connect";
+import { DmigrateError } from "../core/errors.ts";
+import { containerId, type HostName } from "../core/ids.ts";
+import { hostFacts } from "../core/preflight-facts.ts";
+import { PeerService } from "../gen/dmigrate/v1/peer_pb.js";
+import { JOURNAL_STATES, memberToProto, oneOf, pagesFromProto, parseJson, stepsFromProto } from "./api/convert.ts";
+import { fromConnectError } from "./api/errors.ts";
+import { callsOver, type CallsTransport } from "./api/transport.ts";
+import type { Cluster, Member, Membership } from "./cluster.ts";
+import { ALPN, connectionLost, dialMember } from "./dial.ts";
+import type { CallOptions, PeerCalls } from "./migrations.ts";
+
+/** A peer that does not answer within twice this, while a call is open, is lost. */
+const SIGN_OF_LIFE_MS = 5_000;
+/** How long a member may take to note a change of the list of hosts. */
+const MEMBERSHIP_TIMEOUT_MS = 5_000;
+
+/** What members tell each other besides. */
+export interface MemberCalls {
+  addMember(member: Member): Promise<void>;
+  removeMember(name: HostName): Promise<void>;
+}
+
+export type Peer = PeerCalls & MemberCalls;
+
+interface Connection {
+  readonly member: Member;
+  readonly keys: Membership["keys"];
+  readonly calls: CallsTransport;
+  readonly peer: Peer;
+}
+
+export class Peers implements Disposable {
+  readonly #cluster: Cluster;
+  readonly #connections = new Map<HostName, Connection>();
+
+  constructor(cluster: Cluster) {
+    this.#cluster = cluster;
+  }
+
+  /** Connects at the first call. Throws HOST_UNKNOWN unless `host` is a member, HOST_IS_SOURCE if it is this one. */
+  to(host: HostName): Peer {
+    const { membership } = this.#cluster;
+    const member = this.#cluster.member(host);
+    if (host === membership.self) throw new DmigrateError("HOST_IS_SOURCE", `${host} is this host; name another one`);
+    const kept = this.#connections.get(host);
+    if (kept?.member === member && kept.keys === membership.keys) return kept.peer;
+    kept?.calls[Symbol.dispose]();
+    const calls = callsOver(() => dialMember(membership, member, ALPN.calls), SIGN_OF_LIFE_MS);
+    const peer = peerOver(createClient(PeerService, calls.transport), member);
+    this.#connections.set(host, { member, keys: membership.keys, calls, peer });
+    return peer;
+  }
+
+  [Symbol.dispose](): void {
+    for (const { calls } of this.#connections.values()) calls[Symbol.dispose]();
+  }
+}
+
+function peerOver(client: Client<typeof PeerService>, member: Member): Peer {
+  const lost = (error: unknown): DmigrateError => connectionLost(member, error);
+  const asking = async <T>(answer: Promise<T>, options?: CallOptions): Promise<T> => {
+    try {
+      return await answer;
+    } catch (error) {
+      throw fromConnectError(error, lost, options?.signal);
+    }
+  };
+
+  return {
+    async facts(needs, options) {
+      const { factsJson } = await asking(client.getFacts({ needsJson: JSON.stringify(needs) }, options), options);
+      return parseJson(factsJson, hostFacts);
+    },
+    async reserve({ migration, source, description }, options) {
+      const request = { migration, source, descriptionJson: JSON.stringify(description) };
+      const { presentLayers } = await asking(client.reserve(request, options), options);
+      return { presentLayers };
+    },
+    async createContainer(id, options) {
+      return containerId((await asking(client.createContainer({ migration: id }, options), options)).containerId);
+    },
+    async stage(id, criuOptions, options) {
+      await asking(client.stage({ migration: id, criuOptions: [...criuOptions] }, options), options);
+    },
+    async restore(id, options) {
+      return stepsFromProto((await asking(client.restore({ migration: id }, options), options)).steps);
+    },
+    async commit(id, heldPackets, options) {
+      const { resumedAfterMs } = await asking(client.commit({ migration: id, heldPackets: [...heldPackets] }, options), options);
+      return { resumedAfterMs };
+    },
+    async awaitPages(id, options) {
+      return pagesFromProto((await asking(client.awaitPages({ migration: id }, options), options)).pages);
+    },
+    async finish(id, options) {
+      await asking(client.finish({ migration: id }, options), options);
+    },
+    async abort(id, options) {
+      await asking(client.abort({ migration: id }, options), options);
+    },
+    async state(id, options) {
+      const { state } = await asking(client.getState({ migration: id }, options), options);
+      return state === "" ? undefined : oneOf(JOURNAL_STATES, state, "state of a migration");
+    },
+    async attend(options) {
+      return await attend(client, asking, options);
+    },
+    async addMember(added) {
+      await asking(client.addMember({ member: memberToProto(added) }, { timeoutMs: MEMBERSHIP_TIMEOUT_MS }));
+    },
+    async removeMember(name) {
+      await asking(client.removeMember({ name }, { timeoutMs: MEMBERSHIP_TIMEOUT_MS }));
+    },
+  };
+}
+
+type Asking = <T>(answer: Promise<T>, options?: CallOptions) => Promise<T>;
+
+async function attend(client: Client<typeof PeerService>, asking: Asking, options: CallOptions = {}): ReturnType<PeerCalls["attend"]> {
+  const ended = new AbortController();
+  const lost = new AbortController();
+  const signal = options.signal === undefined ? ended.signal : AbortSignal.any([ended.signal, options.signal]);
+  const signs = client.attend({}, { signal })[Symbol.asyncIterator]();
+  await asking(signs.next(), { signal });
+  const last = asking(signs.next(), { signal });
+  last.then(
+    () => lost.abort(new DmigrateError("PEER_UNREACHABLE", "The peer's agent ended; start it again with `dmigrate agent`")),
+    (error: unknown) => {
+      if (!signal.aborted) lost.abort(error);
+    },
+  );
+  return { signal: lost.signal, [Symbol.dispose]: () => ended.abort() };
+}
