@@ -6,20 +6,12 @@ import { text } from "node:stream/consumers";
 import { pipeline } from "node:stream/promises";
 import { DmigrateError } from "../../src/core/errors.ts";
 import type { Host } from "../host.ts";
-import { ROOT_DIR } from "../setup.ts";
-import { buildImage, type Image, type ImageSpec } from "./image.ts";
+import type { Image } from "./image.ts";
 
-/**
- * Builds an image from the lab's root file system (a fraction of a second, so it is not kept) and loads it, unless the
- * host's engine has it already.
- * @param specOf one of the catalogue's functions
- * @throws LAB if the image can't be built or loaded
- */
-export async function loadImage(host: Host, specOf: (rootDir: string) => ImageSpec): Promise<Image> {
-  const image = await buildImage(specOf(ROOT_DIR), ROOT_DIR);
+/** Loads an image into a host's engine, unless it has it already. Throws LAB with the engine's complaint. */
+export async function loadImage(host: Host, image: Image): Promise<void> {
   const present = await host.exec("docker", "image", "inspect", "--format", "{{.Id}}", image.name);
   if (present.stdout.trim() !== image.id) await load(host, image);
-  return image;
 }
 
 async function load(host: Host, image: Image): Promise<void> {

@@ -2,7 +2,7 @@
  * Runs the programs of an image without an engine: unpacked into a folder, in namespaces of their own. For tests.
  */
 import { execFile, spawn, type ChildProcess, type SpawnOptions } from "node:child_process";
-import { createWriteStream } from "node:fs";
+import { createWriteStream, readFileSync } from "node:fs";
 import { mkdir, mkdtemp, readFile, rm } from "node:fs/promises";
 import { once } from "node:events";
 import { tmpdir } from "node:os";
@@ -71,10 +71,24 @@ export class Sandbox implements AsyncDisposable {
     return { code: typeof code === "number" ? code : 255, stdout };
   }
 
+  /** Kills a program with all its children; resolves once none of them is left. */
+  async end(child: ChildProcess): Promise<void> {
+    if (!this.programs.has(child)) return;
+    const exited = once(child, "exit");
+    // The end of a process namespace's first process is waited for by unshare, and is that of all the others.
+    const [init = child.pid] = processesUnder(child);
+    if (init !== undefined) process.kill(init, "SIGKILL");
+    await exited;
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
-    const ended = [...this.programs].map((child) => once(child, "exit"));
-    for (const child of this.programs) child.kill("SIGKILL");
-    await Promise.all(ended);
+    await Promise.all([...this.programs].map((child) => this.end(child)));
     await rm(this.folder, { recursive: true, force: true });
   }
+}
+
+/** Ids of the children of a process, as this machine counts. */
+export function processesUnder({ pid }: { readonly pid?: number | undefined }): number[] {
+  if (pid === undefined) return [];
+  return readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").split(" ").filter(Boolean).map(Number);
 }

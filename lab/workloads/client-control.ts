@@ -49,6 +49,8 @@ export class ClientProcess<Result> {
     this.schema = schema;
     const { stdout } = child;
     if (stdout === null) throw new DmigrateError("INTERNAL", "A client was started without a pipe for its output; report this");
+    // Orders to a client that has ended go nowhere; that it ended is noticed at its output.
+    child.stdin?.on("error", () => undefined);
     let last = "";
     const lines = createInterface({ input: stdout });
     const closed = once(lines, "close");

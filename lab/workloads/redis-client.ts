@@ -2,7 +2,6 @@
  * A redis client that notices everything: over one connection it writes and reads back numbered values and increments
  * a counter as fast as it can, and tells how long the server was silent, what it lost and what it did twice.
  */
-import { writeFile } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import * as z from "zod";
@@ -18,11 +17,13 @@ import type { Reply } from "./resp.ts";
 export interface RedisClientOptions extends Endpoint, LedgerOptions {
   /** Steps under way at a time; each is three commands sent as one. */
   readonly window: number;
+  /** How long the first connection may take, and after the stop whatever is still under way. */
+  readonly patienceMs: number;
 }
 
 const CONNECT_LIMIT_MS = 1000;
 const RECONNECT_PAUSE_MS = 50;
-/** How long the first connection may take, and after the stop whatever is still under way. */
+/** Longer than TCP waits between two retransmissions after a downtime of seconds. */
 const PATIENCE_MS = 15_000;
 const READ_BACK_BATCH = 500;
 
@@ -33,7 +34,10 @@ class RedisClient {
   private readonly log = new ReplyLog();
   private readonly faults = new FaultList();
   private readonly counts: Record<Fault["kind"], number> = { "error-reply": 0, "wrong-read": 0, "lost-write": 0, "double-increment": 0 };
+  private connection: RedisConnection | undefined;
   private connections = 0;
+  private patience: NodeJS.Timeout | undefined;
+  private isPatient = true;
 
   constructor(options: RedisClientOptions, control: Control) {
     this.options = options;
@@ -42,14 +46,19 @@ class RedisClient {
   }
 
   async run(): Promise<RedisClientResult> {
-    let connection = await this.connect();
-    if (connection === undefined)
+    this.limitPatience();
+    await this.connect();
+    clearTimeout(this.patience);
+    if (this.connection === undefined) {
       throw new DmigrateError("LAB", `Found no redis at ${this.options.host}:${this.options.port}; start one there`);
+    }
+    this.control.stop.addEventListener("abort", () => this.limitPatience());
     const startMs = performance.now();
-    while (connection !== undefined && !(await this.load(connection))) connection = await this.connect();
+    while (!(await this.load())) await this.connect();
     const endMs = performance.now();
-    await this.readBack(connection);
-    connection?.[Symbol.dispose]();
+    await this.readBack();
+    clearTimeout(this.patience);
+    this.connection?.[Symbol.dispose]();
     return {
       ...measure(this.log, startMs, endMs, this.control.marks, this.connections, this.faults),
       acknowledgedKeys: this.ledger.acknowledgedKeys().length,
@@ -59,26 +68,31 @@ class RedisClient {
     };
   }
 
-  /** Tries until somebody answers; before the first connection and after the stop only for a while. */
-  private async connect(): Promise<RedisConnection | undefined> {
-    let deadline = performance.now() + PATIENCE_MS;
-    while (performance.now() < deadline) {
-      try {
-        const connection = await RedisConnection.connect(this.options, CONNECT_LIMIT_MS);
-        this.connections += 1;
-        return connection;
-      } catch {
-        // Nobody answers yet.
-        if (this.connections > 0 && !this.control.stop.aborted) deadline = performance.now() + PATIENCE_MS;
-        await sleep(RECONNECT_PAUSE_MS);
-      }
-    }
-    return undefined;
+  /** From now on there is an end to waiting: for the first connection, or after the stop for all that is still to come. */
+  private limitPatience(): void {
+    this.patience = setTimeout(() => {
+      this.isPatient = false;
+      this.connection?.[Symbol.dispose]();
+    }, this.options.patienceMs);
   }
 
-  /** Works until the stop; false if the connection broke before. */
-  private async load(connection: RedisConnection): Promise<boolean> {
-    const endLimit = this.limitAfterStop(connection);
+  /** Tries until somebody answers or patience ends. */
+  private async connect(): Promise<void> {
+    this.connection = undefined;
+    while (this.connection === undefined && this.isPatient) {
+      try {
+        this.connection = await RedisConnection.connect(this.options, CONNECT_LIMIT_MS);
+        this.connections += 1;
+      } catch {
+        await sleep(RECONNECT_PAUSE_MS); // nobody answers yet
+      }
+    }
+  }
+
+  /** Works until the stop; false if the connection broke before. Without a connection there is no work. */
+  private async load(): Promise<boolean> {
+    const { connection } = this;
+    if (connection === undefined) return true;
     try {
       await Promise.all(Array.from({ length: this.options.window }, () => this.lane(connection)));
       return true;
@@ -87,8 +101,6 @@ class RedisClient {
       this.ledger.interrupt();
       this.faults.add(DmigrateError.from(error).message);
       return false;
-    } finally {
-      endLimit();
     }
   }
 
@@ -103,38 +115,22 @@ class RedisClient {
     }
   }
 
-  /** Gives up a connection on which nothing comes any more after the stop. */
-  private limitAfterStop(connection: RedisConnection): () => void {
-    let timer: NodeJS.Timeout | undefined;
-    const onStop = (): void => {
-      timer = setTimeout(() => connection[Symbol.dispose](), PATIENCE_MS);
-    };
-    this.control.stop.addEventListener("abort", onStop);
-    return () => {
-      this.control.stop.removeEventListener("abort", onStop);
-      clearTimeout(timer);
-    };
-  }
-
   /** Reads every key that was ever acknowledged; what can't be read counts as lost. */
-  private async readBack(connection: RedisConnection | undefined): Promise<void> {
+  private async readBack(): Promise<void> {
     const keys = this.ledger.acknowledgedKeys();
     for (let at = 0; at < keys.length; at += READ_BACK_BATCH) {
       const batch = keys.slice(at, at + READ_BACK_BATCH);
-      const values = await this.read(
-        connection,
-        batch.map((key) => this.ledger.key(key)),
-      );
+      const values = await this.read(batch.map((key) => this.ledger.key(key)));
       for (const [index, key] of batch.entries()) this.note(this.ledger.judgeReadBack(key, values[index]));
     }
-    const [counter] = await this.read(connection, [this.ledger.counterKey]);
+    const [counter] = await this.read([this.ledger.counterKey]);
     this.note(this.ledger.judgeFinalCounter(counter));
   }
 
   /** The values of keys; none if they can't be had. */
-  private async read(connection: RedisConnection | undefined, keys: readonly string[]): Promise<Reply[]> {
+  private async read(keys: readonly string[]): Promise<Reply[]> {
     try {
-      const values = (await connection?.command("MGET", ...keys)) ?? [];
+      const values = (await this.connection?.command("MGET", ...keys)) ?? [];
       return Array.isArray(values) ? values : [];
     } catch (error) {
       this.faults.add(DmigrateError.from(error).message);
@@ -169,7 +165,6 @@ async function main(): Promise<void> {
       keys: { type: "string", default: "20000" },
       "value-bytes": { type: "string", default: "64" },
       prefix: { type: "string", default: `client-${process.pid}` },
-      out: { type: "string" },
     },
   });
   const integer = z.coerce.number().int().positive();
@@ -177,7 +172,6 @@ async function main(): Promise<void> {
     .object({ host: z.string(), port: integer, window: integer, keyCount: integer, valueBytes: integer, prefix: z.string() })
     .refine(({ window, keyCount }) => window <= keyCount, "--window must not exceed --keys")
     .parse({ ...values, keyCount: values.keys, valueBytes: values["value-bytes"] });
-  const result = JSON.stringify(await runRedisClient(options, controlFromInput()));
-  if (values.out !== undefined) await writeFile(values.out, result);
-  process.stdout.write(`${result}\n`);
+  const result = await runRedisClient({ ...options, patienceMs: PATIENCE_MS }, controlFromInput());
+  process.stdout.write(`${JSON.stringify(result)}\n`);
 }

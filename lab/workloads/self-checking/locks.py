@@ -46,5 +46,5 @@ os.close(os.open(PATH, os.O_RDWR | os.O_CREAT))
 locked_r, locked_w = os.pipe()
 health.announce("locks-holder", "locks-rival")
 if os.fork() == 0:
-    rival()
-hold()
+    hold()
+rival()

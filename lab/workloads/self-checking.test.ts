@@ -1,0 +1,157 @@
+import assert from "node:assert/strict";
+import { once } from "node:events";
+import { closeSync, openSync, readFileSync, readSync, readdirSync, truncateSync, writeSync } from "node:fs";
+import net from "node:net";
+import path from "node:path";
+import { before, describe, test } from "node:test";
+import type { ChildProcess } from "node:child_process";
+import { workloadsImage } from "../images/catalogue.ts";
+import { buildImage, type Image } from "../images/image.ts";
+import { Sandbox, processesUnder } from "../images/sandbox.ts";
+import { ensureRoot } from "../setup.ts";
+import { runEchoClient } from "./echo-client.ts";
+
+let image: Image;
+before(async () => {
+  const root = await ensureRoot(() => undefined);
+  image = await buildImage(workloadsImage(root), root);
+});
+
+const address = `127.78.${(process.pid >> 8) & 255}.${process.pid & 255}`;
+
+/** A workload under way. */
+interface Running {
+  readonly sandbox: Sandbox;
+  readonly child: ChildProcess;
+  /** Its first process and that one's first child, if it has one. */
+  readonly parent: number;
+  readonly offspring: number;
+}
+
+/** Writes into a file in place. */
+function overwrite(file: string, content: string | Buffer, position: number): void {
+  const descriptor = openSync(file, "r+");
+  writeSync(descriptor, Buffer.from(content), 0, content.length, position);
+  closeSync(descriptor);
+}
+
+/** Where in its address space a process holds a megabyte that it never touched, in a mapping of at least `bytes`. */
+function untouchedMemory(pid: number, bytes: number): number {
+  const memory = openSync(`/proc/${pid}/mem`, "r");
+  for (const [, start = "", end = ""] of readFileSync(`/proc/${pid}/maps`, "utf8").matchAll(/^(\w+)-(\w+) rw-p 00000000 00:00 0 *$/gm)) {
+    const from = Number.parseInt(start, 16);
+    const content = Buffer.alloc(Number.parseInt(end, 16) - from);
+    if (content.length < bytes) continue;
+    readSync(memory, content, 0, content.length, from);
+    const untouched = content.indexOf(Buffer.alloc(1 << 20));
+    if (untouched >= 0) return from + untouched;
+  }
+  throw new Error(`Process ${pid} has touched all its memory`);
+}
+
+/** Each workload, how it is harmed, and what it must say then. */
+const WORKLOADS: Record<string, { args?: string[]; network?: "shared"; harm: (running: Running) => unknown; says: RegExp }> = {
+  memory: {
+    args: ["--mb", "7", "--processes", "2", "--pause", "0.002"],
+    harm: ({ offspring }) => overwrite(`/proc/${offspring}/mem`, "x", untouchedMemory(offspring, 7 << 20) + (1 << 19)),
+    says: /memory-1: .*page 1[3-7]\d\d .* differs/,
+  },
+  files: {
+    harm: ({ sandbox }) => {
+      const data = path.join(sandbox.root, "data");
+      truncateSync(path.join(data, readdirSync(data)[0] ?? "", "log"), 5);
+    },
+    says: /record \d+ of the log/,
+  },
+  locks: { harm: ({ offspring }) => process.kill(offspring, "SIGKILL"), says: /granted twice/ },
+  pipes: {
+    harm: ({ parent }) => {
+      const pipe = openSync(`/proc/${parent}/fd/3`, "r");
+      readSync(pipe, Buffer.alloc(8));
+      closeSync(pipe);
+    },
+    says: /next number in the pipe/,
+  },
+  unix_sockets: { harm: ({ offspring }) => process.kill(offspring, "SIGKILL"), says: /unix-client: / },
+  echo: {
+    args: ["--address", address],
+    network: "shared",
+    harm: async () => {
+      const socket = net.connect({ host: address, port: 7000 });
+      await once(socket, "connect");
+      socket.end("0\n2\n");
+      socket.on("error", () => undefined);
+    },
+    says: /next line of a connection is b'2'/,
+  },
+  timers: { harm: ({ parent }) => process.kill(parent, "SIGSTOP"), says: /no progress of timers/ },
+  mappings: {
+    harm: ({ sandbox }) => overwrite(path.join(sandbox.root, "data/mapped"), "7".repeat(20), 4096),
+    says: /file under the private mapping/,
+  },
+  threads: { harm: ({ parent }) => process.kill(parent, "SIGSTOP"), says: /no progress of thread-0, thread-1/ },
+  forks: { harm: ({ offspring }) => process.kill(offspring, "SIGKILL"), says: /ids of the grandchild/ },
+  journal: { harm: ({ sandbox }) => overwrite(path.join(sandbox.root, "data/journal"), "9", 3), says: /record 0 is/ },
+  counter: { harm: ({ child }) => child.stdout?.destroy(), says: /BrokenPipe/ },
+};
+
+test("every workload has its test", async () => {
+  await using sandbox = await Sandbox.unpack(image);
+  const names = readdirSync(path.join(sandbox.root, "opt/workloads")).map((name) => path.basename(name, ".py"));
+  assert.deepEqual(Object.keys(WORKLOADS).toSorted(), names.filter((name) => name !== "health" && name !== "check").toSorted());
+});
+
+describe(
+  "each workload is well when left alone, also after it was stopped for a moment, and tells when it was harmed",
+  { concurrency: 4 },
+  () => {
+    for (const [name, { args = [], network = "own", harm, says }] of Object.entries(WORKLOADS)) {
+      test(name, async () => {
+        await using sandbox = await Sandbox.unpack(image);
+        const child = sandbox.spawn(["run", name, ...args], network, { stdio: ["ignore", "pipe", "ignore"] });
+        child.stdout?.resume();
+        const well = await sandbox.run("check");
+        assert.deepEqual([well.code, well.stdout.slice(0, 3)], [0, "OK "], well.stdout);
+
+        const [parent = 0] = processesUnder(child);
+        process.kill(parent, "SIGSTOP");
+        const offspring = processesUnder({ pid: parent });
+        for (const pid of offspring) process.kill(pid, "SIGSTOP");
+        for (const pid of [...offspring, parent]) process.kill(pid, "SIGCONT");
+        const again = await sandbox.run("check");
+        assert.deepEqual([again.code, again.stdout.slice(0, 3)], [0, "OK "], again.stdout);
+
+        await harm({ sandbox, child, parent, offspring: offspring[0] ?? 0 });
+        const harmed = await sandbox.run("check", "--rounds", "50", "--limit", "3");
+        assert.equal(harmed.code, 1);
+        assert.match(harmed.stdout, says);
+        assert.match(harmed.stdout, /^FAIL no progress|: FAIL /);
+      });
+    }
+  },
+);
+
+test("a container without a workload is not well", async () => {
+  await using sandbox = await Sandbox.unpack(image);
+  assert.deepEqual(await sandbox.run("check", "--limit", "0"), { code: 1, stdout: "FAIL no progress of any worker\n" });
+});
+
+test("the echo client counts what comes back, and tells when the server dies", async () => {
+  await using sandbox = await Sandbox.unpack(image);
+  const child = sandbox.spawn(["run", "echo", "--address", address], "shared", { stdio: "ignore" });
+  assert.equal((await sandbox.run("check")).code, 0);
+  const stop = new AbortController();
+  const ready = Promise.withResolvers<void>();
+  const first = runEchoClient({ host: address, port: 7000 }, { stop: stop.signal, marks: [], ready: ready.resolve });
+  await ready.promise;
+  stop.abort();
+  const { replies, connections, faults } = await first;
+  assert.ok(replies > 0);
+  assert.deepEqual([connections, faults], [1, []]);
+
+  const readyAgain = Promise.withResolvers<void>();
+  const second = runEchoClient({ host: address, port: 7000 }, { stop: new AbortController().signal, marks: [], ready: readyAgain.resolve });
+  await readyAgain.promise;
+  await sandbox.end(child);
+  assert.equal((await second).errors, 1);
+});
