@@ -28,18 +28,18 @@ export interface TestSessions {
 
 export type MakeSessions = (context: AgentContext) => TestSessions;
 
-/** Starts an agent on a free port, and ends it with the test. */
+/** Starts an agent, by default on a free port and with nothing known, and ends it with the test. */
 export async function startAgent(
   t: TestContext,
   sessions: MakeSessions = () => ({}),
-  dir: string = temporaryDirectory(t),
+  { dir = temporaryDirectory(t), port = 0 }: { readonly dir?: string; readonly port?: number } = {},
 ): Promise<TestAgent> {
   const contexts: AgentContext[] = [];
   const agent = await runAgent(
     {
       stateDir: join(dir, "state"),
       runDir: join(dir, "run"),
-      listen: { host: "127.0.0.1", port: 0 },
+      listen: { host: "127.0.0.1", port },
       dockerSocket: join(dir, "docker.sock"),
       logLevel: "silent",
     },
