@@ -41,7 +41,7 @@ export const init: Command<[name: string, options: { readonly address: string }]
   const host = await invocation.client.init(hostName(name), address);
   answer(invocation, host, () => [
     `This host is ${host.name}, the first of a new cluster; others reach it at ${host.address}.`,
-    `Add another: run \`dmigrate status\` there for its token, then here \`dmigrate hosts add NAME ADDRESS TOKEN\`.`,
+    `Add another: run \`dmigrate status\` there for its token, then here \`dmigrate hosts add NAME ADDRESS --token TOKEN\`.`,
   ]);
   return 0;
 };

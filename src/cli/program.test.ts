@@ -126,6 +126,7 @@ suite("errors", () => {
     "dmigrate hosts add b 10.0.0.2": [2, "USAGE", /--token <token>.*; see `dmigrate hosts add --help`$/],
     "dmigrate report redis": [3, "MIGRATION_NOT_FOUND", /"redis" is no migration id/],
     "dmigrate cancel m0k3v9x2q7ab1": [5, "CANCEL_TOO_LATE", /belongs to b already/],
+    "dmigrate agent": [6, "AGENT", /Another agent runs/],
     "dmigrate status": [6, "AGENT_UNREACHABLE", /start it with `dmigrate agent`$/],
     "dmigrate list": [70, "INTERNAL", /x is not a function/],
   };
@@ -135,6 +136,7 @@ suite("errors", () => {
       assert.deepEqual([text.exitCode, text.out.text], [exitCode, ""]);
       assert.match(text.err.text, new RegExp(String.raw`^error: .*\[${code}\]\n`, "s"));
 
+      if (code === "AGENT") return; // a daemon, which has no answer to give
       const json = await run(`${command} --json`, agent);
       assert.deepEqual([json.exitCode, json.err.text], [exitCode, ""]);
       const { error } = JSON.parse(json.out.text) as { error: { code: string; message: string; fault: string } }; // asserted below
@@ -143,6 +145,14 @@ suite("errors", () => {
       assert.match(error.fault, /^(user|host|bug)$/);
     });
   }
+
+  test("the agent gets its options as they were typed", async () => {
+    const surroundings = stage(agent);
+    const flags: unknown[] = [];
+    const serve = async (given: unknown): Promise<void> => void flags.push(given);
+    assert.equal(await runCli(["agent", "--listen", ":0", "--state-dir", "/x"], { ...surroundings, serve }), 0);
+    assert.deepEqual(flags, [{ listen: ":0", stateDir: "/x" }]);
+  });
 
   test("cause, remedy and code have a line each", async () => {
     const { err } = await run("dmigrate cancel m0k3v9x2q7ab1", agent);

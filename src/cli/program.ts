@@ -88,7 +88,7 @@ function dmigrate(surroundings: Surroundings, outcome: { exitCode: number }): Co
     };
   addMigrating(program, run);
   addLooking(program, run);
-  addHosts(program, run);
+  addSetup(program, surroundings, run);
   addShell(program, run);
   program.commandsGroup("Try out:");
   return program;
@@ -189,8 +189,27 @@ function addLooking(program: Command, run: Run): void {
   example(status, "dmigrate status");
 }
 
-function addHosts(program: Command, run: Run): void {
+function addSetup(program: Command, surroundings: Surroundings, run: Run): void {
   program.commandsGroup("Set up:");
+  const agent = program
+    .command("agent")
+    .summary("run this host's agent, the daemon that does the work")
+    .description(
+      "Runs the agent of this host until SIGTERM or Ctrl-C; it needs root. It goes on with what an agent before it left unfinished. While " +
+        "it does not run, containers are not affected, but none can migrate. Each option can also be given as an environment variable, like " +
+        "DMIGRATE_LISTEN.",
+    )
+    .option("--listen <address>", "where other hosts reach it: HOST:PORT, or :PORT for every address (default: :7461)")
+    .option("--state-dir <path>", "keys, list of hosts, journal (default: /var/lib/dmigrate)")
+    .option("--run-dir <path>", "control socket and running migrations (default: /run/dmigrate)")
+    .option("--docker-socket <path>", "Docker Engine's socket (default: /var/run/docker.sock)")
+    .option("--log-level <level>", "debug, info, warn, error or silent (default: info)")
+    .action((flags: Readonly<Record<string, string>>) => surroundings.serve(flags));
+  example(agent, "dmigrate agent", "dmigrate agent --listen 10.0.0.1:7461 --log-level debug");
+  addHosts(program, run);
+}
+
+function addHosts(program: Command, run: Run): void {
   const name = new Argument("<name>", "name for the host: lower-case letters, digits, inner hyphens");
   const address = "where other hosts reach its agent: HOST or HOST:PORT";
 

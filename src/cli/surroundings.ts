@@ -18,6 +18,8 @@ export interface Surroundings {
   readonly err: Output;
   /** The agent's client; connects at the first call. */
   connect(socketPath: string | undefined): Promise<ControlClient>;
+  /** Runs an agent until it is told to end; `flags` are unchecked. */
+  serve(flags: Readonly<Record<string, string>>): Promise<void>;
   /** Unix time in milliseconds. */
   readonly now: () => number;
   /** Calls `listener` at each Ctrl-C, which then no longer ends the program, until disposed of. */
@@ -38,6 +40,10 @@ export function processSurroundings(): Surroundings {
     connect: async (socketPath) => {
       const { controlClient } = await import("../agent/client.ts");
       return controlClient(socketPath);
+    },
+    serve: async (flags) => {
+      const [{ serveUntilSignal }, { startSessions }] = await Promise.all([import("../agent/main.ts"), import("../agent/sessions.ts")]);
+      await serveUntilSignal(flags, startSessions);
     },
     now: () => Date.now(),
     onInterrupt: (listener) => {

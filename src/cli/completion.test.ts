@@ -1,0 +1,61 @@
+/** What a press of the tab key offers: commands, options, and what there is on this host now. */
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { suite, test, type TestContext } from "node:test";
+import type { ControlClient } from "../agent/client.ts";
+import { agentThat, BEGAN, stage } from "./example.ts";
+import { runCli } from "./program.ts";
+
+const AGENT = agentThat({
+  hosts: async () => [
+    { name: BEGAN.source, address: "10.0.0.1:7461", self: true },
+    { name: BEGAN.target, address: "10.0.0.2:7461", self: false },
+  ],
+  list: async () => [
+    { id: BEGAN.id, container: "redis", source: BEGAN.source, target: BEGAN.target, role: "source", state: "running", beganAtMs: 0 },
+  ],
+});
+
+/** Words offered after those typed. */
+async function offered(t: TestContext, typed: string[], client: ControlClient = AGENT): Promise<string[]> {
+  const lines: string[] = [];
+  const log = t.mock.method(console, "log", (line: string) => lines.push(line));
+  await runCli(["complete", "--", ...typed], stage(client));
+  log.mock.restore();
+  return lines.filter((line) => !line.startsWith(":")).map((line) => line.split("\t")[0] ?? "");
+}
+
+suite("completion", () => {
+  test("commands, and those beneath them", async (t) => {
+    assert.deepEqual(await offered(t, ["mi"]), ["migrate"]);
+    assert.deepEqual(await offered(t, ["hosts", ""]), ["list", "add", "remove"]);
+    assert.ok(!(await offered(t, ["c"])).includes("complete"), "it is for scripts");
+  });
+
+  test("options and their choices", async (t) => {
+    assert.deepEqual(await offered(t, ["migrate", "--ke"]), ["--keep-source"]);
+    assert.deepEqual(await offered(t, ["migrate", "--mode", ""]), ["post-copy"]);
+    assert.deepEqual(await offered(t, ["completion", ""]), ["bash", "zsh", "fish"]);
+  });
+
+  test("other hosts and migrations, as the agent knows them", async (t) => {
+    assert.deepEqual(await offered(t, ["migrate", "redis", ""]), ["b"]);
+    assert.deepEqual(await offered(t, ["hosts", "remove", ""]), ["b"]);
+    assert.deepEqual(await offered(t, ["watch", "m0"]), [BEGAN.id]);
+  });
+
+  test("without an agent, or one that does not answer, nothing is offered and nothing breaks", async (t) => {
+    assert.deepEqual(await offered(t, ["migrate", "redis", ""], agentThat({})), []);
+    const silent = agentThat({ hosts: () => new Promise(() => {}) });
+    assert.deepEqual(await offered(t, ["migrate", "redis", ""], silent), []);
+  });
+
+  test("the script for bash is one that bash accepts", async (t) => {
+    const log = t.mock.method(console, "log", () => {});
+    assert.equal(await runCli(["completion", "bash"], stage(AGENT)), 0);
+    const script = String(log.mock.calls[0]?.arguments[0]);
+    log.mock.restore();
+    assert.match(script, /dmigrate complete --/);
+    assert.equal(spawnSync("bash", ["-n"], { input: script }).status, 0);
+  });
+});

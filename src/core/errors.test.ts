@@ -1,0 +1,31 @@
+/** docs/errors.md and the codes say the same. */
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import path from "node:path";
+import { test } from "node:test";
+import { DmigrateError, ERROR_CODES, isErrorCode } from "./errors.ts";
+
+const ROW = /^\| `(?<code>[A-Z_]+)` \| (?<exitCode>\d+) \| (?<fault>\w+) \| (?<meaning>.+) \| (?<remedy>.+) \|$/gm;
+
+test("every code is documented, with its exit code and fault, and nothing else is", () => {
+  const text = readFileSync(path.join(import.meta.dirname, "../../docs/errors.md"), "utf8");
+  const documented = [...text.matchAll(ROW)].map(({ groups = {} }) => [
+    groups["code"],
+    { fault: groups["fault"], exitCode: Number(groups["exitCode"]) },
+  ]);
+  assert.deepEqual(Object.fromEntries(documented), ERROR_CODES);
+  assert.equal(documented.length, Object.keys(ERROR_CODES).length, "a code is documented twice");
+});
+
+test("whatever was thrown becomes a DmigrateError that keeps it", () => {
+  const cause = new RangeError("out of range");
+  const error = DmigrateError.from(cause, "KERNEL");
+  assert.deepEqual([error.code, error.message, error.cause, error.fault, error.exitCode], ["KERNEL", "out of range", cause, "host", 7]);
+  assert.equal(DmigrateError.from(error), error);
+  assert.equal(DmigrateError.from("a string").code, "INTERNAL");
+});
+
+test("a code of another release is none of ours", () => {
+  assert.ok(isErrorCode("USAGE"));
+  assert.ok(!isErrorCode("toString"));
+});
