@@ -1,0 +1,269 @@
+/**
+ * What a preflight knows: facts of a host, facts of a container, and what of the container the target must know.
+ *
+ * What crosses between hosts (`ContainerNeeds`, `HostFacts`) is a zod schema and its type is read off it; the container's
+ * own facts never leave the source.
+ */
+import * as z from "zod";
+import { hostName } from "./ids.ts";
+
+const bytes = z.int().nonnegative();
+
+/** Something that was tried on a host: it works, or this is why not. */
+const feature = z.discriminatedUnion("works", [
+  /** `version` is for people only; nothing is decided by it. */
+  z.object({ works: z.literal(true), version: z.string() }),
+  /** `reason` in the tool's own words. */
+  z.object({ works: z.literal(false), reason: z.string() }),
+]);
+export type Feature = z.infer<typeof feature>;
+
+/** First ids and number of ids of a user namespace, as in user_namespaces(7); the container's id 0 is the host's `firstUid`. */
+const idMap = z.object({ firstUid: z.int().nonnegative(), firstGid: z.int().nonnegative() });
+export type IdMap = z.infer<typeof idMap>;
+
+const port = z.object({ hostAddress: z.string(), hostPort: z.int().min(1).max(65_535), protocol: z.string() });
+/** A port of the host that leads into the container. `hostAddress` is `0.0.0.0` or `::` for all. */
+export type PublishedPort = z.infer<typeof port>;
+
+const pathKind = z.enum(["file", "directory", "socket", "device", "missing"]);
+/** What lies at a path. */
+export type PathKind = z.infer<typeof pathKind>;
+
+/** What the target must know of a container about to come. */
+export const containerNeeds = z.object({
+  name: z.string(),
+  imageBytes: bytes,
+  /** The container's own writable layer. */
+  writableBytes: bytes,
+  volumes: z.array(z.object({ name: z.string(), driver: z.string(), bytes })),
+  /** Paths of the host that are mounted into the container. */
+  binds: z.array(z.object({ path: z.string(), kind: pathKind })),
+  /** Device nodes of the host that the container was given. */
+  devices: z.array(z.string()),
+  /** Those that somebody made, with the container's addresses on them, without prefix length. */
+  networks: z.array(z.object({ name: z.string(), driver: z.string(), addresses: z.array(z.string()) })),
+  ports: z.array(port),
+  memory: z.object({ residentBytes: bytes, hugePageBytes: bytes, /** 0 if unlimited. */ limitBytes: bytes }),
+  /** Processors it may use at once, 0 if unlimited, and which ones, "" if any (cpuset(7), list format). */
+  cpus: z.object({ count: z.number().nonnegative(), set: z.string() }),
+  logDriver: z.string(),
+  idMap: idMap.optional(),
+});
+export type ContainerNeeds = z.infer<typeof containerNeeds>;
+
+/** What a host's Docker Engine has in the place of what a container needs. */
+const arrival = z.object({
+  /** Id of the container that has the name already. */
+  nameTakenBy: z.string().optional(),
+  /** What of the image has to come, at most. */
+  missingImageBytes: bytes,
+  /** In the order of the needs. A network that does not exist will be made. */
+  networks: z.array(
+    z.object({
+      /** In what the existing one differs. */
+      differences: z.array(z.string()),
+      /** Interface of the host that a missing one would have to be made on, and that is missing too. */
+      missingInterface: z.string().optional(),
+      /** Addresses of the container that another one has, and its name. */
+      taken: z.array(z.object({ address: z.string(), by: z.string() })),
+    }),
+  ),
+  /** Host ports that are in use, and by whom. */
+  portsTaken: z.array(z.object({ port, by: z.string() })),
+  /** In the order of the needs. A volume that does not exist will be made. */
+  volumes: z.array(z.object({ exists: z.boolean(), differences: z.array(z.string()), usedBy: z.array(z.string()) })),
+  /** Kind of each bind's path on this host, in the order of the needs. */
+  binds: z.array(pathKind),
+  /** Given devices that are not there. */
+  missingDevices: z.array(z.string()),
+});
+export type Arrival = z.infer<typeof arrival>;
+
+const dockerFacts = z.object({
+  reachable: z.literal(true),
+  version: z.string(),
+  storageDriver: z.string(),
+  /** The hierarchy containers live in: cgroups(7). */
+  cgroupVersion: z.enum(["1", "2"]),
+  /** Names of the registered OCI runtimes. */
+  runtimes: z.array(z.string()),
+  logDrivers: z.array(z.string()),
+  volumeDrivers: z.array(z.string()),
+  networkDrivers: z.array(z.string()),
+  /** Linux security modules that confine containers: `apparmor`, `selinux`. */
+  securityModules: z.array(z.string()),
+  /** Where userns-remap puts containers; absent if it is off. */
+  idMap: idMap.optional(),
+  rootDir: z.string(),
+  diskFreeBytes: bytes,
+  /** Absent if nothing was asked. */
+  arrival: arrival.optional(),
+});
+export type DockerFacts = z.infer<typeof dockerFacts>;
+
+/** Features of a host, each found by trying or looking. */
+export const hostFacts = z.object({
+  host: z.string().transform(hostName),
+  /** uname(2): for display. */
+  kernel: z.string(),
+  /** uname(2), like `x86_64`. */
+  architecture: z.string(),
+  /** proc_cpuinfo(5): `flags` or `Features`. */
+  cpuFlags: z.array(z.string()),
+  cpuCount: z.int().positive(),
+  /** proc_meminfo(5): MemAvailable, and the free huge pages. */
+  memoryAvailableBytes: bytes,
+  hugePagesFreeBytes: bytes,
+  /** Where CRIU's images are put: what a lazy dump can't send later. */
+  imageSpace: z.object({ path: z.string(), freeBytes: bytes }),
+  /** /proc/sys/fs/pipe-max-size. */
+  pipeMaxBytes: bytes,
+  /** Whether the agent has CAP_SYS_RESOURCE: capabilities(7). */
+  hasSysResource: z.boolean(),
+  /** `criu check`. */
+  criu: feature,
+  /** A dump of a process with a socket: what `criu check` promises is not always so. */
+  criuDump: feature,
+  /** Those of `CRIU_FEATURES` that `criu check --feature` confirmed. */
+  criuFeatures: z.array(z.string()),
+  /** An OCI runtime that knows lazy pages. */
+  runc: feature,
+  /** Packet filters that silence a network namespace. */
+  quarantine: feature,
+  docker: z.discriminatedUnion("reachable", [dockerFacts, z.object({ reachable: z.literal(false), reason: z.string() })]),
+});
+export type HostFacts = z.infer<typeof hostFacts>;
+
+/** What `criu check --feature` is asked: those that some container needs. */
+export const CRIU_FEATURES = ["uffd", "uffd-noncoop", "net_diag_raw", "memfd_hugetlb"] as const;
+/** One of `CRIU_FEATURES`. */
+export type CriuFeature = (typeof CRIU_FEATURES)[number];
+
+/** What the source gathers of a running container. */
+export interface ContainerFacts {
+  readonly needs: ContainerNeeds;
+  /** Why it can't run without other containers of its host: "cause; remedy" each. */
+  readonly unmovable: readonly string[];
+  /** Addresses that it can't ask for elsewhere, because they are the default network's to give. */
+  readonly floatingAddresses: readonly string[];
+  readonly paused: boolean;
+  /** Name of its OCI runtime. */
+  readonly runtime: string;
+  /** Who starts it again elsewhere when it ends here, like `Docker Swarm`. */
+  readonly orchestrator?: string;
+  readonly privileged: boolean;
+  /** Driver and count of what `--gpus` asked for. */
+  readonly deviceRequests: readonly string[];
+  /** Namespaces of the host that it was given instead of its own. */
+  readonly hostNamespaces: readonly ("network" | "pid" | "ipc")[];
+  /** Running containers that use a volume of this one too. */
+  readonly volumesShared: readonly { readonly volume: string; readonly with: readonly string[] }[];
+  /** Mounts whose content is not copied as files: CRIU has to make them anew. */
+  readonly mounts: readonly MountFacts[];
+  /** POSIX message queues, mq_overview(7). */
+  readonly messageQueues: readonly string[];
+  /** Where watched files of its root lie, by inode number; those that are nowhere are missing. */
+  readonly watchedPaths: ReadonlyMap<number, string>;
+  /** The container's init first, the others in the order of their pids. */
+  readonly processes: readonly ProcessFacts[];
+}
+
+/** `usedBytes` is 0 unless it is a tmpfs. */
+export interface MountFacts {
+  readonly path: string;
+  readonly type: string;
+  /** Whether it shows the whole file system or a part of it. */
+  readonly ofRoot: boolean;
+  readonly usedBytes: number;
+}
+
+/** Namespaces a process can have, as /proc/PID/ns names them. */
+export const NAMESPACES = ["cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts"] as const;
+export type Namespace = (typeof NAMESPACES)[number];
+
+/** How a process came into the container: started by its init, by `docker exec`, or as its health check. */
+export type Origin = "container" | "exec" | "health-check";
+
+export interface ProcessFacts {
+  /** As the agent sees it. */
+  readonly pid: number;
+  /** As the container sees it. */
+  readonly innerPid: number;
+  readonly parentPid: number;
+  readonly name: string;
+  /** Effective user id in the initial user namespace. */
+  readonly uid: number;
+  /** One letter of proc_pid_stat(5). */
+  readonly state: string;
+  readonly threadCount: number;
+  /** Pid of the process that traces it, 0 if none. */
+  readonly tracerPid: number;
+  readonly origin: Origin;
+  readonly memory: MemoryFacts;
+  /** Namespaces that are not those of the container's init. */
+  readonly foreignNamespaces: readonly Namespace[];
+  readonly descriptors: readonly Descriptor[];
+  readonly mappings: readonly Mapping[];
+}
+
+/** Of smaps_rollup, proc_pid_smaps(5): what several processes share is counted once over all of them. */
+export interface MemoryFacts {
+  readonly residentBytes: number;
+  readonly anonymousBytes: number;
+  readonly sharedBytes: number;
+  readonly lockedBytes: number;
+  readonly hugePageBytes: number;
+}
+
+/** A file that has lost its name. `linkCount` above 0: another name is left. */
+export interface DeletedFile {
+  readonly path: string;
+  readonly diskBytes: number;
+  readonly linkCount: number;
+}
+
+/** An open file descriptor that is not just a file, directory, pipe or terminal, or what there is to say of one that is. */
+export type Descriptor =
+  /** `type` as in `anon_inode:[type]`. */
+  | { readonly kind: "anonymous"; readonly fd: number; readonly type: string }
+  | { readonly kind: "deleted"; readonly fd: number; readonly file: DeletedFile }
+  | {
+      readonly kind: "device";
+      readonly fd: number;
+      readonly path: string;
+      readonly block: boolean;
+      readonly major: number;
+      readonly minor: number;
+    }
+  | { readonly kind: "socket"; readonly fd: number; readonly socket: Socket }
+  /** A file that inotify(7) watches and that only its inode number tells of: on `overlay`, or on a file system that is made anew. */
+  | { readonly kind: "watch"; readonly fd: number; readonly fileSystem: string; readonly inode: number }
+  | { readonly kind: "lock"; readonly fd: number }
+  /** A file in a mount that no process of the container sees. */
+  | { readonly kind: "outside-file"; readonly fd: number; readonly path: string }
+  /** A pidfd of a process outside of the container. */
+  | { readonly kind: "outside-process"; readonly fd: number }
+  /** A namespace that no process of the container lives in. */
+  | { readonly kind: "outside-namespace"; readonly fd: number; readonly type: string };
+
+export type TcpState = "established" | "syn-sent" | "listen" | "closed" | "closing";
+
+export type Socket =
+  /** Addresses without port. `queuedCount`: connections that a listener has not accepted yet. */
+  | { readonly type: "tcp"; readonly state: TcpState; readonly local: string; readonly remote: string; readonly queuedCount: number }
+  | { readonly type: "udp"; readonly local: string }
+  | { readonly type: "raw" }
+  | { readonly type: "packet"; readonly interfaceIndex: number }
+  | { readonly type: "netlink"; readonly queuedBytes: number; readonly groups: number; readonly portId: number }
+  /** `path` is the peer's, "" if it has none; `peerInode` is 0 without a peer. */
+  | { readonly type: "unix"; readonly inode: number; readonly peerInode: number; readonly path: string }
+  /** `protocol` as the kernel calls it, like `MPTCP`. */
+  | { readonly type: "other"; readonly protocol: string };
+
+/** A mapping that is neither anonymous memory nor an ordinary file. `address` as in /proc/PID/maps. */
+export type Mapping =
+  | { readonly kind: "device"; readonly address: string; readonly path: string }
+  | { readonly kind: "anonymous-inode"; readonly address: string; readonly type: string }
+  | { readonly kind: "deleted"; readonly address: string; readonly file: DeletedFile }
+  | { readonly kind: "uprobes"; readonly address: string };

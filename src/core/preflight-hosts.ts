@@ -1,0 +1,230 @@
+/**
+ * Checks of the two hosts: whether both have what a migration needs, and whether they are enough alike.
+ */
+import { blocker, type Check } from "./preflight-check.ts";
+import type { CriuFeature, HostFacts, IdMap } from "./preflight-facts.ts";
+
+/**
+ * CRIU reads the page pipes of a lazy dump through one pipe of this size, and fails where it may not be made
+ * (criu/include/page-pipe.h, PIPE_MAX_SIZE, rounded up by the kernel to a power of two).
+ */
+export const CRIU_PIPE_BYTES: number = 4 * 1024 * 1024;
+
+const OVERLAY_DRIVERS = new Set(["overlay2", "overlayfs"]);
+
+/** The runtime that holds a container until its images are there. */
+export const RUNTIME = "dmigrate";
+
+export const hostChecks = {
+  criu: {
+    passed: (s) => `CRIU works on ${s.source.host} and ${s.target.host}`,
+    *find(s) {
+      for (const { host, kernel, criu } of [s.source, s.target]) {
+        if (criu.works) continue;
+        yield blocker(
+          `CRIU does not work on ${host} (kernel ${kernel}): ${criu.reason}`,
+          `install a CRIU that works with this kernel on ${host}, then try \`criu check\` there`,
+          host,
+        );
+      }
+    },
+  },
+  "criu-dump": {
+    passed: (s) => `CRIU on ${s.source.host} dumped a process with a socket`,
+    *find({ source: { host, kernel, criu, criuDump } }) {
+      if (!criu.works || criuDump.works) return;
+      yield blocker(
+        `CRIU ${criu.version} on ${host} can't dump a process with a socket under kernel ${kernel}: ${criuDump.reason}`,
+        `install a newer CRIU on ${host}; those before 4.2 can't do it under Linux 6.16 or later`,
+        host,
+      );
+    },
+  },
+  "lazy-pages": {
+    passed: (s) => `CRIU on ${s.target.host} restores memory on demand`,
+    *find({ target }) {
+      if (!target.criu.works) return;
+      const missing = missingFeatures(target, ["uffd", "uffd-noncoop"]);
+      if (missing.length === 0) return;
+      yield blocker(
+        `CRIU on ${target.host} can't restore memory on demand: \`criu check --feature\` denies ${missing.join(" and ")}`,
+        `run a kernel with CONFIG_USERFAULTFD and a CRIU built with it on ${target.host}`,
+        target.host,
+      );
+    },
+  },
+  runc: {
+    passed: (s) => `runc on ${s.source.host} and ${s.target.host} knows lazy pages`,
+    *find(s) {
+      for (const { host, runc } of [s.source, s.target]) {
+        if (!runc.works) yield blocker(`runc can't be used on ${host}: ${runc.reason}`, `install runc on ${host}`, host);
+      }
+    },
+  },
+  docker: {
+    passed: (s) => `Docker Engine answers on ${s.source.host} and ${s.target.host}`,
+    *find(s) {
+      for (const { host, docker } of [s.source, s.target]) {
+        if (docker.reachable) continue;
+        yield blocker(
+          `Docker Engine on ${host} does not answer: ${docker.reason}`,
+          `start it (\`systemctl start docker\`), or tell the agent on ${host} where its socket is`,
+          host,
+        );
+      }
+    },
+  },
+  storage: {
+    passed: (s) => `Containers lie on overlayfs on ${s.source.host} and ${s.target.host}`,
+    *find(s) {
+      for (const { host, docker } of [s.source, s.target]) {
+        if (!docker.reachable || OVERLAY_DRIVERS.has(docker.storageDriver)) continue;
+        yield blocker(
+          `Docker Engine on ${host} stores containers with ${docker.storageDriver}, whose writable layer can't be moved`,
+          `set "storage-driver": "overlay2" in /etc/docker/daemon.json on ${host} and restart Docker`,
+          host,
+        );
+      }
+    },
+  },
+  runtime: {
+    passed: (s) => `Docker Engine on ${s.target.host} knows the runtime ${RUNTIME}`,
+    *find({ target: { host, docker } }) {
+      if (!docker.reachable || docker.runtimes.includes(RUNTIME)) return;
+      yield blocker(
+        `Docker Engine on ${host} does not know the runtime ${RUNTIME}`,
+        `add "runtimes": {"${RUNTIME}": {"path": "/usr/local/bin/dmigrate-runtime"}} to /etc/docker/daemon.json on ${host} and run \`systemctl reload docker\``,
+        host,
+      );
+    },
+  },
+  quarantine: {
+    passed: (s) => `The kernels of ${s.source.host} and ${s.target.host} can silence a network`,
+    *find(s) {
+      for (const { host, quarantine } of [s.source, s.target]) {
+        if (quarantine.works) continue;
+        yield blocker(
+          `The kernel of ${host} can't silence a container's network: ${quarantine.reason}`,
+          `load nf_tables with the families inet, arp and netdev on ${host}`,
+          host,
+        );
+      }
+    },
+  },
+  "pipe-size": {
+    passed: (s) => `CRIU may make the pipes it needs on ${s.source.host}`,
+    *find({ source: { host, hasSysResource, pipeMaxBytes } }) {
+      if (hasSysResource || pipeMaxBytes >= CRIU_PIPE_BYTES) return;
+      yield blocker(
+        `CRIU on ${host} needs pipes of ${CRIU_PIPE_BYTES} bytes; fs.pipe-max-size allows ${pipeMaxBytes}, and the agent lacks CAP_SYS_RESOURCE to exceed it`,
+        `run \`sysctl -w fs.pipe-max-size=${CRIU_PIPE_BYTES}\` on ${host}`,
+        host,
+      );
+    },
+  },
+  "user-ids": {
+    passed: (s) => `The agent on ${s.source.host} may dump processes of every user in the container`,
+    *find({ source: { host, hasSysResource }, container }) {
+      if (hasSysResource || container.needs.idMap !== undefined) return;
+      const other = container.processes.find((process) => process.uid !== 0);
+      if (other === undefined) return;
+      yield blocker(
+        `${other.name} (pid ${other.innerPid} in the container) runs as user ${other.uid}, which CRIU can't dump without CAP_SYS_RESOURCE; the agent on ${host} lacks it`,
+        `give the agent CAP_SYS_RESOURCE, or set "userns-remap" in /etc/docker/daemon.json on both hosts`,
+        host,
+      );
+    },
+  },
+  architecture: {
+    passed: (s) => `Both hosts are ${s.target.architecture}`,
+    *find({ source, target }) {
+      if (source.architecture === target.architecture) return;
+      yield blocker(
+        `${target.host} is ${target.architecture}, but ${source.host} is ${source.architecture}: running programs can't change it`,
+        `choose a target that is ${source.architecture}`,
+        target.host,
+      );
+    },
+  },
+  "cpu-features": {
+    passed: (s) => `The CPU of ${s.target.host} has every instruction that the one of ${s.source.host} has`,
+    *find({ source, target }) {
+      if (source.architecture !== target.architecture) return;
+      const has = new Set(target.cpuFlags);
+      const missing = source.cpuFlags.filter((flag) => isInstructionSet(flag, source.architecture) && !has.has(flag));
+      if (missing.length === 0) return;
+      yield blocker(
+        `The CPU of ${target.host} lacks ${missing.join(", ")}, which running programs may have found on ${source.host} and rely on`,
+        "choose a target with the same CPU or a newer one; give virtual machines the same CPU model",
+        target.host,
+      );
+    },
+  },
+  cgroups: {
+    passed: () => "Both hosts keep containers in cgroups of the same version",
+    *find({ source, target }) {
+      if (!source.docker.reachable || !target.docker.reachable) return;
+      const [here, there] = [source.docker.cgroupVersion, target.docker.cgroupVersion];
+      if (here === there) return;
+      yield blocker(
+        `${target.host} uses cgroup v${there} and ${source.host} cgroup v${here}: the container's cgroup mounts can't be restored`,
+        `boot both hosts with the same cgroup version (kernel parameter systemd.unified_cgroup_hierarchy)`,
+        target.host,
+      );
+    },
+  },
+  "security-modules": {
+    passed: () => "Both hosts confine containers with the same security modules",
+    *find({ source, target }) {
+      if (!source.docker.reachable || !target.docker.reachable) return;
+      const [here, there] = [source.docker.securityModules, target.docker.securityModules];
+      if (here.toSorted().join() === there.toSorted().join()) return;
+      yield blocker(
+        `${source.host} confines containers with ${here.join(" and ") || "no security module"}, ${target.host} with ${there.join(" and ") || "none"}: labels of running processes can't be restored`,
+        "enable the same security modules on both hosts",
+        target.host,
+      );
+    },
+  },
+  "id-map": {
+    passed: (s) => `The container's user ids mean the same on ${s.target.host}`,
+    *find({ source, target, container: { needs } }) {
+      if (!target.docker.reachable || sameIdMap(needs.idMap, target.docker.idMap)) return;
+      yield blocker(
+        `The container's root is ${describeIdMap(needs.idMap)} on ${source.host}, but would be ${describeIdMap(target.docker.idMap)} on ${target.host}`,
+        `set the same "userns-remap" in /etc/docker/daemon.json, and the same ranges in /etc/subuid and /etc/subgid, on both hosts`,
+        target.host,
+      );
+    },
+  },
+} as const satisfies Record<string, Check>;
+
+/** Those of `features` that the host's CRIU does not have. */
+export function missingFeatures(host: HostFacts, features: readonly CriuFeature[]): CriuFeature[] {
+  return features.filter((feature) => !host.criuFeatures.includes(feature));
+}
+
+/**
+ * Whether a flag of /proc/cpuinfo is something that programs can use, rather than what only kernels see. On x86 the two are
+ * mixed (arch/x86/include/asm/cpufeatures.h); elsewhere the line holds what the kernel tells programs (elf_hwcaps).
+ */
+function isInstructionSet(flag: string, architecture: string): boolean {
+  return architecture !== "x86_64" || X86_INSTRUCTION_SETS.test(flag);
+}
+
+const X86_INSTRUCTION_SETS = new RegExp(
+  `^(${[
+    "fpu|cx8|cx16|cmov|mmx|mmxext|fxsr|fxsr_opt|clflush|clflushopt|clwb|clzero|cldemote|lm|la57|lahf_lm",
+    "sse.*|ssse3|pni|misalignsse|3dnow.*|avx.*|amx.*|fma|fma4|f16c|xop|tbm|lwp|bmi1|bmi2|abm|adx|popcnt|movbe",
+    "aes|vaes|pclmulqdq|vpclmulqdq|gfni|sha.*|sm3|sm4|crc32.*|rdtscp|rdrand|rdseed|rdpid|rdpru|fsgsbase|erms|fsrm|fsrs|fzrm|fsrc",
+    "rtm|hle|mpx|pku|ospke|user_shstk|xsave.*|xgetbv1|serialize|tsxldtrk|waitpkg|monitorx|mwaitx|movdiri|movdir64b|enqcmd|cmpccxadd|raoint|apx",
+  ].join("|")})$`,
+);
+
+function sameIdMap(a: IdMap | undefined, b: IdMap | undefined): boolean {
+  return a?.firstUid === b?.firstUid && a?.firstGid === b?.firstGid;
+}
+
+function describeIdMap(map: IdMap | undefined): string {
+  return map === undefined ? "user 0, group 0" : `user ${map.firstUid}, group ${map.firstGid}`;
+}

@@ -1,0 +1,213 @@
+/**
+ * Gathers what a preflight has to know of a running container: from the Docker Engine what it was given, from /proc what its
+ * processes hold. Nothing is stopped, entered or changed.
+ */
+import { readdir, readFile, statfs } from "node:fs/promises";
+import * as z from "zod";
+import { DmigrateError } from "../core/errors.ts";
+import type { ContainerFacts, ContainerNeeds, IdMap, MountFacts, ProcessFacts, PublishedPort } from "../core/preflight-facts.ts";
+import type { ContainerDescription } from "../docker/description.ts";
+import type { Engine } from "../docker/engine.ts";
+import type { InspectedContainer, InspectedExec } from "../docker/inspect.ts";
+import { isNotFound } from "../docker/transport.ts";
+import { pathKind, pathsOf, treeBytes } from "./paths.ts";
+import { parseMountinfo, type Mount } from "./proc.ts";
+import { isGone } from "./process.ts";
+import { readProcesses } from "./processes.ts";
+import { canonicalAddress } from "./sockets.ts";
+
+/** What of `HostConfig` only a preflight looks at (Docker Engine API, `HostConfig`). */
+const resources = z.looseObject({
+  Runtime: z.string(),
+  Privileged: z.boolean(),
+  Devices: z.array(z.looseObject({ PathOnHost: z.string() })).nullish(),
+  DeviceRequests: z.array(z.looseObject({ Driver: z.string(), Count: z.int() })).nullish(),
+  Memory: z.int(),
+  NanoCpus: z.int(),
+  CpuPeriod: z.int(),
+  CpuQuota: z.int(),
+  CpusetCpus: z.string(),
+});
+
+const healthcheck = z.looseObject({ Test: z.array(z.string()).nullish() }).optional();
+
+/** Labels by which those who start containers again know theirs. */
+const ORCHESTRATORS = { "com.docker.swarm.task.id": "Docker Swarm", "io.kubernetes.pod.name": "Kubernetes" };
+
+/** What Docker mounts in every container beside what it was asked for, from files that come with the container. */
+const DOCKER_MOUNTS = ["/", "/etc/resolv.conf", "/etc/hostname", "/etc/hosts"];
+
+const CPU_PERIOD_US = 100_000; // where none was given
+
+/**
+ * Gathers the facts of a running container.
+ *
+ * @param description of the container, as its engine is asked elsewhere
+ * @param procRoot /proc of the pid namespace that the engine's pids belong to
+ * @throws DOCKER, ROOTFS, KERNEL; CONTAINER_NOT_RUNNING
+ */
+export async function gatherContainer(engine: Engine, description: ContainerDescription, procRoot = "/proc"): Promise<ContainerFacts> {
+  const container = await engine.inspectContainer(description.id);
+  try {
+    if (container.State.Running) return await gather(engine, description, container, procRoot);
+  } catch (error) {
+    if (!isGone(error)) throw error;
+  }
+  throw new DmigrateError("CONTAINER_NOT_RUNNING", `${description.name} does not run; start it (\`docker start ${description.name}\`)`);
+}
+
+async function gather(
+  engine: Engine,
+  description: ContainerDescription,
+  container: InspectedContainer,
+  procRoot: string,
+): Promise<ContainerFacts> {
+  const { Config, HostConfig, State } = container;
+  const init = `${procRoot}/${State.Pid}`;
+  const given = resources.parse(HostConfig);
+  const modes = { network: HostConfig.NetworkMode, pid: HostConfig.PidMode, ipc: HostConfig.IpcMode };
+  const mounts = parseMountinfo(await readFile(`${init}/mountinfo`, "utf8"));
+  const processes = await readProcesses(State.Pid, procRoot, await healthChecks(engine, container));
+  const orchestrator = Object.entries(ORCHESTRATORS).find(([label]) => Config.Labels?.[label] !== undefined)?.[1];
+  return {
+    needs: await gatherNeeds(engine, description, container, init, mounts, processes),
+    unmovable: description.unmovable,
+    floatingAddresses: description.floatingAddresses.map(canonicalAddress),
+    paused: State.Paused,
+    runtime: given.Runtime,
+    ...(orchestrator === undefined ? {} : { orchestrator }),
+    privileged: given.Privileged,
+    deviceRequests: (given.DeviceRequests ?? []).map(({ Driver, Count }) => `${Count === -1 ? "all" : Count} ${Driver || "GPU"} devices`),
+    hostNamespaces: (["network", "pid", "ipc"] as const).filter((kind) => modes[kind] === "host"),
+    volumesShared: await sharedVolumes(engine, container),
+    mounts: await ownMounts(container, init, mounts),
+    messageQueues: await messageQueues(init, mounts),
+    watchedPaths: await pathsOf(`${init}/root`, watchedInodes(processes)),
+    processes,
+  };
+}
+
+async function gatherNeeds(
+  engine: Engine,
+  description: ContainerDescription,
+  container: InspectedContainer,
+  init: string,
+  mounts: readonly Mount[],
+  processes: readonly ProcessFacts[],
+): Promise<ContainerNeeds> {
+  const given = resources.parse(container.HostConfig);
+  const upper = /(?:^|,)upperdir=([^,]+)/.exec(mounts.find((mount) => mount.path === "/")?.options ?? "")?.[1];
+  const binds = container.Mounts.filter(({ Type }) => Type === "bind");
+  const idMap = parseIdMap(await readFile(`${init}/uid_map`, "utf8"), await readFile(`${init}/gid_map`, "utf8"));
+  return {
+    name: description.name,
+    imageBytes: (await engine.inspectImage(container.Image)).Size,
+    writableBytes: upper === undefined ? 0 : await treeBytes(upper),
+    volumes: await Promise.all(
+      description.volumes.map(async ({ name, driver }) => ({ name, driver, bytes: await treeBytes(sourceOf(container, name)) })),
+    ),
+    binds: await Promise.all(binds.map(async ({ Source = "" }) => ({ path: Source, kind: await pathKind(Source) }))),
+    devices: (given.Devices ?? []).map((device) => device.PathOnHost),
+    networks: description.networks.map(({ name, driver }) => ({ name, driver, addresses: addressesOn(description, name) })),
+    ports: publishedPorts(container),
+    memory: {
+      residentBytes: sum(processes.map(({ memory }) => memory.residentBytes)),
+      hugePageBytes: sum(processes.map(({ memory }) => memory.hugePageBytes)),
+      limitBytes: given.Memory,
+    },
+    cpus: { count: given.NanoCpus / 1e9 || given.CpuQuota / (given.CpuPeriod || CPU_PERIOD_US), set: given.CpusetCpus },
+    logDriver: container.HostConfig.LogConfig.Type,
+    ...(idMap === undefined ? {} : { idMap }),
+  };
+}
+
+function sourceOf({ Mounts }: InspectedContainer, volume: string): string {
+  return Mounts.find(({ Name }) => Name === volume)?.Source ?? "";
+}
+
+function addressesOn({ endpoints }: ContainerDescription, network: string): string[] {
+  const { IPv4Address, IPv6Address } = endpoints[network]?.IPAMConfig ?? {};
+  return [IPv4Address, IPv6Address].flatMap((address) => (address === undefined || address === "" ? [] : [canonicalAddress(address)]));
+}
+
+function publishedPorts({ NetworkSettings }: InspectedContainer): PublishedPort[] {
+  return Object.entries(NetworkSettings.Ports ?? {}).flatMap(([inner, bindings]) =>
+    (bindings ?? []).map(({ HostIp, HostPort }) => ({
+      hostAddress: HostIp,
+      hostPort: Number(HostPort),
+      protocol: inner.split("/")[1] ?? "tcp",
+    })),
+  );
+}
+
+/** The host's ids that stand behind the container's ids 0, unless they are the same (user_namespaces(7)). */
+function parseIdMap(uidMap: string, gidMap: string): IdMap | undefined {
+  const [firstUid = 0, firstGid = 0] = [uidMap, gidMap].map((map) => Number(/^\s*0\s+(\d+)/.exec(map)?.[1] ?? 0));
+  return firstUid === 0 && firstGid === 0 ? undefined : { firstUid, firstGid };
+}
+
+async function sharedVolumes(engine: Engine, { Id, Mounts }: InspectedContainer): Promise<ContainerFacts["volumesShared"]> {
+  const volumes = Mounts.flatMap(({ Type, Name }) => (Type === "volume" && Name !== undefined ? [Name] : []));
+  const users = await Promise.all(volumes.map((volume) => engine.listContainers({ filters: { volume: [volume] } })));
+  return volumes
+    .map((volume, index) => ({
+      volume,
+      with: (users[index] ?? []).filter((other) => other.Id !== Id).map(({ Names }) => Names[0]?.slice(1) ?? ""),
+    }))
+    .filter((shared) => shared.with.length > 0);
+}
+
+/** All mounts but those of files that are copied or, as binds, expected on the target. */
+async function ownMounts(container: InspectedContainer, init: string, mounts: readonly Mount[]): Promise<MountFacts[]> {
+  const given = container.Mounts.filter(({ Type }) => Type !== "tmpfs").map(({ Destination }) => Destination);
+  const own = mounts.filter(({ path }) => !DOCKER_MOUNTS.includes(path) && !given.includes(path));
+  return await Promise.all(
+    own.map(async ({ path, type, root }) => {
+      const ofRoot = root === "/";
+      return { path, type, ofRoot, usedBytes: type === "tmpfs" && ofRoot ? await usedBytes(`${init}/root${path}`) : 0 };
+    }),
+  );
+}
+
+async function usedBytes(mountPoint: string): Promise<number> {
+  const { blocks, bfree, bsize } = await statfs(mountPoint);
+  return (blocks - bfree) * bsize;
+}
+
+async function messageQueues(init: string, mounts: readonly Mount[]): Promise<string[]> {
+  const mount = mounts.find(({ type }) => type === "mqueue");
+  return mount === undefined ? [] : await readdir(`${init}/root${mount.path}`);
+}
+
+function watchedInodes(processes: readonly ProcessFacts[]): number[] {
+  const descriptors = processes.flatMap((process) => process.descriptors);
+  return descriptors.flatMap((descriptor) =>
+    descriptor.kind === "watch" && descriptor.fileSystem === "overlay" ? [descriptor.inode] : [],
+  );
+}
+
+/** Pids of health checks in flight, which the engine starts as it does a `docker exec`. */
+async function healthChecks(engine: Engine, { Config, ExecIDs }: InspectedContainer): Promise<ReadonlySet<number>> {
+  const [kind, ...words] = healthcheck.parse(Config["Healthcheck"])?.Test ?? [];
+  if (kind === undefined || kind === "NONE") return new Set();
+  const execs = await Promise.all((ExecIDs ?? []).map((id) => inspectExec(engine, id)));
+  return new Set(execs.flatMap((exec) => (exec !== undefined && commandOf(exec).endsWith(words.join(" ")) ? [exec.Pid] : [])));
+}
+
+/** Undefined if it has ended and been forgotten. */
+async function inspectExec(engine: Engine, id: string): Promise<InspectedExec | undefined> {
+  try {
+    return await engine.inspectExec(id);
+  } catch (error) {
+    if (isNotFound(error)) return undefined;
+    throw error;
+  }
+}
+
+function commandOf({ ProcessConfig }: InspectedExec): string {
+  return [ProcessConfig.entrypoint, ...(ProcessConfig.arguments ?? [])].join(" ");
+}
+
+function sum(numbers: readonly number[]): number {
+  return numbers.reduce((total, number) => total + number, 0);
+}

@@ -1,0 +1,53 @@
+/**
+ * What CRIU and runc can do on this host, found by trying: versions promise too much, and so does `criu check`.
+ */
+import { spawn } from "node:child_process";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { CRIU_FEATURES, type CriuFeature, type Feature } from "../core/preflight-facts.ts";
+import { AF, RawSocket } from "../kernel/socket.ts";
+import { feature, run } from "./program.ts";
+
+const IPPROTO_ICMP = 1;
+
+/** `criu check`. */
+export async function tryCriu(): Promise<Feature> {
+  const [check, version] = await Promise.all([run("criu", ["check"]), run("criu", ["--version"])]);
+  return feature(check, /Version: (\S+)/.exec(version.said)?.[1] ?? "");
+}
+
+/** The features that `criu check --feature` confirms. */
+export async function criuFeatures(): Promise<CriuFeature[]> {
+  const checks = await Promise.all(CRIU_FEATURES.map((name) => run("criu", ["check", "--feature", name])));
+  return CRIU_FEATURES.filter((_, index) => checks[index]?.succeeded === true);
+}
+
+/**
+ * Dumps a process of our own that holds a socket of the Internet family: under Linux 6.16 and later a CRIU that asks it for an option of
+ * other families can't, though `criu check` is content.
+ */
+export async function tryDump(): Promise<Feature> {
+  const folder = await mkdtemp(path.join(tmpdir(), "dmigrate-preflight-"));
+  using socket = new RawSocket(AF.INET, IPPROTO_ICMP);
+  const subject = spawn("sleep", ["60"], { cwd: "/", detached: true, stdio: ["ignore", "ignore", "ignore", socket.fd] });
+  try {
+    const args = ["dump", "--tree", String(subject.pid), "--images-dir", folder, "--leave-running", "--manage-cgroups=ignore"];
+    return feature(await run("criu", args), "");
+  } finally {
+    subject.kill("SIGKILL");
+    await rm(folder, { recursive: true, force: true });
+  }
+}
+
+/** An OCI runtime whose checkpoint and restore know lazy pages. */
+export async function tryRunc(): Promise<Feature> {
+  const [version, ...helps] = await Promise.all([
+    run("runc", ["--version"]),
+    run("runc", ["checkpoint", "--help"]),
+    run("runc", ["restore", "--help"]),
+  ]);
+  if (!version.succeeded) return feature(version, "");
+  if (!helps.every(({ said }) => said.includes("--lazy-pages"))) return { works: false, reason: "it does not know --lazy-pages" };
+  return { works: true, version: /runc version (\S+)/.exec(version.said)?.[1] ?? "" };
+}

@@ -1,0 +1,135 @@
+/**
+ * The text files of /proc, read into values (proc(5) and the pages it names). Pure.
+ */
+import type { MemoryFacts } from "../core/preflight-facts.ts";
+
+/** What of /proc/PID/status a preflight needs (proc_pid_status(5)). */
+export interface Status {
+  readonly name: string;
+  readonly state: string;
+  readonly parentPid: number;
+  readonly tracerPid: number;
+  /** Effective. */
+  readonly uid: number;
+  /** In the innermost pid namespace. */
+  readonly innerPid: number;
+  readonly threadCount: number;
+  /** Effective capabilities as a bit mask. */
+  readonly capabilities: bigint;
+}
+
+export function parseStatus(text: string): Status {
+  const fields = colonFields(text);
+  const numbers = (key: string): number[] => (fields.get(key) ?? "").split(/\s+/).map(Number);
+  return {
+    name: fields.get("Name") ?? "",
+    state: fields.get("State")?.[0] ?? "",
+    parentPid: numbers("PPid")[0] ?? 0,
+    tracerPid: numbers("TracerPid")[0] ?? 0,
+    uid: numbers("Uid")[1] ?? 0,
+    innerPid: numbers("NSpid").at(-1) ?? 0,
+    threadCount: numbers("Threads")[0] ?? 1,
+    capabilities: BigInt(`0x${fields.get("CapEff") ?? "0"}`),
+  };
+}
+
+/** Reads /proc/PID/smaps_rollup (proc_pid_smaps(5)). Swapped pages count as resident: they have to come too. */
+export function parseSmapsRollup(text: string): MemoryFacts {
+  const fields = colonFields(text);
+  const bytes = (key: string): number => 1024 * Number.parseInt(fields.get(key) ?? "0", 10);
+  return {
+    residentBytes: bytes("Pss") + bytes("SwapPss"),
+    anonymousBytes: bytes("Anonymous"),
+    sharedBytes: bytes("Pss_Shmem"),
+    lockedBytes: bytes("Locked"),
+    hugePageBytes: bytes("Private_Hugetlb") + bytes("Shared_Hugetlb"),
+  };
+}
+
+/** A line of /proc/PID/maps (proc_pid_maps(5)). */
+export interface MapsLine {
+  /** `START-END` as /proc/PID/map_files names it. */
+  readonly range: string;
+  /** Device and inode: the same for the same file. */
+  readonly file: string;
+  /** "" for anonymous memory, `[...]` for what the kernel made. */
+  readonly path: string;
+}
+
+const MAPS_LINE = /^0*([0-9a-f]+)-0*([0-9a-f]+) \S+ \S+ (\S+ \d+) *(.*)$/;
+
+export function parseMaps(text: string): MapsLine[] {
+  return text.split("\n").flatMap((line) => {
+    const [, start, end, file = "", path = ""] = MAPS_LINE.exec(line) ?? [];
+    return start === undefined ? [] : [{ range: `${start}-${end ?? ""}`, file, path: unescapeOctal(path) }];
+  });
+}
+
+/** A line of /proc/PID/mountinfo (proc_pid_mountinfo(5)). */
+export interface Mount {
+  readonly id: number;
+  /** `MAJOR:MINOR`. */
+  readonly device: string;
+  /** The directory of the file system that is mounted. */
+  readonly root: string;
+  readonly path: string;
+  readonly type: string;
+  /** Of the file system, like `lowerdir=...,upperdir=...`. */
+  readonly options: string;
+}
+
+export function parseMountinfo(text: string): Mount[] {
+  return text.split("\n").flatMap((line) => {
+    const [front = "", back = ""] = line.split(" - ");
+    const [id, , device, root, path] = front.split(" ");
+    const [type, , options] = back.split(" ");
+    if (device === undefined || root === undefined || path === undefined || type === undefined || options === undefined) return [];
+    return [{ id: Number(id), device, root: unescapeOctal(root), path: unescapeOctal(path), type, options: unescapeOctal(options) }];
+  });
+}
+
+/** The cgroup that a process is frozen with: that of the v1 freezer if there is one, else the v2 one (cgroups(7), /proc/PID/cgroup). */
+export function parseCgroup(text: string): string | undefined {
+  const lines = text.split("\n").map((line) => /^\d+:([^:]*):(.*)$/.exec(line));
+  const find = (matches: (controllers: string) => boolean): string | undefined =>
+    lines.find((line) => line !== null && matches(line[1] ?? ""))?.[2];
+  return find((controllers) => controllers.split(",").includes("freezer")) ?? find((controllers) => controllers === "");
+}
+
+/** Whether a process of cgroup `path` is in `cgroup` or below it. */
+export function isWithin(path: string | undefined, cgroup: string): boolean {
+  return path === cgroup || path?.startsWith(cgroup === "/" ? "/" : `${cgroup}/`) === true;
+}
+
+/** Bytes of a line like `MemAvailable: 123 kB` in /proc/meminfo (proc_meminfo(5)); 0 if there is none. */
+export function meminfoBytes(text: string, key: string): number {
+  return 1024 * Number.parseInt(colonFields(text).get(key) ?? "0", 10);
+}
+
+/** Free huge pages of the default size. */
+export function hugePagesFreeBytes(text: string): number {
+  return Number.parseInt(colonFields(text).get("HugePages_Free") ?? "0", 10) * meminfoBytes(text, "Hugepagesize");
+}
+
+/** Flags of the first processor in /proc/cpuinfo: `flags` on x86, `Features` on ARM (proc_cpuinfo(5)). */
+export function parseCpuFlags(text: string): string[] {
+  const line = /^(?:flags|Features)\s*:(.*)$/m.exec(text)?.[1] ?? "";
+  return line
+    .split(" ")
+    .filter((flag) => flag !== "")
+    .toSorted();
+}
+
+function colonFields(text: string): Map<string, string> {
+  return new Map(
+    text.split("\n").flatMap((line) => {
+      const colon = line.indexOf(":");
+      return colon === -1 ? [] : [[line.slice(0, colon).trim(), line.slice(colon + 1).trim()] as const];
+    }),
+  );
+}
+
+/** The kernel writes blanks and the like in paths as \040 (seq_path). */
+function unescapeOctal(text: string): string {
+  return text.replace(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8)));
+}

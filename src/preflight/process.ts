@@ -1,0 +1,224 @@
+/**
+ * One process as it runs: what it holds that a dump has to know of. Read from /proc alone; the process is not touched.
+ */
+import { readFileSync, readdirSync, readlinkSync, statSync, type Stats } from "node:fs";
+import path from "node:path";
+import {
+  NAMESPACES,
+  type DeletedFile,
+  type Descriptor,
+  type Mapping,
+  type MemoryFacts,
+  type Namespace,
+  type ProcessFacts,
+  type Socket,
+} from "../core/preflight-facts.ts";
+import { socketProtocol } from "../kernel/foreign-sockets.ts";
+import { parseMaps, parseSmapsRollup, parseStatus, type MapsLine, type Mount } from "./proc.ts";
+import type { SocketTable, SocketTables } from "./sockets.ts";
+
+/** What is known of a process before it is read. */
+export interface Surroundings {
+  /** Namespaces of the container's init, as the texts of its links. */
+  readonly namespaces: Namespaces;
+  /** Every namespace that some process of the container lives in. */
+  readonly inhabited: ReadonlySet<string>;
+  /** Every mount that some process of the container sees. */
+  readonly mounts: readonly Mount[];
+  /** Pids of all processes of the container. */
+  readonly pids: ReadonlySet<number>;
+  readonly sockets: SocketTables;
+}
+
+/** Where each namespace's link leads, like `net:[4026531840]`. */
+export type Namespaces = Readonly<Partial<Record<Namespace, string>>>;
+
+/** A process without its place among the others. */
+export type ProcessReading = Omit<ProcessFacts, "origin">;
+
+const NO_MEMORY: MemoryFacts = { residentBytes: 0, anonymousBytes: 0, sharedBytes: 0, lockedBytes: 0, hugePageBytes: 0 };
+const ZOMBIE = "Z";
+
+/** Files of memory alone: their names end with ` (deleted)` though they never had one. */
+const NAMELESS = /^\/(memfd:|dev\/zero|SYSV|\[aio\]|anon_hugepage)/;
+/** What looks like a deleted file, but is of a kind that CRIU does not know. */
+const STRANGE = /^\/(dmabuf|secretmem)\b/;
+/** File systems of containers whose files can be opened by handle (open_by_handle_at(2)). */
+const HANDLES_OPEN = new Set(["ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "devtmpfs", "nfs", "nfs4", "f2fs", "zfs"]);
+const DELETED = " (deleted)";
+const DEV_ZERO = "/dev/zero";
+
+/** Reads process `folder` (/proc/PID). Throws ENOENT or ESRCH if it has ended. */
+export function readProcess(folder: string, surroundings: Surroundings): ProcessReading {
+  const { capabilities: _, ...status } = parseStatus(readFileSync(`${folder}/status`, "utf8"));
+  const pid = Number(path.basename(folder));
+  if (status.state === ZOMBIE) return { pid, ...status, memory: NO_MEMORY, foreignNamespaces: [], descriptors: [], mappings: [] };
+  const namespaces = readNamespaces(folder);
+  return {
+    pid,
+    ...status,
+    memory: parseSmapsRollup(readFileSync(`${folder}/smaps_rollup`, "utf8")),
+    foreignNamespaces: NAMESPACES.filter((namespace) => namespaces[namespace] !== surroundings.namespaces[namespace]),
+    descriptors: readDescriptors(folder, surroundings),
+    mappings: readMappings(folder),
+  };
+}
+
+/** Where the links of /proc/PID/ns lead (namespaces(7)). */
+export function readNamespaces(folder: string): Namespaces {
+  return Object.fromEntries(NAMESPACES.map((namespace) => [namespace, readlinkSync(`${folder}/ns/${namespace}`)]));
+}
+
+function readDescriptors(folder: string, surroundings: Surroundings): Descriptor[] {
+  const descriptors: Descriptor[] = [];
+  for (const name of readdirSync(`${folder}/fd`)) {
+    const fd = Number(name);
+    unlessGone(() => descriptors.push(...readDescriptor(folder, fd, surroundings)));
+  }
+  return descriptors;
+}
+
+function readDescriptor(folder: string, fd: number, surroundings: Surroundings): Descriptor[] {
+  const file = `${folder}/fd/${fd}`;
+  const target = readlinkSync(file);
+  if (target.startsWith("/")) return readFileDescriptor(folder, fd, target, surroundings.mounts);
+  const [kind = "", id = ""] = target.split(/:\[?|\]/);
+  switch (kind) {
+    case "pipe":
+      return [];
+    case "socket":
+      return [{ kind: "socket", fd, socket: readSocket(file, Number(id), surroundings.sockets.of(folder)) }];
+    case "anon_inode":
+      if (id === "pidfd" && isOutside(folder, fd, surroundings.pids)) return [{ kind: "outside-process", fd }];
+      if (id === "inotify") return readWatches(folder, fd, surroundings.mounts);
+      return [{ kind: "anonymous", fd, type: id }];
+    default:
+      return surroundings.inhabited.has(target) ? [] : [{ kind: "outside-namespace", fd, type: kind }];
+  }
+}
+
+function readFileDescriptor(folder: string, fd: number, target: string, mounts: readonly Mount[]): Descriptor[] {
+  const strange = STRANGE.exec(target)?.[1];
+  if (strange !== undefined) return [{ kind: "anonymous", fd, type: strange }];
+  if (NAMELESS.test(target)) return [];
+  const fdinfo = readFileSync(`${folder}/fdinfo/${fd}`, "utf8");
+  const mountId = Number(/^mnt_id:\s*(\d+)$/m.exec(fdinfo)?.[1]);
+  if (!mounts.some(({ id }) => id === mountId)) return [{ kind: "outside-file", fd, path: target }];
+  const stat = statSync(`${folder}/fd/${fd}`);
+  if (stat.isCharacterDevice() || stat.isBlockDevice()) {
+    return [{ kind: "device", fd, path: target, block: stat.isBlockDevice(), major: major(stat.rdev), minor: minor(stat.rdev) }];
+  }
+  if (!stat.isFile()) return [];
+  const deleted = readDeleted(folder, target, stat);
+  const isLocked = /^lock:/m.test(fdinfo);
+  return [
+    ...(deleted === undefined ? [] : [{ kind: "deleted", fd, file: deleted } as const]),
+    ...(isLocked ? [{ kind: "lock", fd } as const] : []),
+  ];
+}
+
+/**
+ * What inotify watches on file systems whose files can't be opened by the handles in its fdinfo (proc_pid_fdinfo(5)). `sdev` is the
+ * kernel's own form of a device number: 20 bits of minor.
+ */
+function readWatches(folder: string, fd: number, mounts: readonly Mount[]): Descriptor[] {
+  const fdinfo = readFileSync(`${folder}/fdinfo/${fd}`, "utf8");
+  return [...fdinfo.matchAll(/^inotify wd:\S+ ino:([0-9a-f]+) sdev:([0-9a-f]+) /gm)].flatMap(([, inode = "", sdev = ""]) => {
+    const device = Number.parseInt(sdev, 16);
+    const type =
+      mounts.find((mount) => mount.device === `${device >>> 20}:${device & 0xf_ffff}`)?.type ?? "a file system that is not mounted";
+    if (HANDLES_OPEN.has(type)) return [];
+    return [{ kind: "watch", fd, fileSystem: type, inode: Number.parseInt(inode, 16) }];
+  });
+}
+
+/** The file if its name is gone, rather than ending with what the kernel marks such names with. */
+function readDeleted(folder: string, target: string, stat: Stats): DeletedFile | undefined {
+  if (!target.endsWith(DELETED)) return undefined;
+  const namesake = statSync(`${folder}/root${target}`, { throwIfNoEntry: false });
+  if (namesake?.ino === stat.ino && namesake.dev === stat.dev) return undefined;
+  return { path: target.slice(0, -DELETED.length), diskBytes: stat.blocks * 512, linkCount: stat.nlink };
+}
+
+/** The tables know only sockets that are bound to something, and take the ones of Multipath TCP for TCP. */
+function readSocket(file: string, inode: number, sockets: SocketTable): Socket {
+  const protocol = socketProtocol(file);
+  const unbound = unboundSocket(protocol, inode);
+  return unbound.type === "other" ? unbound : (sockets.get(inode) ?? unbound);
+}
+
+function unboundSocket(protocol: string, inode: number): Socket {
+  switch (protocol.replace(/v6$/, "")) {
+    case "TCP":
+      return { type: "tcp", state: "closed", local: "", remote: "", queuedCount: 0 };
+    case "UDP":
+    case "UDP-Lite":
+    case "PING":
+      return { type: "udp", local: "" };
+    case "RAW":
+      return { type: "raw" };
+    case "PACKET":
+      return { type: "packet", interfaceIndex: 0 };
+    case "NETLINK":
+      return { type: "netlink", queuedBytes: 0, groups: 0, portId: 0 };
+    case "UNIX":
+    case "UNIX-STREAM":
+      return { type: "unix", inode, peerInode: 0, path: "" };
+    default:
+      return { type: "other", protocol };
+  }
+}
+
+/** `Pid` in a pidfd's fdinfo is -1 once the process has ended (proc_pid_fdinfo(5)). */
+function isOutside(folder: string, fd: number, pids: ReadonlySet<number>): boolean {
+  const pid = Number(/^Pid:\s*(-?\d+)$/m.exec(readFileSync(`${folder}/fdinfo/${fd}`, "utf8"))?.[1] ?? -1);
+  return pid !== -1 && !pids.has(pid);
+}
+
+function readMappings(folder: string): Mapping[] {
+  const seen = new Set<string>();
+  const mappings: Mapping[] = [];
+  for (const line of parseMaps(readFileSync(`${folder}/maps`, "utf8"))) {
+    const key = `${line.file} ${line.path}`;
+    if (line.path === "" || seen.has(key)) continue;
+    seen.add(key);
+    unlessGone(() => mappings.push(...readMapping(folder, line)));
+  }
+  return mappings;
+}
+
+function readMapping(folder: string, { range, path: target }: MapsLine): Mapping[] {
+  const address = `0x${range.split("-")[0] ?? ""}`;
+  if (target === "[uprobes]") return [{ kind: "uprobes", address }];
+  const special = /^anon_inode:\[?([^\]]*)/.exec(target) ?? STRANGE.exec(target);
+  if (special !== null) return [{ kind: "anonymous-inode", address, type: special[1] ?? "" }];
+  if (!target.startsWith("/") || NAMELESS.test(target)) return [];
+  const stat = statSync(`${folder}/map_files/${range}`);
+  if (stat.isCharacterDevice() || stat.isBlockDevice()) return target === DEV_ZERO ? [] : [{ kind: "device", address, path: target }];
+  const deleted = readDeleted(folder, target, stat);
+  return deleted === undefined ? [] : [{ kind: "deleted", address, file: deleted }];
+}
+
+/** Passes over what a process closed, unmapped or left behind by ending while it was read. */
+function unlessGone(read: () => void): void {
+  try {
+    read();
+  } catch (error) {
+    if (!isGone(error)) throw error;
+  }
+}
+
+/** Whether `error` says that a process, descriptor or mapping is no more. */
+export function isGone(error: unknown): boolean {
+  const cause = error instanceof Error && error.cause !== undefined ? error.cause : error;
+  return cause instanceof Error && "code" in cause && (cause.code === "ENOENT" || cause.code === "ESRCH");
+}
+
+/** Of makedev(3). */
+function major(device: number): number {
+  return Math.floor(device / 256) % 4096;
+}
+
+function minor(device: number): number {
+  return (device % 256) + Math.floor(device / 0x10_0000) * 256;
+}

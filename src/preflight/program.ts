@@ -1,0 +1,42 @@
+/**
+ * Runs a program to see whether it works.
+ */
+import { execFile } from "node:child_process";
+import type { Feature } from "../core/preflight-facts.ts";
+
+/** A program that takes longer is taken for broken: CRIU can hang in ptrace(2). */
+const LIMIT_MS = 10_000;
+
+/** How a program ended, and all it said. */
+export interface ProgramRun {
+  readonly succeeded: boolean;
+  readonly said: string;
+}
+
+/** Runs a program to its end. */
+export function run(program: string, args: readonly string[]): Promise<ProgramRun> {
+  return new Promise((resolve) => {
+    execFile(program, args, { cwd: "/", timeout: LIMIT_MS, killSignal: "SIGKILL" }, (error, stdout, stderr) => {
+      if (error === null) resolve({ succeeded: true, said: stdout + stderr });
+      else if (error.code === "ENOENT") resolve({ succeeded: false, said: `${program} is not installed` });
+      else if (error.killed === true) resolve({ succeeded: false, said: `${program} did not end within ${LIMIT_MS / 1000} s` });
+      else resolve({ succeeded: false, said: stderr + stdout || error.message });
+    });
+  });
+}
+
+/** What works, or the reason in the program's own words. */
+export function feature(attempt: ProgramRun, version: string): Feature {
+  return attempt.succeeded ? { works: true, version } : { works: false, reason: complaint(attempt.said) };
+}
+
+/** What of a program's output says what went wrong: the errors of CRIU's log without their place in its source, or all of it in one line. */
+export function complaint(said: string): string {
+  const lines = said
+    .split("\n")
+    .map((line) => line.trim())
+    .filter((line) => line !== "");
+  // Without CAP_SYS_RESOURCE CRIU complains of its own rlimit at every start, and works all the same.
+  const errors = lines.flatMap((line) => /Error \([^)]*\): (.*)$/.exec(line)?.[1] ?? []).filter((error) => !error.startsWith("rlimit:"));
+  return [...new Set(errors.length > 0 ? errors : lines)].join(", ");
+}
