@@ -4,7 +4,7 @@
  */
 import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
-import { closeSync, constants, createReadStream, openSync } from "node:fs";
+import { closeSync, constants, createReadStream, openSync, type ReadStream } from "node:fs";
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { connect, createServer } from "node:net";
 import { fileURLToPath } from "node:url";
@@ -22,18 +22,27 @@ const WITH_CONFIGURATION = fileURLToPath(new URL("../shim/with-criu-config", imp
 /** What to dump and where to. */
 export interface LazyDumpRequest {
   readonly container: ContainerId;
-  /** A folder of this dump alone; `images` and `work` are made in it. */
+  /** A folder of this dump alone. */
   readonly folder: string;
   /** Lines of a CRIU configuration file. */
   readonly configuration: string;
 }
 
-/** A dump that is under way. */
-export interface LazyDump {
+/** A dump that has all it needs and has not begun: nothing that can be done before the freeze is left for it. */
+export interface PreparedDump extends Disposable {
   /** The folder of the image files. */
   readonly images: string;
   /** The page server's port on the loopback interface. */
   readonly port: number;
+  /**
+   * Begins the dump. The container's cgroup must be frozen already: then CRIU finds it so, does not poll, and leaves it frozen
+   * whatever happens (docs/decisions/0002-fence.md). When this returns or throws, the source holds the container, frozen.
+   */
+  start(): LazyDump;
+}
+
+/** A dump that is under way. */
+export interface LazyDump {
   /** Fulfilled when all images are written and the page server listens; DUMP_FAILED if CRIU ends before. */
   readonly ready: Promise<void>;
   /**
@@ -48,38 +57,33 @@ export interface LazyDump {
   abandon(): Promise<void>;
 }
 
-/** Makes the folders of a dump, so that somebody may watch them before it begins. */
-export async function prepareDump(folder: string): Promise<{ images: string; work: string }> {
-  const images = path.join(folder, "images");
-  const work = path.join(folder, "work");
+/** Makes everything ready for a lazy dump. Disposing of it before or after the start leaves a dump that has begun alone. */
+export async function prepareDump({ container, folder, configuration }: LazyDumpRequest): Promise<PreparedDump> {
+  const [images, work] = [path.join(folder, "images"), path.join(folder, "work")];
   for (const each of [images, work, "/etc/criu"]) await mkdir(each, { recursive: true, mode: 0o700 });
-  return { images, work };
+  const configurationFile = path.join(folder, "criu.conf");
+  await writeFile(configurationFile, configuration, { mode: 0o600 });
+  const port = await freePort();
+  const status = await StatusPipe.open(path.join(folder, "status"));
+  const argv = [
+    // The container stands still meanwhile: CRIU goes before whatever else this host does.
+    ...["-n", "-20", "unshare", "--mount", "--propagation", "private", "--", "sh", WITH_CONFIGURATION, configurationFile],
+    ...["runc", "--root", RUNC_ROOT, "checkpoint", "--image-path", images, "--work-path", work],
+    ...["--lazy-pages", "--page-server", `127.0.0.1:${port}`, "--status-fd", "3", "--tcp-established", "--file-locks", container],
+  ];
+  return { images, port, start: () => start(argv, port, work, status), [Symbol.dispose]: () => status[Symbol.dispose]() };
 }
 
-/**
- * Begins a lazy dump. The container's cgroup must be frozen already: then CRIU finds it so, does not poll, and leaves it frozen
- * whatever happens (docs/decisions/0002-fence.md). When this returns or throws, the source holds the container, frozen.
- */
-export async function startLazyDump(request: LazyDumpRequest): Promise<LazyDump> {
-  const { images, work } = await prepareDump(request.folder);
-  const configuration = path.join(request.folder, "criu.conf");
-  await writeFile(configuration, request.configuration, { mode: 0o600 });
-  const status = await openStatusPipe(path.join(request.folder, "status"));
-  const port = await freePort();
-  const argv = [
-    ...["--mount", "--propagation", "private", "--", "sh", WITH_CONFIGURATION, configuration],
-    ...["runc", "--root", RUNC_ROOT, "checkpoint", "--image-path", images, "--work-path", work],
-    ...["--lazy-pages", "--page-server", `127.0.0.1:${port}`, "--status-fd", "3", "--tcp-established", "--file-locks", request.container],
-  ];
-  const child = spawn("unshare", argv, { stdio: ["ignore", "ignore", "pipe", status.writeEnd], detached: true });
-  closeSync(status.writeEnd);
+function start(argv: readonly string[], port: number, work: string, status: StatusPipe): LazyDump {
+  const child = spawn("nice", argv, { stdio: ["ignore", "ignore", "pipe", status.writeEnd], detached: true });
+  status.closeWriteEnd();
   let said = "";
   child.stderr?.on("data", (chunk: Buffer) => (said += chunk.toString()));
   const ended = new Promise<{ served: boolean }>((resolve, reject) => {
     child.once("error", reject);
     child.once("close", (code) => resolve({ served: code === 0 }));
   });
-  const ready = status.firstByte.then(async (came) => {
+  const ready = status.firstByte().then(async (came) => {
     if (came) return;
     await ended;
     const log = await readFile(path.join(work, "dump.log"), "utf8").catch(() => "");
@@ -88,10 +92,13 @@ export async function startLazyDump(request: LazyDumpRequest): Promise<LazyDump>
   ready.catch(() => {}); // whoever waits for it gets it; nobody may be waiting yet
   ended.catch(() => {});
   const abandon = async (): Promise<void> => {
-    await ready.then(() => breakOff(port), () => {});
+    await ready.then(
+      () => breakOff(port),
+      () => {},
+    );
     await ended;
   };
-  return { images, port, ready, ended, abandon };
+  return { ready, ended, abandon };
 }
 
 /**
@@ -104,16 +111,50 @@ export async function breakOff(port: number): Promise<void> {
   client.destroy();
 }
 
-/** runc wants a descriptor that is open for writing alone, which Node's own pipes are not. */
-async function openStatusPipe(file: string): Promise<{ writeEnd: number; firstByte: Promise<boolean> }> {
-  await promisify(execFile)("mkfifo", ["-m", "600", file]);
-  const readEnd = openSync(file, constants.O_RDONLY | constants.O_NONBLOCK);
-  const writeEnd = openSync(file, constants.O_WRONLY);
-  closeSync(readEnd);
-  const stream = createReadStream(file, { fd: openSync(file, constants.O_RDONLY) });
-  const firstByte = Promise.race([once(stream, "data").then(() => true), once(stream, "end").then(() => false)]);
-  void firstByte.finally(() => stream.destroy());
-  return { writeEnd, firstByte };
+/** The pipe through which CRIU says that it is ready. runc wants a descriptor that is open for writing alone, which Node's own pipes are not. */
+class StatusPipe implements Disposable {
+  readonly #readEnd: ReadStream;
+  #writeEnd: number | undefined;
+
+  private constructor(readEnd: ReadStream, writeEnd: number) {
+    this.#readEnd = readEnd;
+    this.#writeEnd = writeEnd;
+  }
+
+  static async open(file: string): Promise<StatusPipe> {
+    await promisify(execFile)("mkfifo", ["-m", "600", file]);
+    // A pipe opens for writing at once only if somebody has it open for reading, and blocks readers unless somebody writes.
+    const opener = openSync(file, constants.O_RDONLY | constants.O_NONBLOCK);
+    const writeEnd = openSync(file, constants.O_WRONLY);
+    const readEnd = createReadStream(file, { fd: openSync(file, constants.O_RDONLY) });
+    closeSync(opener);
+    return new StatusPipe(readEnd, writeEnd);
+  }
+
+  get writeEnd(): number {
+    if (this.#writeEnd === undefined) throw new DmigrateError("INTERNAL", "A dump was started twice; report this as a bug");
+    return this.#writeEnd;
+  }
+
+  /** To be called once the child has it: the pipe's end then means the child's. */
+  closeWriteEnd(): void {
+    if (this.#writeEnd !== undefined) closeSync(this.#writeEnd);
+    this.#writeEnd = undefined;
+  }
+
+  /** True when a byte came, false when the pipe ended without one. */
+  async firstByte(): Promise<boolean> {
+    try {
+      return await Promise.race([once(this.#readEnd, "data").then(() => true), once(this.#readEnd, "end").then(() => false)]);
+    } finally {
+      this.#readEnd.destroy();
+    }
+  }
+
+  [Symbol.dispose](): void {
+    this.closeWriteEnd();
+    this.#readEnd.destroy();
+  }
 }
 
 /** A port of the loopback interface that nobody listens at. */

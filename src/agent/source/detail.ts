@@ -12,8 +12,8 @@ const detail = z.object({
       initPid: z.int(),
       /** To be given back. */
       restartPolicy,
-      /** Port of CRIU's page server, once it may listen. */
-      pagePort: z.int().optional(),
+      /** Where CRIU's page server may listen. */
+      pagePort: z.int(),
     })
     .optional(),
 });

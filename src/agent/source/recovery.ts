@@ -74,7 +74,7 @@ async function letRunOn(context: AgentContext, record: MigrationRecord): Promise
 }
 
 async function release(engine: Engine, record: MigrationRecord, frozen: NonNullable<SourceDetail["frozen"]>): Promise<void> {
-  if (frozen.pagePort !== undefined) await breakOff(frozen.pagePort);
+  await breakOff(frozen.pagePort);
   await untraced(frozen.initPid);
   using namespace = NetworkNamespace.open(`/proc/${frozen.initPid}/ns/net`);
   using quarantine = new Quarantine(namespace);

@@ -13,7 +13,7 @@ import type { ByteCounts, MigrationEvent, Outcome, PageCounts, Report } from "..
 import { dumpConfiguration } from "../../criu/configuration.ts";
 import { freezerOf, type Freezer } from "../../criu/freezer.ts";
 import { sendImages } from "../../criu/image-stream.ts";
-import { prepareDump, startLazyDump, type LazyDump } from "../../criu/lazy-dump.ts";
+import { prepareDump, type LazyDump } from "../../criu/lazy-dump.ts";
 import { writeDescription, type ContainerDescription } from "../../docker/description.ts";
 import type { Engine } from "../../docker/engine.ts";
 import { exportImage } from "../../docker/images.ts";
@@ -135,23 +135,9 @@ export class SourceSession {
 
   /** Stops the container and dumps it. When this returns the target has all it needs to restore, and nobody runs the container. */
   async #freeze(): Promise<Frozen> {
-    const { id, description, initPid, criuOptions } = this.#subject;
+    const { initPid } = this.#subject;
     const timeline = this.#timeline;
-    const folder = path.join(this.#context.config.runDir, "migrations", id);
-    this.#open.defer(() => rm(folder, { recursive: true, force: true }));
-    const { images } = await prepareDump(folder);
-    const lastRound = await this.#files?.prepareLast();
-    const imageChannel = await this.#channel(CHANNELS.images, "metadata");
-    const pageChannel = (await this.#channel(CHANNELS.pages)).raw();
-    this.#counters.push({ kind: "memory", read: () => this.#pageBytes });
-    const namespace = this.#open.use(NetworkNamespace.open(`/proc/${initPid}/ns/net`));
-    const held = this.#open.use(new HeldNetwork(namespace));
-    const freezer = await freezerOf(initPid);
-    const { RestartPolicy: restartPolicy } = description.hostConfig;
-    this.#note({ frozen: { initPid, restartPolicy } });
-    await setRestartPolicy(this.#engine, description.id, NEVER_RESTART);
-    this.#undo.defer(() => setRestartPolicy(this.#engine, description.id, restartPolicy));
-    const configuration = dumpConfiguration((await stat(`/proc/${initPid}/ns/net`)).ino, criuOptions);
+    const { dump, lastRound, imageChannel, pageChannel, held, freezer } = await this.#prepareFreeze();
     this.#cancelled.throwIfAborted();
 
     this.#frozenAtMs = timeline.now();
@@ -159,24 +145,46 @@ export class SourceSession {
     await timeline.step("freeze tasks", () => freezeWithoutStrangers(freezer, initPid));
     this.#undo.defer(() => void held.release());
     await timeline.step("hold network", () => held.lock());
-    const sendingFiles = timeline.step("last file difference", () => lastRound?.send());
-    sendingFiles.catch(() => {}); // told below
 
-    using closedImages = new ClosedWrites(images);
-    const sending = sendAll(imageChannel, sendImages(images, closedImages));
-    sending.catch(() => {}); // told below
-    const dump = await timeline.step("start dump", () => startLazyDump({ container: description.id, folder, configuration }));
-    this.#undo.defer(() => dump.abandon());
-    this.#note({ frozen: { initPid, restartPolicy, pagePort: dump.port } });
-    await timeline.step("dump", () => dump.ready);
+    const sendingFiles = timeline.step("last file difference", () => lastRound.send());
+    sendingFiles.catch(() => {}); // told below
+    using closedImages = new ClosedWrites(dump.images);
+    const sendingImages = sendAll(imageChannel, sendImages(dump.images, closedImages));
+    sendingImages.catch(() => {}); // told below
+    const running = dump.start();
+    this.#undo.defer(() => running.abandon());
+    await timeline.step("dump", () => running.ready);
     closedImages.close();
     await timeline.step("send last images", async () => {
-      await sending;
+      await sendingImages;
       await imageChannel.close();
     });
     await sendingFiles;
     await openExit(pageChannel, dump.port, (chunk) => (this.#pageBytes += chunk.length));
-    return { dump, held };
+    return { dump: running, held };
+  }
+
+  /** Everything for the freeze that can be done before it. */
+  async #prepareFreeze() {
+    const { id, description, initPid, criuOptions } = this.#subject;
+    const files = this.#files;
+    if (files === undefined) throw new DmigrateError("INTERNAL", "The freeze came before the copy; report this as a bug");
+    const folder = path.join(this.#context.config.runDir, "migrations", id);
+    this.#open.defer(() => rm(folder, { recursive: true, force: true }));
+    const configuration = dumpConfiguration((await stat(`/proc/${initPid}/ns/net`)).ino, criuOptions);
+    const dump = this.#open.use(await prepareDump({ container: description.id, folder, configuration }));
+    const imageChannel = await this.#channel(CHANNELS.images, "metadata");
+    const pageChannel = (await this.#channel(CHANNELS.pages)).raw();
+    this.#counters.push({ kind: "memory", read: () => this.#pageBytes });
+    const lastRound = await files.prepareLast();
+    const namespace = this.#open.use(NetworkNamespace.open(`/proc/${initPid}/ns/net`));
+    const held = this.#open.use(new HeldNetwork(namespace));
+    const freezer = await freezerOf(initPid);
+    const { RestartPolicy: restartPolicy } = description.hostConfig;
+    this.#note({ frozen: { initPid, restartPolicy, pagePort: dump.port } });
+    this.#undo.defer(() => setRestartPolicy(this.#engine, description.id, restartPolicy));
+    await setRestartPolicy(this.#engine, description.id, NEVER_RESTART);
+    return { dump, lastRound, imageChannel, pageChannel, held, freezer };
   }
 
   /**

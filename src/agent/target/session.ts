@@ -131,10 +131,11 @@ export class TargetSession {
     const beganAt = performance.now();
     this.#context.journal.move(this.subject.id, "owner");
     this.#running.move(); // drops it: nothing of it may be ended any more
-    await staging.resume();
-    staging.silence.lift();
-    announce(staging.namespace).catch((error: unknown) => this.#context.log.error({ error, migration: this.subject.id }, "announcement failed"));
-    inject(staging.namespace, heldPackets);
+    await staging.resume(() => {
+      staging.silence.lift();
+      announce(staging.namespace).catch((error: unknown) => this.#context.log.error({ err: error, migration: this.subject.id }, "announcement failed"));
+      inject(staging.namespace, heldPackets);
+    });
     return { resumedAfterMs: performance.now() - beganAt };
   }
 

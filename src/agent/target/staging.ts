@@ -111,9 +111,14 @@ export class Staging implements AsyncDisposable {
     }
   }
 
-  /** Lets the restored tasks run; returns when they do. From now on disposing of this leaves the container alone. */
-  async resume(): Promise<void> {
+  /**
+   * Lets the restored tasks run; returns when they do. From now on disposing of this leaves the container alone.
+   * @param unlocked called just before: the sockets take what arrives
+   */
+  async resume(unlocked: () => void): Promise<void> {
     this.#verdict.write("resume");
+    await this.#marks.wait("unlocked", this.#started);
+    unlocked();
     await this.#marks.wait("resumed", this.#started);
   }
 
