@@ -60,8 +60,8 @@ interface Slot {
 /** A file of a log, held open: so it stays readable when it is rotated away, and its inode number its own. */
 interface LogFile extends Slot {
   readonly handle: FileHandle;
-  readonly device: number;
-  readonly inode: number;
+  readonly device: bigint;
+  readonly inode: bigint;
   /** When it was opened; the current one grows. */
   readonly size: number;
 }
@@ -160,7 +160,7 @@ async function openSlots(place: LogPlace): Promise<LogFile[]> {
     const handle = await open(slotPath(place.path, slot)).catch(() => undefined);
     if (handle === undefined) continue; // rotated away meanwhile
     const size = slot.number === 0 ? await wholeSize(handle, place.format) : (await handle.stat()).size;
-    const { dev, ino } = await handle.stat();
+    const { dev, ino } = await handle.stat({ bigint: true });
     files.push({ ...slot, handle, device: dev, inode: ino, size });
   }
   return files;
@@ -286,7 +286,11 @@ function decodeFrame(bytes: Buffer): Frame | undefined {
   const isPossible =
     number <= NUMBER_MAX && !(compressed && number === 0) && (frame.before ?? 0) <= number && (frame.before !== undefined || offset === 0);
   if (isPossible) return frame;
-  throw new DmigrateError("PROTOCOL", "The source sent an impossible frame of a log; update both agents to the same release");
+  throw impossibleFrame();
+}
+
+function impossibleFrame(): DmigrateError {
+  return new DmigrateError("PROTOCOL", "The source sent an impossible frame of a log; update both agents to the same release");
 }
 
 /**
@@ -298,22 +302,25 @@ export async function applyLogFiles(place: LogPlace, stream: AsyncIterable<Uint8
   await mkdir(path.dirname(place.path), { recursive: true, mode: 0o700 });
   await using reader = new ByteReader(stream);
   const named = new Set<string>();
-  // From the oldest on, so that a file moves to a name that is free or to be replaced, as in a rotation.
   for (let frame = decodeFrame(await reader.take(FRAME_BYTES)); frame !== undefined; frame = decodeFrame(await reader.take(FRAME_BYTES))) {
     const file = slotPath(place.path, frame);
     named.add(file);
-    if (frame.before !== undefined) await rename(slotPath(place.path, { ...frame, number: frame.before }), file);
-    await continueFile(file, frame, reader);
+    if (frame.before !== undefined) await takeOver(slotPath(place.path, { ...frame, number: frame.before }), file, frame.offset);
+    const flags = frame.before === undefined ? "w" : "a";
+    await pipeline(reader.stream(frame.length), createWriteStream(file, { flags, mode: 0o640 }));
   }
+  if (!(await reader.atEnd())) throw impossibleFrame();
   for (const slot of await slotsOf(place.path)) {
     const file = slotPath(place.path, slot);
     if (!named.has(file)) await rm(file);
   }
 }
 
-async function continueFile(file: string, { before, offset, length }: Frame, reader: ByteReader): Promise<void> {
-  if (before !== undefined && (await stat(file)).size !== offset) {
-    throw new DmigrateError("PROTOCOL", `The source continues ${file} at ${offset}, which is not its end; start the migration again`);
+/** Gives a file the name it is continued under. Oldest first, as in a rotation, that name is free or its file to be replaced. */
+async function takeOver(before: string, now: string, size: number): Promise<void> {
+  const found = await stat(before).catch(() => undefined);
+  if (found?.size !== size) {
+    throw new DmigrateError("PROTOCOL", `The source continues ${before} at ${size}, which is not its end; start the migration again`);
   }
-  await pipeline(reader.stream(length), createWriteStream(file, { flags: before === undefined ? "w" : "a", mode: 0o640 }));
+  await rename(before, now);
 }

@@ -57,20 +57,25 @@ const RANDOM_NAME = /^[0-9a-f]{64}$/;
  * An inspection without what two hosts can't have in common: ids, times, paths of the storage. A volume that had no name in the request
  * has one on the target, so that it can be the same volume; neither shows here.
  */
-function comparable({ Id, Created, GraphDriver, State, Mounts, HostConfig, Config, ...rest }: InspectedContainer): object {
-  const { Binds, Mounts: requested, ...limits } = HostConfig;
-  // A copy, for old clients, of what the endpoint shows; and with the host's UTS namespace a name that nothing has.
-  const { MacAddress, Hostname, ...config } = Config;
+function comparable(container: InspectedContainer): object {
+  const { Binds, Mounts: requested, ...limits } = container.HostConfig;
+  const { Hostname, ...config } = without(container.Config, "MacAddress"); // a copy, for old clients, of what the endpoint shows
   const named = (requested ?? []).filter(({ Type, Source }) => Type !== "volume" || !RANDOM_NAME.test(Source ?? "0".repeat(64)));
-  const mounts = Mounts.map(({ Mode, ...mount }) => (RANDOM_NAME.test(mount.Name ?? "") ? mount : { ...mount, Mode }));
+  const mounts = container.Mounts.map((mount) => (RANDOM_NAME.test(mount.Name ?? "") ? without(mount, "Mode") : mount));
   return {
-    ...rest,
+    ...without(container, "Id", "Created", "GraphDriver", "State"),
+    // With the host's UTS namespace it is a name that nothing has.
     Config: limits.UTSMode === "host" ? config : { ...config, Hostname },
     HostConfig: limits,
     Binds: (Binds ?? []).map((bind) => bind.replace(/^[0-9a-f]{64}:/, "")),
     named,
-    mounts: mounts.toSorted((one, other) => (one.Destination < other.Destination ? -1 : 1)),
+    Mounts: mounts.toSorted((one, other) => (one.Destination < other.Destination ? -1 : 1)),
   };
+}
+
+function without<T extends object>(value: T, ...keys: readonly string[]): T {
+  // What is left out is nothing that a type here speaks of.
+  return Object.fromEntries(Object.entries(value).filter(([key]) => !keys.includes(key))) as T;
 }
 
 /** Networks of a source go by name on the target. */

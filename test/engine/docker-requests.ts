@@ -192,9 +192,10 @@ function networking({ fixed, fixedId, dynamic }: RequestNetworks): fc.Arbitrary<
 export function createRequests(networks: RequestNetworks): fc.Arbitrary<object> {
   return fc
     .tuple(config, resources, security, storage, service, networking(networks))
-    .map(([own, limits, confinement, mounts, rest, { mode, endpoints }]) => ({
-      ...own,
-      HostConfig: { ...limits, ...confinement, ...mounts, ...rest, ...(mode === undefined ? {} : { NetworkMode: mode }) },
-      NetworkingConfig: { EndpointsConfig: endpoints },
-    }));
+    .map(([own, limits, confinement, mounts, rest, { mode, endpoints }]) =>
+      Object.assign(own, {
+        HostConfig: Object.assign(limits, confinement, mounts, rest, mode === undefined ? {} : { NetworkMode: mode }),
+        NetworkingConfig: { EndpointsConfig: endpoints },
+      }),
+    );
 }
