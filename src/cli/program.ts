@@ -257,7 +257,9 @@ function addShell(program: Command, run: Run): void {
   const completion = program
     .command("completion")
     .summary("print the completion script of a shell")
-    .description("Prints the script by which a shell completes commands, options, containers, hosts and migrations.")
+    .description(
+      "Prints the script by which a shell completes commands, options, containers, hosts and migrations. For bash it builds on the package bash-completion.",
+    )
     .addArgument(new Argument("<shell>", "which shell").choices(["bash", "zsh", "fish"]))
     .action(run((all) => all.completion));
   example(completion, "source <(dmigrate completion bash)", "dmigrate completion bash > /etc/bash_completion.d/dmigrate");
