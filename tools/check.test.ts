@@ -30,6 +30,18 @@ function check(files: Readonly<Record<string, string>>): { code: number | null; 
 
 const GOOD = `/** A value and its reader. */\nexport const ANSWER = 42;\n`;
 
+const UPWARDS = `/** An import hidden in a using. */
+export async function upwards(): Promise<string> {
+  using opened = (await import("../cli/opener.ts")).opener();
+  return opened.name;
+}
+`;
+const OPENER = `/** Something to dispose of. */
+export function opener(): Disposable & { readonly name: string } {
+  return { name: "x", [Symbol.dispose]: () => {} };
+}
+`;
+
 suite("npm run check", () => {
   test("each step passes what keeps the rules", () => {
     const { verdicts } = check({
@@ -50,6 +62,8 @@ suite("npm run check", () => {
       "src/core/impure.ts": `/** Input and output in the core. */\nexport { readFileSync } from "node:fs";\n`,
       "src/memory/sideways.ts": `/** One adapter in another. */\nexport { open } from "../rootfs/open.ts";\n`,
       "src/rootfs/open.ts": `/** The core is fine. */\nexport { TWO as open } from "../core/format.ts";\n`,
+      "src/agent/upwards.ts": UPWARDS,
+      "src/cli/opener.ts": OPENER,
       "src/core/untidy.ts": `export const LATER = 1; // TODO\n`,
     });
     assert.equal(code, 1);
@@ -61,6 +75,7 @@ suite("npm run check", () => {
     assert.match(output, /^src\/core\/dead\.ts/m);
     assert.match(output, /^src\/core\/impure\.ts -> fs: core-is-pure$/m);
     assert.match(output, /^src\/memory\/sideways\.ts -> src\/rootfs\/open\.ts: adapters-stand-alone$/m);
+    assert.match(output, /^src\/agent\/upwards\.ts -> src\/cli\/opener\.ts: agent-knows-no-cli$/m);
     assert.match(output, /^src\/core\/untidy\.ts:1: a file opens with/m);
     assert.match(output, /^src\/core\/untidy\.ts:1: "TODO"/m);
   });
