@@ -3,6 +3,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
+import { collect } from "../../test/support/streams.ts";
 import { containerId, hostName, newMigrationId } from "../core/ids.ts";
 import type { MigrationEvent, Report } from "../core/migration.ts";
 import { EventHub } from "./events.ts";
@@ -19,12 +20,6 @@ function hub(t: TestContext): { journal: Journal; events: EventHub } {
   });
   journal.begin({ id, role: "source", container: "web", containerId: containerId("a".repeat(64)), peer: hostName("b"), detail: null });
   return { journal, events: new EventHub(journal) };
-}
-
-async function collect<T>(items: AsyncIterable<T>): Promise<T[]> {
-  const all: T[] = [];
-  for await (const item of items) all.push(item);
-  return all;
 }
 
 const warning = (n: number): MigrationEvent => ({ kind: "warning", atMs: n, message: `number ${n}` });

@@ -41,7 +41,7 @@ export class Link {
    * @param signal cuts the channel whenever it is aborted; calls on the channel then throw its reason, as CANCELLED if it is not ours
    */
   async open(peer: HostName, migration: MigrationId, name: string, signal?: AbortSignal): Promise<Channel> {
-    signal?.throwIfAborted();
+    throwIfCancelled(signal);
     const member = this.#cluster.member(peer);
     const socket = dialMember(this.#cluster.membership, member, ALPN.channels);
     const cut = (): unknown => socket.destroy();
@@ -52,7 +52,7 @@ export class Link {
       await readAnswer(socket);
     } catch (error) {
       socket.destroy();
-      if (signal?.aborted === true) throw DmigrateError.from(signal.reason, "CANCELLED");
+      throwIfCancelled(signal);
       throw error instanceof DmigrateError ? error : connectionLost(member, error);
     } finally {
       signal?.removeEventListener("abort", cut);
@@ -104,6 +104,10 @@ export class Link {
     }
     return { channel: new Channel(socket, { peer, migration, name }), handler: expected.handler };
   }
+}
+
+function throwIfCancelled(signal: AbortSignal | undefined): void {
+  if (signal?.aborted === true) throw DmigrateError.from(signal.reason, "CANCELLED");
 }
 
 /** Cuts a channel when the signal is aborted. */

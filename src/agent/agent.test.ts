@@ -1,0 +1,340 @@
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { existsSync, mkdirSync, statSync, symlinkSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { test } from "node:test";
+import { joinedAgents, startAgent, type TestAgent } from "../../test/support/agents.ts";
+import { temporaryDirectory } from "../../test/support/hosts.ts";
+import { collect } from "../../test/support/streams.ts";
+import { DmigrateError } from "../core/errors.ts";
+import { containerId, hostName, newMigrationId, type MigrationId } from "../core/ids.ts";
+import type { MigrationEvent, Report } from "../core/migration.ts";
+import { controlClient } from "./client.ts";
+import type { AgentContext } from "./context.ts";
+import type { MigrateRequest, ReserveRequest, TargetSessions } from "./migrations.ts";
+
+const a = hostName("a");
+const b = hostName("b");
+const id = newMigrationId(1n);
+const web = { id, container: "web", containerId: containerId("c".repeat(64)), detail: { step: "copy" } };
+const request: MigrateRequest = { container: "web", target: b, mode: "post-copy", keepSource: true };
+
+const report: Report = {
+  id,
+  container: "web",
+  containerId: web.containerId,
+  source: a,
+  target: b,
+  mode: "post-copy",
+  outcome: "rolled-back",
+  totalMs: 12.5,
+  downtimeMs: 0,
+  phases: [{ name: "copy", startMs: 1, endMs: 2 }],
+  steps: [],
+  bytes: { memory: 1, files: 2, layers: 3, metadata: 4, total: 10 },
+  pages: { total: 5, copiedAhead: 4, demanded: 3, pushed: 2, zero: 1 },
+  warnings: ["slow"],
+  error: { code: "CANCELLED", message: "Cancelled by its user" },
+};
+const events: MigrationEvent[] = [
+  { kind: "phase-began", atMs: 0, phase: "copy" },
+  { kind: "warning", atMs: 1, message: "slow" },
+  { kind: "ended", atMs: 12.5, report },
+];
+const began = { kind: "began", atMs: 0, id, container: "web", source: a, target: b };
+
+/** A source that begins a migration and leaves the rest to its test. */
+const beginning =
+  (requests: MigrateRequest[] = []) =>
+  ({ journal }: AgentContext) => ({
+    migrations: {
+      migrate(asked: MigrateRequest): Promise<MigrationId> {
+        requests.push(asked);
+        journal.begin({ ...web, role: "source", peer: asked.target });
+        return Promise.resolve(id);
+      },
+      cancel: () => Promise.reject(new DmigrateError("CANCEL_TOO_LATE", "It has been handed over; wait for its end")),
+    },
+  });
+
+/** The one migration that a host knows, but for the time it began, which is now. */
+async function onlySummary({ client }: TestAgent): Promise<object> {
+  const summaries = await client.list();
+  assert.equal(summaries.length, 1);
+  const { beganAtMs, ...rest } = summaries[0]!;
+  assert.ok(Math.abs(beganAtMs - Date.now()) < 60_000);
+  return rest;
+}
+
+test("a migration is told to who began it, and to who watches it later", async (t) => {
+  const requests: MigrateRequest[] = [];
+  const [first] = (await joinedAgents(t, { a: beginning(requests), b: () => ({}) })) as [TestAgent];
+  const stream = first.client.migrate(request)[Symbol.asyncIterator]();
+  assert.deepEqual((await stream.next()).value, began);
+  assert.deepEqual(requests, [request]);
+  for (const event of events) first.context.events.publish(id, event);
+  assert.deepEqual(await collect({ [Symbol.asyncIterator]: () => stream }), events);
+  assert.deepEqual(await collect(first.client.watch(id)), [began, ...events]);
+  assert.deepEqual(await first.client.report(id), report);
+});
+
+test("a watcher that goes away does not end the migration, nor another watcher", async (t) => {
+  const [first] = (await joinedAgents(t, { a: beginning(), b: () => ({}) })) as [TestAgent];
+  const cut = new AbortController();
+  const stream = first.client.migrate(request, { signal: cut.signal })[Symbol.asyncIterator]();
+  await stream.next();
+  using other = controlClient(first.agent.socketPath);
+  const watched = collect(other.watch(id));
+  const waiting = stream.next();
+  cut.abort();
+  await assert.rejects(waiting, { code: "CANCELLED" });
+  for (const event of events) first.context.events.publish(id, event);
+  assert.deepEqual(await watched, [began, ...events]);
+});
+
+test("list, report and cancel tell how migrations stand", async (t) => {
+  const [first, second] = (await joinedAgents(t, { a: beginning(), b: () => ({}) })) as [TestAgent, TestAgent];
+  const stream = first.client.migrate(request)[Symbol.asyncIterator]();
+  await stream.next();
+  first.context.events.publish(id, events[0]!);
+  const { journal } = second.context;
+  journal.begin({ ...web, role: "target", peer: a });
+  journal.move(id, "prepared");
+  const parties = { id, container: "web", source: a, target: b };
+  assert.deepEqual(await onlySummary(first), { ...parties, role: "source", state: "running", phase: "copy" });
+  assert.deepEqual(await onlySummary(second), { ...parties, role: "target", state: "prepared" });
+  await assert.rejects(first.client.report(id), { code: "MIGRATION_IN_PROGRESS" });
+  await assert.rejects(first.client.cancel(id), { code: "CANCEL_TOO_LATE", message: "It has been handed over; wait for its end" });
+  first.context.events.publish(id, events[2]!);
+  await assert.rejects(first.client.cancel(id), { code: "CANCEL_TOO_LATE", message: /has ended already, as rolled-back/ });
+  journal.move(id, "rolled-back");
+  await assert.rejects(second.client.report(id), { code: "MIGRATION_NOT_FOUND", message: /ask host a/ });
+  const unknown = newMigrationId(9n);
+  await assert.rejects(first.client.report(unknown), { code: "MIGRATION_NOT_FOUND" });
+  await assert.rejects(first.client.cancel(unknown), { code: "MIGRATION_NOT_FOUND" });
+  await assert.rejects(collect(first.client.watch(unknown)), { code: "MIGRATION_NOT_FOUND" });
+});
+
+test("a target that cannot be one is refused before anything begins", async (t) => {
+  const [first] = (await joinedAgents(t, { a: () => ({}), b: () => ({}) })) as [TestAgent];
+  await assert.rejects(collect(first.client.migrate({ ...request, target: a })), { code: "HOST_IS_SOURCE" });
+  await assert.rejects(collect(first.client.migrate({ ...request, target: hostName("nobody") })), { code: "HOST_UNKNOWN" });
+  const alone = await startAgent(t);
+  await assert.rejects(alone.client.check("web", b), { code: "NOT_INITIALISED", message: /dmigrate init/ });
+});
+
+test("a session answers only the host that reserved it", async (t) => {
+  const reservations: ReserveRequest[] = [];
+  const aborted: MigrationId[] = [];
+  const target = ({ journal }: AgentContext): { targets: Partial<TargetSessions> } => ({
+    targets: {
+      reserve(asked) {
+        reservations.push(asked);
+        journal.begin({ ...web, id: asked.migration, role: "target", peer: asked.source });
+        return Promise.resolve({ presentLayers: ["sha256:1"] });
+      },
+      restore: () => Promise.resolve([{ name: "criu", startMs: 1.5, endMs: 2.5 }]),
+      commit: (_id, heldPackets) => Promise.resolve({ resumedAfterMs: heldPackets[0]![0]! }),
+      awaitPages: () => Promise.resolve(report.pages),
+      createContainer: () => Promise.resolve(web.containerId),
+      abort(which) {
+        aborted.push(which);
+        return Promise.resolve();
+      },
+    },
+  });
+  const [first, second, third] = (await joinedAgents(t, { a: () => ({}), b: target, c: () => ({}) })) as [TestAgent, TestAgent, TestAgent];
+  const peer = first.context.peers.to(b);
+  const stranger = third.context.peers.to(b);
+  const reserve = { migration: id, source: a, description: '{"Image":"redis"}' };
+  await assert.rejects(peer.restore(id), { code: "MIGRATION_NOT_FOUND" });
+  await assert.rejects(stranger.reserve(reserve), { code: "PEER_REFUSED", message: /Host c cannot reserve for a/ });
+  assert.deepEqual(await peer.reserve(reserve), { presentLayers: ["sha256:1"] });
+  assert.deepEqual(reservations, [reserve]);
+  for (const call of [() => stranger.restore(id), () => stranger.commit(id, []), () => stranger.abort(id), () => stranger.awaitPages(id)]) {
+    await assert.rejects(call, { code: "MIGRATION_NOT_FOUND", message: /has not been reserved by c/ });
+  }
+  assert.equal(await stranger.state(id), undefined);
+  assert.equal(await peer.state(id), "running");
+  assert.equal(await peer.createContainer(id), web.containerId);
+  assert.deepEqual(await peer.restore(id), [{ name: "criu", startMs: 1.5, endMs: 2.5 }]);
+  assert.deepEqual(await peer.commit(id, [Buffer.from([42])]), { resumedAfterMs: 42 });
+  assert.deepEqual(await peer.awaitPages(id), report.pages);
+  await peer.abort(id);
+  assert.deepEqual(aborted, [id]);
+  // The other way round, a target may ask its source how the migration stands.
+  first.context.journal.begin({ ...web, role: "source", peer: b });
+  first.context.journal.move(id, "committed");
+  assert.equal(await second.context.peers.to(a).state(id), "committed");
+});
+
+test("a call under way is cancelled by its signal, and lost with its peer", async (t) => {
+  const cancelled = Promise.withResolvers<void>();
+  const [first, second] = (await joinedAgents(t, {
+    a: () => ({}),
+    b: ({ journal }) => ({
+      targets: {
+        async awaitPages(_id, options) {
+          options!.signal!.addEventListener("abort", () => cancelled.resolve());
+          return await new Promise<never>(() => journal);
+        },
+      },
+    }),
+  })) as [TestAgent, TestAgent];
+  second.context.journal.begin({ ...web, role: "target", peer: a });
+  const abort = new AbortController();
+  const call = first.context.peers.to(b).awaitPages(id, { signal: abort.signal });
+  setImmediate(() => abort.abort(new DmigrateError("CANCELLED", "Cancelled by its user")));
+  await assert.rejects(call, { code: "CANCELLED", message: "Cancelled by its user" });
+  const lost = assert.rejects(first.context.peers.to(b).awaitPages(id), {
+    code: "PEER_UNREACHABLE",
+    message: /^Host b does not answer at/,
+  });
+  await first.context.peers.to(b).state(id); // the call before it has been sent by now
+  await second.agent[Symbol.asyncDispose]();
+  await lost;
+  await cancelled.promise;
+});
+
+test("an attendance ends with its peer, and only then", async (t) => {
+  const [first, second] = (await joinedAgents(t, { a: () => ({}), b: () => ({}) })) as [TestAgent, TestAgent];
+  const peer = first.context.peers.to(b);
+  const quiet = await peer.attend();
+  const attendance = await peer.attend();
+  quiet[Symbol.dispose]();
+  await peer.state(id);
+  assert.equal(attendance.signal.aborted, false);
+  await second.agent[Symbol.asyncDispose]();
+  if (!attendance.signal.aborted) await once(attendance.signal, "abort");
+  assert.equal((attendance.signal.reason as DmigrateError).code, "PEER_UNREACHABLE");
+  assert.equal(quiet.signal.aborted, false);
+  await assert.rejects(peer.attend(), { code: "PEER_UNREACHABLE" });
+});
+
+test("an agent that restarts knows what it was doing, and serves when it has recovered", async (t) => {
+  const [first, second] = (await joinedAgents(t, { a: beginning(), b: () => ({}) })) as [TestAgent, TestAgent];
+  const stream = first.client.migrate(request)[Symbol.asyncIterator]();
+  await stream.next();
+  first.context.events.publish(id, events[1]!);
+  await first.agent[Symbol.asyncDispose]();
+  await assert.rejects(stream.next(), { code: "AGENT_UNREACHABLE" });
+
+  const seen: unknown[] = [];
+  const restarted = await startAgent(
+    t,
+    ({ journal, events: hub, peers }) => ({
+      migrations: {
+        async recover() {
+          seen.push(...journal.unfinished("source").map((record) => [record.id, record.state, record.detail]));
+          seen.push(await peers.to(b).state(id)); // the other side can be asked already
+          hub.publish(id, events[2]!);
+        },
+      },
+    }),
+    { dir: first.dir },
+  );
+  assert.deepEqual(seen, [[id, "running", { step: "copy" }], undefined]);
+  assert.deepEqual(await collect(restarted.client.watch(id)), [began, events[1], events[2]]);
+  assert.ok(second);
+});
+
+test("sessions are asked for nothing before they have recovered", async (t) => {
+  const order: string[] = [];
+  const recovering = Promise.withResolvers<void>();
+  const target = ({ journal }: AgentContext): { targets: Partial<TargetSessions> } => ({
+    targets: {
+      async recover() {
+        await recovering.promise;
+        order.push("recovered");
+      },
+      finish() {
+        order.push("asked");
+        journal.move(id, "rolled-back");
+        return Promise.resolve();
+      },
+    },
+  });
+  const [first, second] = (await joinedAgents(t, { a: () => ({}), b: () => ({}) })) as [TestAgent, TestAgent];
+  second.context.journal.begin({ ...web, role: "target", peer: a });
+  await second.agent[Symbol.asyncDispose]();
+  const port = Number(second.agent.listen.split(":").at(-1));
+  const restarting = startAgent(t, target, { dir: second.dir, port });
+  const finished = untilAnswered(() => first.context.peers.to(b).finish(id));
+  assert.equal(await untilAnswered(() => first.context.peers.to(b).state(id)), "running"); // so the agent listens
+  recovering.resolve();
+  await restarting;
+  await finished;
+  assert.deepEqual(order, ["recovered", "asked"]);
+});
+
+/** Asks again while there is nobody to ask. */
+async function untilAnswered<T>(ask: () => Promise<T>): Promise<T> {
+  for (;;) {
+    try {
+      return await ask();
+    } catch (error) {
+      if (!(error instanceof DmigrateError && error.code === "PEER_UNREACHABLE")) throw error;
+    }
+  }
+}
+
+test("a second agent is refused, by its state, its socket and its port", async (t) => {
+  const first = await startAgent(t);
+  await assert.rejects(startAgent(t, undefined, { dir: first.dir }), { code: "AGENT", message: /Another agent uses .*state/ });
+  const port = Number(first.agent.listen.split(":").at(-1));
+  await assert.rejects(startAgent(t, undefined, { port }), { code: "AGENT", message: /Cannot listen at 127.0.0.1:\d+: .*EADDRINUSE/ });
+  const dir = temporaryDirectory(t);
+  symlinkSync(join(first.dir, "run"), join(dir, "run"));
+  await assert.rejects(startAgent(t, undefined, { dir }), { code: "AGENT", message: /Another agent answers at .*agent.sock/ });
+  assert.equal((await first.client.status()).listen, first.agent.listen); // none of this has hurt it
+});
+
+test("only root can open the control socket; one that a dead agent left is replaced", async (t) => {
+  const dir = temporaryDirectory(t);
+  mkdirSync(join(dir, "run"));
+  writeFileSync(join(dir, "run", "agent.sock"), "");
+  const { agent, client } = await startAgent(t, undefined, { dir });
+  assert.equal(statSync(agent.socketPath).mode & 0o777, 0o600);
+  const { version, ...status } = await client.status();
+  assert.match(version, /^\d+\.\d+\.\d+$/);
+  assert.deepEqual(Object.keys(status).toSorted(), ["joinToken", "listen", "pid"]);
+});
+
+test("without an agent, a command is told how to start one", async (t) => {
+  using client = controlClient(join(temporaryDirectory(t), "agent.sock"));
+  await assert.rejects(client.status(), {
+    code: "AGENT_UNREACHABLE",
+    message: /^No agent answers at .*agent.sock: .*ENOENT.*; start it with `dmigrate agent`$/,
+  });
+  await assert.rejects(collect(client.watch(id)), { code: "AGENT_UNREACHABLE" });
+});
+
+for (const signal of ["SIGTERM", "SIGINT"] as const) {
+  test(`${signal} ends an agent cleanly, its sessions first`, async (t) => {
+    const dir = temporaryDirectory(t);
+    const script = `
+      const { serveUntilSignal } = await import(${JSON.stringify(import.meta.resolve("./main.ts"))});
+      const session = (name) => ({ recover: async () => {}, [Symbol.asyncDispose]: async () => console.log(name + " ended") });
+      await serveUntilSignal(
+        { stateDir: ${JSON.stringify(join(dir, "state"))}, runDir: ${JSON.stringify(join(dir, "run"))}, listen: "127.0.0.1:0" },
+        () => ({ migrations: session("source"), targets: session("target") }),
+      );`;
+    const agent = spawn(process.execPath, ["--input-type=module", "-e", script], { stdio: ["ignore", "pipe", "pipe"] });
+    t.after(() => agent.kill("SIGKILL"));
+    const output: Buffer[] = [];
+    agent.stdout.on("data", (chunk: Buffer) => output.push(chunk));
+    const log: Record<string, unknown>[] = [];
+    const ended = once(agent, "exit");
+    for await (const line of createInterface(agent.stderr)) {
+      log.push(JSON.parse(line) as Record<string, unknown>);
+      if (existsSync(join(dir, "run", "agent.sock")) && log.length === 1) agent.kill(signal);
+    }
+    assert.deepEqual(await ended, [0, null]);
+    assert.match(String(log[0]?.["joinToken"]), /^[\w-]{64}$/);
+    assert.equal(log.at(-1)?.["signal"], signal);
+    assert.equal(Buffer.concat(output).toString(), "source ended\ntarget ended\n");
+    assert.equal(existsSync(join(dir, "run", "agent.sock")), false);
+  });
+}

@@ -1,0 +1,10 @@
+/**
+ * Streams in tests.
+ */
+
+/** All that a stream yields. */
+export async function collect<T>(items: AsyncIterable<T>): Promise<T[]> {
+  const all: T[] = [];
+  for await (const item of items) all.push(item);
+  return all;
+}
