@@ -2,7 +2,7 @@
 # Enters a lab host and runs a program there. The cgroups come first: a process that enters the namespaces with its
 # old cgroups can't be restored by CRIU.
 # Arguments: the host's init, folders of the host's cgroups, "--", program and its arguments.
-cd /
+
 init=$1
 shift
 while [ "$1" != -- ]; do
@@ -10,5 +10,5 @@ while [ "$1" != -- ]; do
   shift
 done
 shift
-exec nsenter --target "$init" --mount --uts --ipc --net --pid --cgroup --root --wd=/ -- env -i \
+exec nsenter --target "$init" --mount --uts --ipc --net --pid --cgroup --root -- env -i \
   PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 ${TERM:+TERM=$TERM} "$@"

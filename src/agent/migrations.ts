@@ -4,7 +4,7 @@
  */
 import type { ContainerId, HostName, MigrationId } from "../core/ids.ts";
 import type { JournalState, MigrationEvent, Mode, PageCounts, Step } from "../core/migration.ts";
-import type { ContainerNeeds, HostFacts } from "../core/preflight-facts.ts";
+import type { HostFacts } from "../core/preflight-facts.ts";
 import type { Finding } from "../core/preflight.ts";
 
 /** What `dmigrate migrate` asks for. */
@@ -67,8 +67,8 @@ export interface Migrations extends AsyncDisposable {
  * checked before an implementation is called.
  */
 export interface TargetCalls {
-  /** Features of the target, with what concerns the container to come. Nothing is changed. */
-  facts(needs: ContainerNeeds, options?: CallOptions): Promise<HostFacts>;
+  /** Features of the target, with what concerns the container to come: plain JSON of `writeArriving`. Nothing is changed. */
+  facts(arriving: unknown, options?: CallOptions): Promise<HostFacts>;
   /** Opens a session and journals it. Everything a session makes goes with `abort`. */
   reserve(request: ReserveRequest, options?: CallOptions): Promise<Reservation>;
   /** Creates the container from its description, once its image layers have arrived. Returns its id on the target. */
@@ -79,6 +79,8 @@ export interface TargetCalls {
   restore(id: MigrationId, options?: CallOptions): Promise<readonly Step[]>;
   /** The point of no return: the source has journalled that the target owns the container. Tasks resume. */
   commit(id: MigrationId, heldPackets: readonly Uint8Array[], options?: CallOptions): Promise<Committed>;
+  /** Delivers packets that still reached the source after `commit`. */
+  deliver(id: MigrationId, packets: readonly Uint8Array[], options?: CallOptions): Promise<void>;
   /** Returns when the last page arrived. */
   awaitPages(id: MigrationId, options?: CallOptions): Promise<PageCounts>;
   /** Closes a completed session. */
@@ -96,8 +98,8 @@ export interface TargetSessions extends TargetCalls, AsyncDisposable {
 export interface ReserveRequest {
   readonly migration: MigrationId;
   readonly source: HostName;
-  /** The container's description as plain JSON. */
-  readonly description: unknown;
+  /** The container's description, as `writeDescription` puts it. */
+  readonly description: string;
 }
 
 export interface Reservation {

@@ -71,12 +71,12 @@ function peerOver(client: Client<typeof PeerService>, member: Member): Peer {
   };
 
   return {
-    async facts(needs, options) {
-      const { factsJson } = await asking(client.getFacts({ needsJson: JSON.stringify(needs) }, options), options);
+    async facts(arriving, options) {
+      const { factsJson } = await asking(client.getFacts({ needsJson: JSON.stringify(arriving) }, options), options);
       return parseJson(factsJson, hostFacts);
     },
     async reserve({ migration, source, description }, options) {
-      const request = { migration, source, descriptionJson: JSON.stringify(description) };
+      const request = { migration, source, descriptionJson: description };
       const { presentLayers } = await asking(client.reserve(request, options), options);
       return { presentLayers };
     },
@@ -92,6 +92,9 @@ function peerOver(client: Client<typeof PeerService>, member: Member): Peer {
     async commit(id, heldPackets, options) {
       const { resumedAfterMs } = await asking(client.commit({ migration: id, heldPackets: [...heldPackets] }, options), options);
       return { resumedAfterMs };
+    },
+    async deliver(id, packets, options) {
+      await asking(client.deliverPackets({ migration: id, packets: [...packets] }, options), options);
     },
     async awaitPages(id, options) {
       return pagesFromProto((await asking(client.awaitPages({ migration: id }, options), options)).pages);

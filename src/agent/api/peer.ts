@@ -13,7 +13,6 @@ import {
 import { z } from "zod";
 import { DmigrateError } from "../../core/errors.ts";
 import { hostName, migrationId, type HostName, type MigrationId } from "../../core/ids.ts";
-import { containerNeeds } from "../../core/preflight-facts.ts";
 import { JoinService, PeerService } from "../../gen/dmigrate/v1/peer_pb.js";
 import type { Cluster } from "../cluster.ts";
 import { forget } from "../hosts.ts";
@@ -63,14 +62,16 @@ function peerService({ cluster, journal, targets, ending, recovered }: PeerParts
     async getFacts({ needsJson }, context) {
       callerOf(context);
       await recovered;
-      return { factsJson: JSON.stringify(await targets.facts(parseJson(needsJson, containerNeeds), context)) };
+      return { factsJson: JSON.stringify(await targets.facts(parseJson(needsJson, z.unknown()), context)) };
     },
     async reserve({ migration, source, descriptionJson }, context) {
       const caller = callerOf(context);
       if (source !== caller) throw new DmigrateError("PEER_REFUSED", `Host ${caller} cannot reserve for ${source}; migrate from there`);
       await recovered;
-      const description = parseJson(descriptionJson, z.unknown());
-      const { presentLayers } = await targets.reserve({ migration: migrationId(migration), source: caller, description }, context);
+      const { presentLayers } = await targets.reserve(
+        { migration: migrationId(migration), source: caller, description: descriptionJson },
+        context,
+      );
       return { presentLayers: [...presentLayers] };
     },
     async createContainer({ migration }, context) {
@@ -85,6 +86,10 @@ function peerService({ cluster, journal, targets, ending, recovered }: PeerParts
     },
     async commit({ migration, heldPackets }, context) {
       return await targets.commit(await ofCaller(migration, context), heldPackets, context);
+    },
+    async deliverPackets({ migration, packets }, context) {
+      await targets.deliver(await ofCaller(migration, context), packets, context);
+      return {};
     },
     async awaitPages({ migration }, context) {
       return { pages: pagesToProto(await targets.awaitPages(await ofCaller(migration, context), context)) };

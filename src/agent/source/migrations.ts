@@ -4,30 +4,53 @@
 import { randomBytes } from "node:crypto";
 import { DmigrateError } from "../../core/errors.ts";
 import { newMigrationId, type HostName, type MigrationId } from "../../core/ids.ts";
-import type { CheckResult, MigrateRequest, Migrations } from "../migrations.ts";
+import type { CallOptions, CheckResult, MigrateRequest, Migrations } from "../migrations.ts";
 import { describe } from "../../docker/describe.ts";
+import type { ContainerDescription } from "../../docker/description.ts";
 import { Engine } from "../../docker/engine.ts";
 import type { AgentContext } from "../context.ts";
-import { Timeline } from "../timeline.ts";
+import { runPreflight } from "./preflight.ts";
 import { recoverMigrations } from "./recovery.ts";
 import { SourceSession } from "./session.ts";
 
 /** Makes the source's side of the migration logic. */
 export function sourceMigrations(context: AgentContext): Migrations {
   const running = new Map<MigrationId, { readonly cancel: AbortController; readonly over: Promise<void> }>();
+  /** Finds a running container that may go to `target`. Throws what a user can have mistyped. */
+  const find = async (
+    container: string,
+    target: HostName,
+  ): Promise<{ engine: Engine; description: ContainerDescription; initPid: number }> => {
+    if (target === context.self()) {
+      throw new DmigrateError("HOST_IS_SOURCE", `${target} is this host; name another one, \`dmigrate hosts list\` shows them`);
+    }
+    context.peers.to(target);
+    const engine = await Engine.connect(context.config.dockerSocket);
+    const description = await describe(engine, container);
+    const { State } = await engine.inspectContainer(description.id);
+    if (!State.Running) {
+      throw new DmigrateError(
+        "CONTAINER_NOT_RUNNING",
+        `Container ${description.name} does not run; start it with \`docker start ${description.name}\``,
+      );
+    }
+    return { engine, description, initPid: State.Pid };
+  };
   return {
     recover: () => recoverMigrations(context),
     async migrate(request: MigrateRequest): Promise<MigrationId> {
-      const engine = await Engine.connect(context.config.dockerSocket);
-      const description = await describe(engine, request.container);
-      const inspected = await engine.inspectContainer(description.id);
-      if (!inspected.State.Running) throw new DmigrateError("CONTAINER_NOT_RUNNING", `Container ${description.name} does not run; start it with \`docker start ${description.name}\``);
-      if (request.target === context.self()) throw new DmigrateError("HOST_IS_SOURCE", `Container ${description.name} is on ${request.target} already; name another host, \`dmigrate hosts list\` shows them`);
+      const { engine, description, initPid } = await find(request.container, request.target);
       const id = newMigrationId(randomBytes(8).readBigUInt64LE());
-      context.journal.begin({ id, role: "source", container: description.name, containerId: description.id, peer: request.target, detail: {} });
+      context.journal.begin({
+        id,
+        role: "source",
+        container: description.name,
+        containerId: description.id,
+        peer: request.target,
+        detail: {},
+      });
       const cancel = new AbortController();
-      const timeline = new Timeline((event) => context.events.publish(id, event));
-      const session = new SourceSession(context, engine, { id, request, description, initPid: inspected.State.Pid, criuOptions: [] }, timeline, cancel.signal);
+      const session = new SourceSession(context, engine, { id, request, description, initPid }, cancel.signal);
       const over = session.run().then((report) => {
         context.events.publish(id, { kind: "ended", atMs: report.totalMs, report });
         running.delete(id);
@@ -35,11 +58,23 @@ export function sourceMigrations(context: AgentContext): Migrations {
       running.set(id, { cancel, over });
       return id;
     },
-    check: (_container: string, _target: HostName): Promise<CheckResult> => Promise.reject(new DmigrateError("INTERNAL", "not yet")),
+    async check(container: string, target: HostName, options?: CallOptions): Promise<CheckResult> {
+      const { engine, description } = await find(container, target);
+      const { findings, passed } = await runPreflight(context, engine, description, target, options);
+      return { container: description.name, source: context.self(), target, findings, passed };
+    },
     async cancel(id) {
       const migration = running.get(id);
-      if (migration === undefined) throw new DmigrateError("MIGRATION_NOT_FOUND", `No migration ${id} is under way from this host; \`dmigrate list\` shows those it knows`);
-      if (context.journal.get(id).state !== "running") throw new DmigrateError("CANCEL_TOO_LATE", `Migration ${id} is handed over: the container belongs to ${context.journal.get(id).peer} now`);
+      if (migration === undefined)
+        throw new DmigrateError(
+          "MIGRATION_NOT_FOUND",
+          `No migration ${id} is under way from this host; \`dmigrate list\` shows those it knows`,
+        );
+      if (context.journal.get(id).state !== "running")
+        throw new DmigrateError(
+          "CANCEL_TOO_LATE",
+          `Migration ${id} is handed over: the container belongs to ${context.journal.get(id).peer} now`,
+        );
       migration.cancel.abort(new DmigrateError("CANCELLED", "The migration was cancelled; the container runs on here"));
       await migration.over;
     },

@@ -65,12 +65,18 @@ function handedOver({ container, peer }: MigrationRecord, state: JournalState | 
 
 async function letRunOn(context: AgentContext, record: MigrationRecord): Promise<void> {
   const { frozen } = readDetail(record.detail);
-  if (frozen !== undefined && existsSync(`/proc/${frozen.initPid}`)) await release(await Engine.connect(context.config.dockerSocket), record, frozen);
+  if (frozen !== undefined && existsSync(`/proc/${frozen.initPid}`))
+    await release(await Engine.connect(context.config.dockerSocket), record, frozen);
   await context.peers
     .to(record.peer)
     .abort(record.id)
     .catch((error: unknown) => context.log.warn({ err: error, migration: record.id }, "the target could not be told to clean up"));
-  end(context, record, "rolled-back", new DmigrateError("CANCELLED", `The agent ended during the migration; ${record.container} runs on here, migrate it again`));
+  end(
+    context,
+    record,
+    "rolled-back",
+    new DmigrateError("CANCELLED", `The agent ended during the migration; ${record.container} runs on here, migrate it again`),
+  );
 }
 
 async function release(engine: Engine, record: MigrationRecord, frozen: NonNullable<SourceDetail["frozen"]>): Promise<void> {
@@ -87,7 +93,8 @@ async function release(engine: Engine, record: MigrationRecord, frozen: NonNulla
 async function untraced(pid: number): Promise<void> {
   const deadline = performance.now() + RELEASE_LIMIT_MS;
   while (!/^TracerPid:\s+0$/m.test(await readFile(`/proc/${pid}/status`, "utf8"))) {
-    if (performance.now() > deadline) throw new DmigrateError("DUMP_FAILED", `CRIU still holds process ${pid}; wait until it ended, then restart the agent`);
+    if (performance.now() > deadline)
+      throw new DmigrateError("DUMP_FAILED", `CRIU still holds process ${pid}; wait until it ended, then restart the agent`);
     await sleep(20);
   }
 }

@@ -26,27 +26,28 @@ import { CHANNELS } from "../channels.ts";
 import type { AgentContext } from "../context.ts";
 import { sendAll, type Channel } from "../link.ts";
 import type { CallOptions, MigrateRequest, PeerCalls, Reservation } from "../migrations.ts";
-import type { Timeline } from "../timeline.ts";
+import { Timeline } from "../timeline.ts";
 import type { SourceDetail } from "./detail.ts";
 import { SourceFiles } from "./files.ts";
+import { refuseBlockers, runPreflight } from "./preflight.ts";
 import { strangersIn } from "./strangers.ts";
 
 const PROGRESS_INTERVAL_MS = 200;
 /** Longer than the target holds restored tasks without a verdict (src/shim/dmigrate-hold): after that it has rolled back. */
 const COMMIT_LIMIT_MS = 70_000;
 const COMMIT_RETRY_MS = 500;
+const REACH_RETRY_MS = 1000;
 const STRANGERS_LIMIT_MS = 10_000;
 const STRANGERS_RETRY_MS = 20;
 const NO_PAGES: PageCounts = { total: 0, copiedAhead: 0, demanded: 0, pushed: 0, zero: 0 };
 
-/** What a migration is about, as its preflight found it. */
+/** What a migration is about. */
 export interface SourceSubject {
   readonly id: MigrationId;
   readonly request: MigrateRequest;
   readonly description: ContainerDescription;
   /** Process id of the container's init, as the host counts. */
   readonly initPid: number;
-  readonly criuOptions: readonly string[];
 }
 
 /** A migration away from this host. */
@@ -56,25 +57,27 @@ export class SourceSession {
   readonly #target: PeerCalls;
   readonly #subject: SourceSubject;
   readonly #timeline: Timeline;
-  readonly #cancelled: AbortSignal;
+  /** Aborted by the user, or, until the commit, by the loss of the target. */
+  #cancelled: AbortSignal;
   /** Undone on a rollback, the newest first. */
   readonly #undo = new AsyncDisposableStack();
   /** Closed when the migration ended, however it did. */
   readonly #open = new AsyncDisposableStack();
   readonly #counters: { readonly kind: keyof ByteCounts; readonly read: () => number }[] = [];
   readonly #warnings: string[] = [];
+  #criuOptions: readonly string[] = [];
   #files: SourceFiles | undefined;
   #pageBytes = 0;
   #frozenAtMs: number | undefined;
   #resumedAtMs: number | undefined;
   #pages = NO_PAGES;
 
-  constructor(context: AgentContext, engine: Engine, subject: SourceSubject, timeline: Timeline, cancelled: AbortSignal) {
+  constructor(context: AgentContext, engine: Engine, subject: SourceSubject, cancelled: AbortSignal) {
     this.#context = context;
     this.#engine = engine;
     this.#subject = subject;
     this.#target = context.peers.to(subject.request.target);
-    this.#timeline = timeline;
+    this.#timeline = new Timeline((event) => this.#tell(event));
     this.#cancelled = cancelled;
   }
 
@@ -85,20 +88,23 @@ export class SourceSession {
   async run(): Promise<Report> {
     using _progress = this.#tellProgress();
     const report = await this.#migrate();
-    await this.#open.disposeAsync().catch((error: unknown) => this.#context.log.warn({ error, migration: this.#subject.id }, "closing failed"));
+    await this.#open
+      .disposeAsync()
+      .catch((error: unknown) => this.#context.log.warn({ error, migration: this.#subject.id }, "closing failed"));
     return report;
   }
 
   async #migrate(): Promise<Report> {
     const timeline = this.#timeline;
     try {
+      await timeline.phase("preflight", () => this.#preflight());
       const reservation = await timeline.phase("reserve", () => this.#reserve());
       await timeline.phase("copy", () => this.#copy(reservation));
       await timeline.phase("stage", () => this.#stage());
       const frozen = await timeline.phase("freeze", () => this.#freeze());
       await timeline.phase("handover", () => this.#handOver(frozen));
       try {
-        await timeline.phase("post-copy", () => this.#postCopy());
+        await timeline.phase("post-copy", () => this.#postCopy(frozen));
         await timeline.phase("finish", () => this.#finish(frozen));
         return this.#report("completed");
       } catch (error) {
@@ -109,9 +115,20 @@ export class SourceSession {
     }
   }
 
+  /** Examines both hosts and the container; a blocker ends the migration before anything was changed. */
+  async #preflight(): Promise<void> {
+    const { description, request } = this.#subject;
+    const { findings, criuOptions } = await runPreflight(this.#context, this.#engine, description, request.target, this.#options);
+    refuseBlockers(description.name, request.target, findings);
+    for (const { message } of findings) this.#warn(message);
+    this.#criuOptions = criuOptions;
+  }
+
   /** Asks the target to make room. From here on whatever the target makes is undone on a rollback. */
   async #reserve(): Promise<Reservation> {
     const { id, description } = this.#subject;
+    const presence = this.#open.use(await this.#target.attend(this.#options));
+    this.#cancelled = AbortSignal.any([this.#cancelled, presence.signal]);
     this.#undo.defer(() => this.#abortTarget());
     const request = { migration: id, source: this.#context.self(), description: writeDescription(description) };
     return this.#target.reserve(request, this.#options);
@@ -124,13 +141,15 @@ export class SourceSession {
     await sendAll(layers, exportImage(this.#engine, description.image, new Set(presentLayers)));
     await layers.close();
     await this.#target.createContainer(id, this.#options);
-    this.#files = this.#open.use(await SourceFiles.of(this.#engine, description, this.#subject.initPid, (name) => this.#channel(name, "files")));
+    this.#files = this.#open.use(
+      await SourceFiles.of(this.#engine, description, this.#subject.initPid, (name) => this.#channel(name, "files")),
+    );
     await this.#files.copy();
   }
 
   /** Lets the target do all that is slow before the freeze. */
   async #stage(): Promise<void> {
-    await this.#target.stage(this.#subject.id, this.#subject.criuOptions, this.#options);
+    await this.#target.stage(this.#subject.id, this.#criuOptions, this.#options);
   }
 
   /** Stops the container and dumps it. When this returns the target has all it needs to restore, and nobody runs the container. */
@@ -166,15 +185,17 @@ export class SourceSession {
 
   /** Everything for the freeze that can be done before it. */
   async #prepareFreeze() {
-    const { id, description, initPid, criuOptions } = this.#subject;
+    const { id, description, initPid } = this.#subject;
     const files = this.#files;
     if (files === undefined) throw new DmigrateError("INTERNAL", "The freeze came before the copy; report this as a bug");
     const folder = path.join(this.#context.config.runDir, "migrations", id);
     this.#open.defer(() => rm(folder, { recursive: true, force: true }));
-    const configuration = dumpConfiguration((await stat(`/proc/${initPid}/ns/net`)).ino, criuOptions);
+    const configuration = dumpConfiguration((await stat(`/proc/${initPid}/ns/net`)).ino, this.#criuOptions);
     const dump = this.#open.use(await prepareDump({ container: description.id, folder, configuration }));
     const imageChannel = await this.#channel(CHANNELS.images, "metadata");
-    const pageChannel = (await this.#channel(CHANNELS.pages)).raw();
+    // Not cut by the loss of the target: after the commit it must outlive a link that is gone for a while.
+    const pageChannel = (await this.#context.link.open(this.#subject.request.target, id, CHANNELS.pages)).raw();
+    this.#undo.defer(() => void pageChannel.destroy());
     this.#counters.push({ kind: "memory", read: () => this.#pageBytes });
     const lastRound = await files.prepareLast();
     const namespace = this.#open.use(NetworkNamespace.open(`/proc/${initPid}/ns/net`));
@@ -200,6 +221,7 @@ export class SourceSession {
     this.#context.journal.move(id, "committed");
     await timeline.step("commit", () => this.#commit(held.drain()));
     this.#resumedAtMs = timeline.now();
+    this.#forwardStragglers(held);
   }
 
   /** Calls `commit` until it is known what became of it: a lost answer must not lead to two owners, nor to none. */
@@ -220,18 +242,44 @@ export class SourceSession {
     }
   }
 
+  /** Some switches learn late: what still arrives here is sent after the container. */
+  #forwardStragglers(held: HeldNetwork): void {
+    const ended = new AbortController();
+    this.#open.defer(() => ended.abort());
+    const forward = async (): Promise<void> => {
+      for await (const packets of held.stragglers(ended.signal)) await this.#target.deliver(this.#subject.id, packets);
+    };
+    forward().catch((error: unknown) =>
+      this.#context.log.warn({ err: error, migration: this.#subject.id }, "packets could not be sent on"),
+    );
+  }
+
   /** The container runs on the target; its remaining pages follow. */
-  async #postCopy(): Promise<void> {
-    this.#pages = await this.#target.awaitPages(this.#subject.id);
+  async #postCopy({ dump }: Frozen): Promise<void> {
+    this.#pages = await this.#persist(dump, () => this.#target.awaitPages(this.#subject.id));
   }
 
   /** Every page is on the target: what is left here is an empty shell. */
   async #finish({ dump }: Frozen): Promise<void> {
     const { id, description, request } = this.#subject;
-    await this.#target.finish(id);
+    await this.#persist(dump, () => this.#target.finish(id));
     const { served } = await dump.ended;
-    if (!served) this.#warnings.push("CRIU on the source did not end in order, though every page arrived");
+    if (!served) this.#warn("CRIU on the source did not end in order, though every page arrived");
     if (!request.keepSource) await discardContainer(this.#engine, description.id, { volumes: true });
+  }
+
+  /** Asks the target again after the link was lost, for as long as the pages have a way to it. */
+  async #persist<T>(dump: LazyDump, call: () => Promise<T>): Promise<T> {
+    let broken = false;
+    void dump.ended.then(({ served }) => (broken = !served));
+    for (;;) {
+      try {
+        return await call();
+      } catch (error) {
+        if (broken || DmigrateError.from(error).code !== "PEER_UNREACHABLE") throw error;
+        await sleep(REACH_RETRY_MS);
+      }
+    }
   }
 
   /** Nothing is committed: the source runs on, and the target is cleaned. */
@@ -241,7 +289,14 @@ export class SourceSession {
       await this.#undo.disposeAsync();
     } catch (undoError) {
       this.#context.log.error({ error: undoError, migration: this.#subject.id }, "rollback failed");
-      return this.#report("failed", new DmigrateError("INTERNAL", `Could not undo the migration after "${messageOf(cause)}": ${messageOf(undoError)}; check the container with \`docker ps\``, undoError));
+      return this.#report(
+        "failed",
+        new DmigrateError(
+          "INTERNAL",
+          `Could not undo the migration after "${messageOf(cause)}": ${messageOf(undoError)}; check the container with \`docker ps\``,
+          undoError,
+        ),
+      );
     }
     return this.#report("rolled-back", cause);
   }
@@ -353,7 +408,10 @@ async function freezeWithoutStrangers(freezer: Freezer, initPid: number): Promis
     if (strangers.length === 0) return;
     await freezer.thaw();
     if (performance.now() > deadline) {
-      throw new DmigrateError("DUMP_FAILED", `Processes ${strangers.join(", ")} came into the container by \`docker exec\` and do not end; end them, then migrate again`);
+      throw new DmigrateError(
+        "DUMP_FAILED",
+        `Processes ${strangers.join(", ")} came into the container by \`docker exec\` and do not end; end them, then migrate again`,
+      );
     }
     await sleep(STRANGERS_RETRY_MS);
   }

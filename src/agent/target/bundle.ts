@@ -55,5 +55,10 @@ export async function readBundle(args: string): Promise<Bundle> {
     const annotations = { ...parsed.annotations, [CRIU_CONFIGURATION]: criuConfiguration };
     await writeFile(file, JSON.stringify({ ...parsed, hooks: otherHooks, annotations, linux: { ...parsed.linux, namespaces } }));
   };
-  return { folder, rootfs: path.resolve(folder, parsed.root.path), networkHooks: [...(parsed.hooks?.prestart ?? []), ...(parsed.hooks?.createRuntime ?? [])], rewrite };
+  return {
+    folder,
+    rootfs: path.resolve(folder, parsed.root.path),
+    networkHooks: [...(parsed.hooks?.prestart ?? []), ...(parsed.hooks?.createRuntime ?? [])],
+    rewrite,
+  };
 }

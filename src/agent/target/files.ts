@@ -36,7 +36,13 @@ export class TargetFiles implements AsyncDisposable {
   /** Our own mount of the writable layer. */
   #ownMount: string | undefined;
 
-  private constructor(description: ContainerDescription, container: ContainerId, dockerRoot: string, trees: readonly TargetTree[], ownMount: string) {
+  private constructor(
+    description: ContainerDescription,
+    container: ContainerId,
+    dockerRoot: string,
+    trees: readonly TargetTree[],
+    ownMount: string,
+  ) {
     this.#description = description;
     this.#container = container;
     this.#dockerRoot = dockerRoot;
@@ -74,7 +80,11 @@ export class TargetFiles implements AsyncDisposable {
   /** Applies a round to a tree. */
   async apply(index: number, stream: AsyncIterable<Uint8Array>): Promise<void> {
     const tree = this.#trees[index];
-    if (tree === undefined) throw new DmigrateError("PROTOCOL", `The source sent a tree ${index} that the container does not have; update both agents to the same release`);
+    if (tree === undefined)
+      throw new DmigrateError(
+        "PROTOCOL",
+        `The source sent a tree ${index} that the container does not have; update both agents to the same release`,
+      );
     await tree.target.apply(stream, tree.mountedAt);
   }
 
@@ -118,6 +128,10 @@ async function mountOverlay(upper: string, work: string, at: string): Promise<vo
   try {
     await promisify(execFile)("mount", ["-t", "overlay", "overlay", "-o", options, at], { cwd: store });
   } catch (error) {
-    throw new DmigrateError("ROOTFS", `Could not mount the new container's layers at ${at}: ${messageOf(error)}; is overlayfs available`, error);
+    throw new DmigrateError(
+      "ROOTFS",
+      `Could not mount the new container's layers at ${at}: ${messageOf(error)}; is overlayfs available`,
+      error,
+    );
   }
 }

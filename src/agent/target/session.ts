@@ -45,6 +45,7 @@ export class TargetSession {
   /** Closed when the session ends, however it does. */
   readonly #open = new AsyncDisposableStack();
   readonly #made: Made;
+  #turn: Promise<unknown> = Promise.resolve();
   /** What lives in this process; ended before `#made` is undone, and left alone from `commit` on. */
   #running = new AsyncDisposableStack();
   #container: ContainerId | undefined;
@@ -55,26 +56,39 @@ export class TargetSession {
   readonly #requests = new RequestCounter();
   #imagesReceived = Promise.withResolvers<void>();
 
-  private constructor(context: AgentContext, engine: Engine, subject: SessionSubject) {
+  /** @param ended called when the session has ended, however it did */
+  constructor(context: AgentContext, engine: Engine, subject: SessionSubject, ended: () => void) {
     this.#context = context;
     this.#engine = engine;
     this.subject = subject;
     this.#made = new Made(context.journal, subject.id);
     this.#imagesReceived.promise.catch(() => {}); // told to whoever restores
+    this.#open.defer(ended);
   }
 
-  /** Opens a session. Nobody but the source runs the container. */
-  static async reserve(context: AgentContext, engine: Engine, subject: SessionSubject): Promise<{ session: TargetSession; reservation: Reservation }> {
-    const session = new TargetSession(context, engine, subject);
-    const reservation = { presentLayers: await presentLayers(engine) };
-    session.#accept(CHANNELS.layers, (channel) => session.#receiveLayers(channel));
-    session.#accept(CHANNELS.images, (channel) => session.#receiveImages(channel));
-    session.#accept(CHANNELS.pages, (channel) => session.#openTunnel(channel));
-    return { session, reservation };
+  /** True from the commit on: the container is this host's, whatever becomes of the session. */
+  get isCommitted(): boolean {
+    return this.#context.journal.get(this.subject.id).state === "owner";
+  }
+
+  /** Opens the session. Nobody but the source runs the container. */
+  reserve(): Promise<Reservation> {
+    return this.#inTurn(async () => {
+      const presence = this.#open.use(await this.#context.peers.to(this.subject.source).attend());
+      presence.signal.addEventListener("abort", () => void this.#giveUp());
+      this.#accept(CHANNELS.layers, (channel) => this.#inTurn(() => this.#receiveLayers(channel)));
+      this.#accept(CHANNELS.images, (channel) => this.#receiveImages(channel));
+      this.#accept(CHANNELS.pages, (channel) => this.#openTunnel(channel));
+      return { presentLayers: await presentLayers(this.#engine) };
+    });
   }
 
   /** Creates the container, its networks and volumes. It does not run. */
-  async createContainer(): Promise<ContainerId> {
+  createContainer(): Promise<ContainerId> {
+    return this.#inTurn(() => this.#createContainer());
+  }
+
+  async #createContainer(): Promise<ContainerId> {
     for (const network of this.subject.description.networks) {
       if (await ensureNetwork(this.#engine, network)) this.#made.addNetwork(network.name);
     }
@@ -90,7 +104,11 @@ export class TargetSession {
   }
 
   /** Starts the container so far that only its running state is missing. It does not run. */
-  async stage(criuOptions: readonly string[]): Promise<void> {
+  stage(criuOptions: readonly string[]): Promise<void> {
+    return this.#inTurn(() => this.#stage(criuOptions));
+  }
+
+  async #stage(criuOptions: readonly string[]): Promise<void> {
     const container = this.#need(this.#container, "createContainer");
     const files = this.#need(this.#files, "createContainer");
     await files.release();
@@ -99,12 +117,17 @@ export class TargetSession {
       await staging[Symbol.asyncDispose]();
       await staging.started().catch(() => {}); // it fails, as it must
     });
+    staging.started().catch(() => void this.#giveUp());
     files.continueAt(staging.rootfs);
     this.#staging = staging;
   }
 
   /** Restores every task. None runs, neither when this returns nor when it throws. */
-  async restore(): Promise<readonly Step[]> {
+  restore(): Promise<readonly Step[]> {
+    return this.#inTurn(() => this.#restore());
+  }
+
+  async #restore(): Promise<readonly Step[]> {
     const staging = this.#need(this.#staging, "stage");
     const beganAt = performance.now();
     const steps: Step[] = [];
@@ -126,21 +149,38 @@ export class TargetSession {
   }
 
   /** The point of no return: when this is called the target owns the container, and when it returns its tasks run here. */
-  async commit(heldPackets: readonly Uint8Array[]): Promise<Committed> {
+  commit(heldPackets: readonly Uint8Array[]): Promise<Committed> {
+    return this.#inTurn(() => this.#commit(heldPackets));
+  }
+
+  async #commit(heldPackets: readonly Uint8Array[]): Promise<Committed> {
     const staging = this.#need(this.#staging, "restore");
     const beganAt = performance.now();
+    if (staging.hasFailed)
+      throw new DmigrateError("RESTORE_FAILED", "The verdict came too late, the restored tasks were ended; the source runs on");
     this.#context.journal.move(this.subject.id, "owner");
     this.#running.move(); // drops it: nothing of it may be ended any more
-    await staging.resume(() => {
-      staging.silence.lift();
-      announce(staging.namespace).catch((error: unknown) => this.#context.log.error({ err: error, migration: this.subject.id }, "announcement failed"));
-      inject(staging.namespace, heldPackets);
-    });
+    try {
+      await this.#resume(staging, heldPackets);
+    } catch (error) {
+      this.#context.journal.move(this.subject.id, "failed");
+      throw error;
+    }
     return { resumedAfterMs: performance.now() - beganAt };
   }
 
-  /** Packets that still reached the source after the commit. */
-  forward(packets: readonly Uint8Array[]): void {
+  async #resume(staging: Staging, heldPackets: readonly Uint8Array[]): Promise<void> {
+    await staging.resume(() => {
+      staging.silence.lift();
+      announce(staging.namespace).catch((error: unknown) =>
+        this.#context.log.error({ err: error, migration: this.subject.id }, "announcement failed"),
+      );
+      inject(staging.namespace, heldPackets);
+    });
+  }
+
+  /** Takes packets that still reached the source after the commit. */
+  deliver(packets: readonly Uint8Array[]): void {
     inject(this.#need(this.#staging, "commit").namespace, packets);
   }
 
@@ -162,12 +202,47 @@ export class TargetSession {
     this.#context.journal.move(this.subject.id, "completed");
   }
 
-  /** Undoes everything. Nobody on this host runs the container afterwards. */
-  async abort(): Promise<void> {
+  /** Undoes everything. Nobody on this host runs the container afterwards. Throws CANCEL_TOO_LATE after `commit`. */
+  abort(): Promise<void> {
+    const turn = this.#turn.then(() => this.#abort());
+    this.#turn = turn.catch(() => {});
+    return turn;
+  }
+
+  async #abort(): Promise<void> {
+    const { id } = this.subject;
+    if (this.#open.disposed) return;
+    if (this.isCommitted)
+      throw new DmigrateError("CANCEL_TOO_LATE", `Migration ${id} is handed over: the container belongs to this host now`);
     await this.#open.disposeAsync();
     await this.#running.disposeAsync();
     await this.#made.undo(this.#engine);
-    this.#context.journal.move(this.subject.id, "rolled-back");
+    this.#context.journal.move(id, "rolled-back");
+  }
+
+  /**
+   * For when the source's agent has ended or can't be reached, or the held start has failed. Before the source was told that the tasks are
+   * restored it cannot have committed; afterwards it may have, so they are kept until the hold script gives up
+   * (src/shim/dmigrate-hold): from then on nobody can ever run them here.
+   */
+  async #giveUp(): Promise<void> {
+    const { id } = this.subject;
+    try {
+      if (this.#context.journal.get(id).state === "prepared") await this.#staging?.started().catch(() => {});
+      if (!this.isCommitted) await this.abort();
+    } catch (error) {
+      this.#context.log.error({ err: error, migration: id }, "could not clean up after the source went away");
+    }
+  }
+
+  /** Calls are served one after the other: what one makes, the next may undo. */
+  #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const turn = this.#turn.then(() => {
+      if (this.#open.disposed) throw new DmigrateError("CANCELLED", `Migration ${this.subject.id} has ended on this host; migrate again`);
+      return work();
+    });
+    this.#turn = turn.catch(() => {});
+    return turn;
   }
 
   #accept(name: string, handler: ChannelHandler): void {
@@ -216,7 +291,8 @@ export class TargetSession {
   }
 
   #need<T>(value: T | undefined, before: string): T {
-    if (value === undefined) throw new DmigrateError("PROTOCOL", `The source called out of order: ${before} comes first; update both agents to the same release`);
+    if (value === undefined)
+      throw new DmigrateError("PROTOCOL", `The source called out of order: ${before} comes first; update both agents to the same release`);
     return value;
   }
 }

@@ -1,11 +1,12 @@
 /**
  * All migrations to this host: finds the session a call is for.
  */
-import * as z from "zod";
 import { DmigrateError } from "../../core/errors.ts";
 import type { MigrationId } from "../../core/ids.ts";
 import { readDescription } from "../../docker/description.ts";
 import { Engine } from "../../docker/engine.ts";
+import { readArriving } from "../../preflight/schema.ts";
+import { hostFactsOf } from "../host-facts.ts";
 import type { AgentContext } from "../context.ts";
 import type { ReserveRequest, Reservation, TargetSessions } from "../migrations.ts";
 import type { MigrationRecord } from "../journal.ts";
@@ -17,37 +18,47 @@ export function targetSessions(context: AgentContext): TargetSessions {
   const sessions = new Map<MigrationId, TargetSession>();
   const of = (id: MigrationId): TargetSession => {
     const session = sessions.get(id);
-    if (session === undefined) throw new DmigrateError("MIGRATION_NOT_FOUND", `This host knows no migration ${id} that is under way; its agent may have been restarted`);
+    if (session === undefined)
+      throw new DmigrateError(
+        "MIGRATION_NOT_FOUND",
+        `This host knows no migration ${id} that is under way; its agent may have been restarted`,
+      );
     return session;
   };
   return {
     async recover() {
       for (const record of context.journal.unfinished("target")) await recoverSession(context, record);
     },
-    facts: () => Promise.reject(new DmigrateError('INTERNAL','not yet')),
+    facts: (arriving) => hostFactsOf(context, readArriving(arriving)),
     async reserve({ migration, source, description: text }: ReserveRequest): Promise<Reservation> {
-      const description = readDescription(z.string().parse(text));
+      const description = readDescription(text);
       const subject = { id: migration, source, description };
-      context.journal.begin({ id: migration, role: "target", container: description.name, containerId: description.id, peer: source, detail: {} });
+      context.journal.begin({
+        id: migration,
+        role: "target",
+        container: description.name,
+        containerId: description.id,
+        peer: source,
+        detail: {},
+      });
       const engine = await Engine.connect(context.config.dockerSocket);
-      const { session, reservation } = await TargetSession.reserve(context, engine, subject);
+      const session = new TargetSession(context, engine, subject, () => sessions.delete(migration));
       sessions.set(migration, session);
-      return reservation;
+      return session.reserve();
     },
     createContainer: (id) => of(id).createContainer(),
     stage: (id, criuOptions) => of(id).stage(criuOptions),
     restore: (id) => of(id).restore(),
     commit: (id, heldPackets) => of(id).commit(heldPackets),
+    deliver: async (id, packets) => of(id).deliver(packets),
     awaitPages: (id) => of(id).awaitPages(),
-    async finish(id) {
-      await of(id).finish();
-      sessions.delete(id);
-    },
+    finish: (id) => of(id).finish(),
     async abort(id) {
-      await of(id).abort();
-      sessions.delete(id);
+      if (context.journal.get(id).state !== "rolled-back") await of(id).abort();
     },
-    async [Symbol.asyncDispose]() {},
+    async [Symbol.asyncDispose]() {
+      for (const session of sessions.values()) if (!session.isCommitted) await session.abort();
+    },
   };
 }
 

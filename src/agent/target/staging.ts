@@ -42,6 +42,7 @@ export class Staging implements AsyncDisposable {
   readonly #verdict: Fifo;
   readonly #marks: Marks;
   readonly #started: Promise<void>;
+  #hasFailed = false;
 
   private constructor(parts: {
     folder: string;
@@ -65,6 +66,7 @@ export class Staging implements AsyncDisposable {
     this.#verdict = parts.verdict;
     this.#marks = parts.marks;
     this.#started = parts.started;
+    this.#started.catch(() => (this.#hasFailed = true));
   }
 
   /**
@@ -120,6 +122,11 @@ export class Staging implements AsyncDisposable {
     await this.#marks.wait("unlocked", this.#started);
     unlocked();
     await this.#marks.wait("resumed", this.#started);
+  }
+
+  /** True if the start has failed by now: nobody can run the container here any more. */
+  get hasFailed(): boolean {
+    return this.#hasFailed;
   }
 
   /** Returns when the engine regards the container as started. */

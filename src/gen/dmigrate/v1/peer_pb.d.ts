@@ -235,6 +235,39 @@ export declare type CommitResponse = Message<"dmigrate.v1.CommitResponse"> & {
 export declare const CommitResponseSchema: GenMessage<CommitResponse>;
 
 /**
+ * @generated from message dmigrate.v1.DeliverPacketsRequest
+ */
+export declare type DeliverPacketsRequest = Message<"dmigrate.v1.DeliverPacketsRequest"> & {
+  /**
+   * @generated from field: string migration = 1;
+   */
+  migration: string;
+
+  /**
+   * @generated from field: repeated bytes packets = 2;
+   */
+  packets: Uint8Array[];
+};
+
+/**
+ * Describes the message dmigrate.v1.DeliverPacketsRequest.
+ * Use `create(DeliverPacketsRequestSchema)` to create a new message.
+ */
+export declare const DeliverPacketsRequestSchema: GenMessage<DeliverPacketsRequest>;
+
+/**
+ * @generated from message dmigrate.v1.DeliverPacketsResponse
+ */
+export declare type DeliverPacketsResponse = Message<"dmigrate.v1.DeliverPacketsResponse"> & {
+};
+
+/**
+ * Describes the message dmigrate.v1.DeliverPacketsResponse.
+ * Use `create(DeliverPacketsResponseSchema)` to create a new message.
+ */
+export declare const DeliverPacketsResponseSchema: GenMessage<DeliverPacketsResponse>;
+
+/**
  * @generated from message dmigrate.v1.AwaitPagesRequest
  */
 export declare type AwaitPagesRequest = Message<"dmigrate.v1.AwaitPagesRequest"> & {
@@ -627,6 +660,16 @@ export declare const PeerService: GenService<{
     methodKind: "unary";
     input: typeof CommitRequestSchema;
     output: typeof CommitResponseSchema;
+  },
+  /**
+   * Packets that still reached the source after Commit.
+   *
+   * @generated from rpc dmigrate.v1.PeerService.DeliverPackets
+   */
+  deliverPackets: {
+    methodKind: "unary";
+    input: typeof DeliverPacketsRequestSchema;
+    output: typeof DeliverPacketsResponseSchema;
   },
   /**
    * Ends when the last page arrived.

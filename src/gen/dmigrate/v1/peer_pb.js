@@ -12,7 +12,7 @@ import { file_dmigrate_v1_types } from "./types_pb.js";
  * Describes the file dmigrate/v1/peer.proto.
  */
 export const file_dmigrate_v1_peer = /*@__PURE__*/
-  fileDesc("ChZkbWlncmF0ZS92MS9wZWVyLnByb3RvEgtkbWlncmF0ZS52MSIlCg9HZXRGYWN0c1JlcXVlc3QSEgoKbmVlZHNfanNvbhgBIAEoCSImChBHZXRGYWN0c1Jlc3BvbnNlEhIKCmZhY3RzX2pzb24YASABKAkiTQoOUmVzZXJ2ZVJlcXVlc3QSEQoJbWlncmF0aW9uGAEgASgJEg4KBnNvdXJjZRgCIAEoCRIYChBkZXNjcmlwdGlvbl9qc29uGAMgASgJIikKD1Jlc2VydmVSZXNwb25zZRIWCg5wcmVzZW50X2xheWVycxgBIAMoCSIrChZDcmVhdGVDb250YWluZXJSZXF1ZXN0EhEKCW1pZ3JhdGlvbhgBIAEoCSIvChdDcmVhdGVDb250YWluZXJSZXNwb25zZRIUCgxjb250YWluZXJfaWQYASABKAkiNwoMU3RhZ2VSZXF1ZXN0EhEKCW1pZ3JhdGlvbhgBIAEoCRIUCgxjcml1X29wdGlvbnMYAiADKAkiDwoNU3RhZ2VSZXNwb25zZSIjCg5SZXN0b3JlUmVxdWVzdBIRCgltaWdyYXRpb24YASABKAkiMwoPUmVzdG9yZVJlc3BvbnNlEiAKBXN0ZXBzGAEgAygLMhEuZG1pZ3JhdGUudjEuU3BhbiI4Cg1Db21taXRSZXF1ZXN0EhEKCW1pZ3JhdGlvbhgBIAEoCRIUCgxoZWxkX3BhY2tldHMYAiADKAwiKgoOQ29tbWl0UmVzcG9uc2USGAoQcmVzdW1lZF9hZnRlcl9tcxgBIAEoASImChFBd2FpdFBhZ2VzUmVxdWVzdBIRCgltaWdyYXRpb24YASABKAkiPAoSQXdhaXRQYWdlc1Jlc3BvbnNlEiYKBXBhZ2VzGAEgASgLMhcuZG1pZ3JhdGUudjEuUGFnZUNvdW50cyIiCg1GaW5pc2hSZXF1ZXN0EhEKCW1pZ3JhdGlvbhgBIAEoCSIQCg5GaW5pc2hSZXNwb25zZSIhCgxBYm9ydFJlcXVlc3QSEQoJbWlncmF0aW9uGAEgASgJIg8KDUFib3J0UmVzcG9uc2UiJAoPR2V0U3RhdGVSZXF1ZXN0EhEKCW1pZ3JhdGlvbhgBIAEoCSIhChBHZXRTdGF0ZVJlc3BvbnNlEg0KBXN0YXRlGAEgASgJIg8KDUF0dGVuZFJlcXVlc3QiEAoOQXR0ZW5kUmVzcG9uc2UiNwoQQWRkTWVtYmVyUmVxdWVzdBIjCgZtZW1iZXIYASABKAsyEy5kbWlncmF0ZS52MS5NZW1iZXIiEwoRQWRkTWVtYmVyUmVzcG9uc2UiIwoTUmVtb3ZlTWVtYmVyUmVxdWVzdBIMCgRuYW1lGAEgASgJIhYKFFJlbW92ZU1lbWJlclJlc3BvbnNlIisKC0pvaW5SZXF1ZXN0Eg4KBnNlY3JldBgBIAEoDBIMCgRuYW1lGAIgASgJIiIKDEpvaW5SZXNwb25zZRISCgpwdWJsaWNfa2V5GAEgASgMIpABCg5JbnN0YWxsUmVxdWVzdBIOCgZzZWNyZXQYASABKAwSDAoEbmFtZRgCIAEoCRIRCglhdXRob3JpdHkYAyABKAkSDgoGY2FfcGVtGAQgASgJEhcKD2NlcnRpZmljYXRlX3BlbRgFIAEoCRIkCgdtZW1iZXJzGAYgAygLMhMuZG1pZ3JhdGUudjEuTWVtYmVyIhEKD0luc3RhbGxSZXNwb25zZSI8CgZNZW1iZXISDAoEbmFtZRgBIAEoCRIPCgdhZGRyZXNzGAIgASgJEhMKC2ZpbmdlcnByaW50GAMgASgMMsQHCgtQZWVyU2VydmljZRJHCghHZXRGYWN0cxIcLmRtaWdyYXRlLnYxLkdldEZhY3RzUmVxdWVzdBodLmRtaWdyYXRlLnYxLkdldEZhY3RzUmVzcG9uc2USRAoHUmVzZXJ2ZRIbLmRtaWdyYXRlLnYxLlJlc2VydmVSZXF1ZXN0GhwuZG1pZ3JhdGUudjEuUmVzZXJ2ZVJlc3BvbnNlElwKD0NyZWF0ZUNvbnRhaW5lchIjLmRtaWdyYXRlLnYxLkNyZWF0ZUNvbnRhaW5lclJlcXVlc3QaJC5kbWlncmF0ZS52MS5DcmVhdGVDb250YWluZXJSZXNwb25zZRI+CgVTdGFnZRIZLmRtaWdyYXRlLnYxLlN0YWdlUmVxdWVzdBoaLmRtaWdyYXRlLnYxLlN0YWdlUmVzcG9uc2USRAoHUmVzdG9yZRIbLmRtaWdyYXRlLnYxLlJlc3RvcmVSZXF1ZXN0GhwuZG1pZ3JhdGUudjEuUmVzdG9yZVJlc3BvbnNlEkEKBkNvbW1pdBIaLmRtaWdyYXRlLnYxLkNvbW1pdFJlcXVlc3QaGy5kbWlncmF0ZS52MS5Db21taXRSZXNwb25zZRJNCgpBd2FpdFBhZ2VzEh4uZG1pZ3JhdGUudjEuQXdhaXRQYWdlc1JlcXVlc3QaHy5kbWlncmF0ZS52MS5Bd2FpdFBhZ2VzUmVzcG9uc2USQQoGRmluaXNoEhouZG1pZ3JhdGUudjEuRmluaXNoUmVxdWVzdBobLmRtaWdyYXRlLnYxLkZpbmlzaFJlc3BvbnNlEj4KBUFib3J0EhkuZG1pZ3JhdGUudjEuQWJvcnRSZXF1ZXN0GhouZG1pZ3JhdGUudjEuQWJvcnRSZXNwb25zZRJHCghHZXRTdGF0ZRIcLmRtaWdyYXRlLnYxLkdldFN0YXRlUmVxdWVzdBodLmRtaWdyYXRlLnYxLkdldFN0YXRlUmVzcG9uc2USQwoGQXR0ZW5kEhouZG1pZ3JhdGUudjEuQXR0ZW5kUmVxdWVzdBobLmRtaWdyYXRlLnYxLkF0dGVuZFJlc3BvbnNlMAESSgoJQWRkTWVtYmVyEh0uZG1pZ3JhdGUudjEuQWRkTWVtYmVyUmVxdWVzdBoeLmRtaWdyYXRlLnYxLkFkZE1lbWJlclJlc3BvbnNlElMKDFJlbW92ZU1lbWJlchIgLmRtaWdyYXRlLnYxLlJlbW92ZU1lbWJlclJlcXVlc3QaIS5kbWlncmF0ZS52MS5SZW1vdmVNZW1iZXJSZXNwb25zZTKQAQoLSm9pblNlcnZpY2USOwoESm9pbhIYLmRtaWdyYXRlLnYxLkpvaW5SZXF1ZXN0GhkuZG1pZ3JhdGUudjEuSm9pblJlc3BvbnNlEkQKB0luc3RhbGwSGy5kbWlncmF0ZS52MS5JbnN0YWxsUmVxdWVzdBocLmRtaWdyYXRlLnYxLkluc3RhbGxSZXNwb25zZWIGcHJvdG8z", [file_dmigrate_v1_types]);
+  fileDesc("ChZkbWlncmF0ZS92MS9wZWVyLnByb3RvEgtkbWlncmF0ZS52MSIlCg9HZXRGYWN0c1JlcXVlc3QSEgoKbmVlZHNfanNvbhgBIAEoCSImChBHZXRGYWN0c1Jlc3BvbnNlEhIKCmZhY3RzX2pzb24YASABKAkiTQoOUmVzZXJ2ZVJlcXVlc3QSEQoJbWlncmF0aW9uGAEgASgJEg4KBnNvdXJjZRgCIAEoCRIYChBkZXNjcmlwdGlvbl9qc29uGAMgASgJIikKD1Jlc2VydmVSZXNwb25zZRIWCg5wcmVzZW50X2xheWVycxgBIAMoCSIrChZDcmVhdGVDb250YWluZXJSZXF1ZXN0EhEKCW1pZ3JhdGlvbhgBIAEoCSIvChdDcmVhdGVDb250YWluZXJSZXNwb25zZRIUCgxjb250YWluZXJfaWQYASABKAkiNwoMU3RhZ2VSZXF1ZXN0EhEKCW1pZ3JhdGlvbhgBIAEoCRIUCgxjcml1X29wdGlvbnMYAiADKAkiDwoNU3RhZ2VSZXNwb25zZSIjCg5SZXN0b3JlUmVxdWVzdBIRCgltaWdyYXRpb24YASABKAkiMwoPUmVzdG9yZVJlc3BvbnNlEiAKBXN0ZXBzGAEgAygLMhEuZG1pZ3JhdGUudjEuU3BhbiI4Cg1Db21taXRSZXF1ZXN0EhEKCW1pZ3JhdGlvbhgBIAEoCRIUCgxoZWxkX3BhY2tldHMYAiADKAwiKgoOQ29tbWl0UmVzcG9uc2USGAoQcmVzdW1lZF9hZnRlcl9tcxgBIAEoASI7ChVEZWxpdmVyUGFja2V0c1JlcXVlc3QSEQoJbWlncmF0aW9uGAEgASgJEg8KB3BhY2tldHMYAiADKAwiGAoWRGVsaXZlclBhY2tldHNSZXNwb25zZSImChFBd2FpdFBhZ2VzUmVxdWVzdBIRCgltaWdyYXRpb24YASABKAkiPAoSQXdhaXRQYWdlc1Jlc3BvbnNlEiYKBXBhZ2VzGAEgASgLMhcuZG1pZ3JhdGUudjEuUGFnZUNvdW50cyIiCg1GaW5pc2hSZXF1ZXN0EhEKCW1pZ3JhdGlvbhgBIAEoCSIQCg5GaW5pc2hSZXNwb25zZSIhCgxBYm9ydFJlcXVlc3QSEQoJbWlncmF0aW9uGAEgASgJIg8KDUFib3J0UmVzcG9uc2UiJAoPR2V0U3RhdGVSZXF1ZXN0EhEKCW1pZ3JhdGlvbhgBIAEoCSIhChBHZXRTdGF0ZVJlc3BvbnNlEg0KBXN0YXRlGAEgASgJIg8KDUF0dGVuZFJlcXVlc3QiEAoOQXR0ZW5kUmVzcG9uc2UiNwoQQWRkTWVtYmVyUmVxdWVzdBIjCgZtZW1iZXIYASABKAsyEy5kbWlncmF0ZS52MS5NZW1iZXIiEwoRQWRkTWVtYmVyUmVzcG9uc2UiIwoTUmVtb3ZlTWVtYmVyUmVxdWVzdBIMCgRuYW1lGAEgASgJIhYKFFJlbW92ZU1lbWJlclJlc3BvbnNlIisKC0pvaW5SZXF1ZXN0Eg4KBnNlY3JldBgBIAEoDBIMCgRuYW1lGAIgASgJIiIKDEpvaW5SZXNwb25zZRISCgpwdWJsaWNfa2V5GAEgASgMIpABCg5JbnN0YWxsUmVxdWVzdBIOCgZzZWNyZXQYASABKAwSDAoEbmFtZRgCIAEoCRIRCglhdXRob3JpdHkYAyABKAkSDgoGY2FfcGVtGAQgASgJEhcKD2NlcnRpZmljYXRlX3BlbRgFIAEoCRIkCgdtZW1iZXJzGAYgAygLMhMuZG1pZ3JhdGUudjEuTWVtYmVyIhEKD0luc3RhbGxSZXNwb25zZSI8CgZNZW1iZXISDAoEbmFtZRgBIAEoCRIPCgdhZGRyZXNzGAIgASgJEhMKC2ZpbmdlcnByaW50GAMgASgMMp8ICgtQZWVyU2VydmljZRJHCghHZXRGYWN0cxIcLmRtaWdyYXRlLnYxLkdldEZhY3RzUmVxdWVzdBodLmRtaWdyYXRlLnYxLkdldEZhY3RzUmVzcG9uc2USRAoHUmVzZXJ2ZRIbLmRtaWdyYXRlLnYxLlJlc2VydmVSZXF1ZXN0GhwuZG1pZ3JhdGUudjEuUmVzZXJ2ZVJlc3BvbnNlElwKD0NyZWF0ZUNvbnRhaW5lchIjLmRtaWdyYXRlLnYxLkNyZWF0ZUNvbnRhaW5lclJlcXVlc3QaJC5kbWlncmF0ZS52MS5DcmVhdGVDb250YWluZXJSZXNwb25zZRI+CgVTdGFnZRIZLmRtaWdyYXRlLnYxLlN0YWdlUmVxdWVzdBoaLmRtaWdyYXRlLnYxLlN0YWdlUmVzcG9uc2USRAoHUmVzdG9yZRIbLmRtaWdyYXRlLnYxLlJlc3RvcmVSZXF1ZXN0GhwuZG1pZ3JhdGUudjEuUmVzdG9yZVJlc3BvbnNlEkEKBkNvbW1pdBIaLmRtaWdyYXRlLnYxLkNvbW1pdFJlcXVlc3QaGy5kbWlncmF0ZS52MS5Db21taXRSZXNwb25zZRJZCg5EZWxpdmVyUGFja2V0cxIiLmRtaWdyYXRlLnYxLkRlbGl2ZXJQYWNrZXRzUmVxdWVzdBojLmRtaWdyYXRlLnYxLkRlbGl2ZXJQYWNrZXRzUmVzcG9uc2USTQoKQXdhaXRQYWdlcxIeLmRtaWdyYXRlLnYxLkF3YWl0UGFnZXNSZXF1ZXN0Gh8uZG1pZ3JhdGUudjEuQXdhaXRQYWdlc1Jlc3BvbnNlEkEKBkZpbmlzaBIaLmRtaWdyYXRlLnYxLkZpbmlzaFJlcXVlc3QaGy5kbWlncmF0ZS52MS5GaW5pc2hSZXNwb25zZRI+CgVBYm9ydBIZLmRtaWdyYXRlLnYxLkFib3J0UmVxdWVzdBoaLmRtaWdyYXRlLnYxLkFib3J0UmVzcG9uc2USRwoIR2V0U3RhdGUSHC5kbWlncmF0ZS52MS5HZXRTdGF0ZVJlcXVlc3QaHS5kbWlncmF0ZS52MS5HZXRTdGF0ZVJlc3BvbnNlEkMKBkF0dGVuZBIaLmRtaWdyYXRlLnYxLkF0dGVuZFJlcXVlc3QaGy5kbWlncmF0ZS52MS5BdHRlbmRSZXNwb25zZTABEkoKCUFkZE1lbWJlchIdLmRtaWdyYXRlLnYxLkFkZE1lbWJlclJlcXVlc3QaHi5kbWlncmF0ZS52MS5BZGRNZW1iZXJSZXNwb25zZRJTCgxSZW1vdmVNZW1iZXISIC5kbWlncmF0ZS52MS5SZW1vdmVNZW1iZXJSZXF1ZXN0GiEuZG1pZ3JhdGUudjEuUmVtb3ZlTWVtYmVyUmVzcG9uc2UykAEKC0pvaW5TZXJ2aWNlEjsKBEpvaW4SGC5kbWlncmF0ZS52MS5Kb2luUmVxdWVzdBoZLmRtaWdyYXRlLnYxLkpvaW5SZXNwb25zZRJECgdJbnN0YWxsEhsuZG1pZ3JhdGUudjEuSW5zdGFsbFJlcXVlc3QaHC5kbWlncmF0ZS52MS5JbnN0YWxsUmVzcG9uc2ViBnByb3RvMw", [file_dmigrate_v1_types]);
 
 /**
  * Describes the message dmigrate.v1.GetFactsRequest.
@@ -99,137 +99,151 @@ export const CommitResponseSchema = /*@__PURE__*/
   messageDesc(file_dmigrate_v1_peer, 11);
 
 /**
+ * Describes the message dmigrate.v1.DeliverPacketsRequest.
+ * Use `create(DeliverPacketsRequestSchema)` to create a new message.
+ */
+export const DeliverPacketsRequestSchema = /*@__PURE__*/
+  messageDesc(file_dmigrate_v1_peer, 12);
+
+/**
+ * Describes the message dmigrate.v1.DeliverPacketsResponse.
+ * Use `create(DeliverPacketsResponseSchema)` to create a new message.
+ */
+export const DeliverPacketsResponseSchema = /*@__PURE__*/
+  messageDesc(file_dmigrate_v1_peer, 13);
+
+/**
  * Describes the message dmigrate.v1.AwaitPagesRequest.
  * Use `create(AwaitPagesRequestSchema)` to create a new message.
  */
 export const AwaitPagesRequestSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 12);
+  messageDesc(file_dmigrate_v1_peer, 14);
 
 /**
  * Describes the message dmigrate.v1.AwaitPagesResponse.
  * Use `create(AwaitPagesResponseSchema)` to create a new message.
  */
 export const AwaitPagesResponseSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 13);
+  messageDesc(file_dmigrate_v1_peer, 15);
 
 /**
  * Describes the message dmigrate.v1.FinishRequest.
  * Use `create(FinishRequestSchema)` to create a new message.
  */
 export const FinishRequestSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 14);
+  messageDesc(file_dmigrate_v1_peer, 16);
 
 /**
  * Describes the message dmigrate.v1.FinishResponse.
  * Use `create(FinishResponseSchema)` to create a new message.
  */
 export const FinishResponseSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 15);
+  messageDesc(file_dmigrate_v1_peer, 17);
 
 /**
  * Describes the message dmigrate.v1.AbortRequest.
  * Use `create(AbortRequestSchema)` to create a new message.
  */
 export const AbortRequestSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 16);
+  messageDesc(file_dmigrate_v1_peer, 18);
 
 /**
  * Describes the message dmigrate.v1.AbortResponse.
  * Use `create(AbortResponseSchema)` to create a new message.
  */
 export const AbortResponseSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 17);
+  messageDesc(file_dmigrate_v1_peer, 19);
 
 /**
  * Describes the message dmigrate.v1.GetStateRequest.
  * Use `create(GetStateRequestSchema)` to create a new message.
  */
 export const GetStateRequestSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 18);
+  messageDesc(file_dmigrate_v1_peer, 20);
 
 /**
  * Describes the message dmigrate.v1.GetStateResponse.
  * Use `create(GetStateResponseSchema)` to create a new message.
  */
 export const GetStateResponseSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 19);
+  messageDesc(file_dmigrate_v1_peer, 21);
 
 /**
  * Describes the message dmigrate.v1.AttendRequest.
  * Use `create(AttendRequestSchema)` to create a new message.
  */
 export const AttendRequestSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 20);
+  messageDesc(file_dmigrate_v1_peer, 22);
 
 /**
  * Describes the message dmigrate.v1.AttendResponse.
  * Use `create(AttendResponseSchema)` to create a new message.
  */
 export const AttendResponseSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 21);
+  messageDesc(file_dmigrate_v1_peer, 23);
 
 /**
  * Describes the message dmigrate.v1.AddMemberRequest.
  * Use `create(AddMemberRequestSchema)` to create a new message.
  */
 export const AddMemberRequestSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 22);
+  messageDesc(file_dmigrate_v1_peer, 24);
 
 /**
  * Describes the message dmigrate.v1.AddMemberResponse.
  * Use `create(AddMemberResponseSchema)` to create a new message.
  */
 export const AddMemberResponseSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 23);
+  messageDesc(file_dmigrate_v1_peer, 25);
 
 /**
  * Describes the message dmigrate.v1.RemoveMemberRequest.
  * Use `create(RemoveMemberRequestSchema)` to create a new message.
  */
 export const RemoveMemberRequestSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 24);
+  messageDesc(file_dmigrate_v1_peer, 26);
 
 /**
  * Describes the message dmigrate.v1.RemoveMemberResponse.
  * Use `create(RemoveMemberResponseSchema)` to create a new message.
  */
 export const RemoveMemberResponseSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 25);
+  messageDesc(file_dmigrate_v1_peer, 27);
 
 /**
  * Describes the message dmigrate.v1.JoinRequest.
  * Use `create(JoinRequestSchema)` to create a new message.
  */
 export const JoinRequestSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 26);
+  messageDesc(file_dmigrate_v1_peer, 28);
 
 /**
  * Describes the message dmigrate.v1.JoinResponse.
  * Use `create(JoinResponseSchema)` to create a new message.
  */
 export const JoinResponseSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 27);
+  messageDesc(file_dmigrate_v1_peer, 29);
 
 /**
  * Describes the message dmigrate.v1.InstallRequest.
  * Use `create(InstallRequestSchema)` to create a new message.
  */
 export const InstallRequestSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 28);
+  messageDesc(file_dmigrate_v1_peer, 30);
 
 /**
  * Describes the message dmigrate.v1.InstallResponse.
  * Use `create(InstallResponseSchema)` to create a new message.
  */
 export const InstallResponseSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 29);
+  messageDesc(file_dmigrate_v1_peer, 31);
 
 /**
  * Describes the message dmigrate.v1.Member.
  * Use `create(MemberSchema)` to create a new message.
  */
 export const MemberSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 30);
+  messageDesc(file_dmigrate_v1_peer, 32);
 
 /**
  * @generated from service dmigrate.v1.PeerService

@@ -1,0 +1,25 @@
+/**
+ * The facts of this host for a preflight, on either side.
+ */
+import type { HostFacts } from "../core/preflight-facts.ts";
+import { NetworkNamespace } from "../kernel/netns.ts";
+import { Quarantine } from "../network/quarantine.ts";
+import { gatherHost } from "../preflight/host.ts";
+import type { Arriving } from "../preflight/schema.ts";
+import type { AgentContext } from "./context.ts";
+
+/**
+ * Gathers the facts of this host.
+ * @param arriving the container about to come, if this is to be its target
+ */
+export function hostFactsOf(context: AgentContext, arriving?: Arriving): Promise<HostFacts> {
+  const { config } = context;
+  const subject = arriving === undefined ? {} : { arriving };
+  return gatherHost({ host: context.self(), dockerSocket: config.dockerSocket, imageFolder: config.runDir, tryQuarantine, ...subject });
+}
+
+function tryQuarantine(): void {
+  using namespace = NetworkNamespace.create();
+  using quarantine = new Quarantine(namespace);
+  quarantine.impose();
+}

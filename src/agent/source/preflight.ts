@@ -1,0 +1,35 @@
+/**
+ * The preflight of a migration: examines both hosts and the container. Nothing is changed.
+ */
+import { DmigrateError } from "../../core/errors.ts";
+import type { HostName } from "../../core/ids.ts";
+import { examine, type Examination, type Finding } from "../../core/preflight.ts";
+import type { ContainerDescription } from "../../docker/description.ts";
+import type { Engine } from "../../docker/engine.ts";
+import { gatherContainer } from "../../preflight/container.ts";
+import { writeArriving } from "../../preflight/schema.ts";
+import type { AgentContext } from "../context.ts";
+import { hostFactsOf } from "../host-facts.ts";
+import type { CallOptions } from "../migrations.ts";
+
+/** Finds out whether a container can move to a host. */
+export async function runPreflight(
+  context: AgentContext,
+  engine: Engine,
+  description: ContainerDescription,
+  target: HostName,
+  options: CallOptions = {},
+): Promise<Examination> {
+  const container = await gatherContainer(engine, description);
+  const arriving = writeArriving({ needs: container.needs, description });
+  const [sourceFacts, targetFacts] = await Promise.all([hostFactsOf(context), context.peers.to(target).facts(arriving, options)]);
+  return examine(sourceFacts, targetFacts, container);
+}
+
+/** Throws PREFLIGHT_BLOCKED, naming every blocker with its remedy. */
+export function refuseBlockers(container: string, target: HostName, findings: readonly Finding[]): void {
+  const blockers = findings.filter(({ severity }) => severity === "blocker");
+  if (blockers.length === 0) return;
+  const list = blockers.map(({ message, remedy }) => `${message}; ${remedy}`).join("\n");
+  throw new DmigrateError("PREFLIGHT_BLOCKED", `${container} can't move to ${target}: ${list}`);
+}
