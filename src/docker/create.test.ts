@@ -1,3 +1,6 @@
+/**
+ * The create request, its comparison with what came of it, and the description on the wire.
+ */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { createRequest, differences } from "./create.ts";

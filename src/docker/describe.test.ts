@@ -1,3 +1,6 @@
+/**
+ * What a description makes of an inspection, of engines and settings that the lab does not have.
+ */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { cleanPath, describeInspection, type Inspection } from "./describe.ts";

@@ -56,8 +56,8 @@ export class Engine {
     if (newest < API_MIN || newest < minor(version.MinAPIVersion)) {
       throw new DmigrateError(
         "DOCKER",
-        `Docker Engine ${version.Version} speaks API ${version.MinAPIVersion} to ${version.ApiVersion}, Dmigrate 1.${API_MIN} to 1.${API_MAX}; ` +
-          "update whichever is older (Docker 25 is the first that works)",
+        `Docker Engine ${version.Version} speaks API ${version.MinAPIVersion} to ${version.ApiVersion}, ` +
+          `Dmigrate 1.${API_MIN} to 1.${API_MAX}; update whichever is older (Docker 25 is the first that works)`,
       );
     }
     return new Engine(transport.with({ prefix: `/v1.${newest}` }));
@@ -180,7 +180,7 @@ export class Engine {
     await this.#transport.json("DELETE", `/images/${imagePath(reference)}`);
   }
 
-  /** The image as a tar archive, without names if asked for by its id. Reads all its layers to a temporary file before the first byte comes. */
+  /** The image as a tar archive; without names if asked for by its id. The engine writes all of it to disk before the first byte comes. */
   saveImage(reference: string): Promise<Readable> {
     return this.#transport.stream("GET", "/images/get", { query: { names: reference } });
   }
@@ -204,7 +204,7 @@ function understood<T>(schema: z.ZodType<T>, what: string, answer: unknown): T {
   if (result.success) return result.data;
   throw new DmigrateError(
     "DOCKER",
-    `Docker Engine's answer to ${what} has another form than expected: ${z.prettifyError(result.error)}; report this with \`docker version\``,
+    `Docker Engine answered ${what} in another form than expected: ${z.prettifyError(result.error)}; report this with \`docker version\``,
     result.error,
   );
 }

@@ -1,3 +1,6 @@
+/**
+ * Chain ids.
+ */
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { test } from "node:test";

@@ -1,3 +1,6 @@
+/**
+ * JSON with 64-bit integers.
+ */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";

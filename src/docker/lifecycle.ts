@@ -24,26 +24,44 @@ function sameName({ Name }: RestartPolicy): string {
   return Name === "" ? "no" : Name;
 }
 
+/** What the engine marks volumes with that were made for one container alone (moby's volume/service, `AnonymousLabel`). */
+const ANONYMOUS_LABEL = "com.docker.volume.anonymous";
+
 /**
- * Removes a container, running or not. It counts as removed if it is gone already: one with `--rm` goes by itself when its tasks end, and
- * takes its anonymous volumes with it.
- * @param options `volumes` removes its anonymous volumes too
+ * Removes a container, running or not. It counts as removed if it is gone already: one with `--rm` goes by itself when its tasks end.
+ * @param options `volumes` removes its anonymous volumes too, also those that a migration had to ask for by their name
  */
 export async function discardContainer(engine: Engine, id: string, options: { readonly volumes: boolean }): Promise<void> {
-  try {
-    await engine.removeContainer(id, { force: true, volumes: options.volumes });
-  } catch (error) {
-    if (isNotFound(error)) return;
-    if (refusalOf(error)?.status !== 409) throw error;
-    await awaitRemoval(engine, id);
+  const anonymous = options.volumes ? await anonymousVolumes(engine, id) : [];
+  await removeContainer(engine, id, options);
+  for (const volume of anonymous) {
+    // Gone with the container, or another one's by now.
+    await engine.removeVolume(volume).catch(unless(404, 409));
   }
 }
 
-/** 409 says that the engine is removing it already. */
-async function awaitRemoval(engine: Engine, id: string): Promise<void> {
+async function anonymousVolumes(engine: Engine, id: string): Promise<string[]> {
+  const container = await engine.inspectContainer(id).catch(unless(404));
+  const names = container?.Mounts.flatMap(({ Type, Name }) => (Type === "volume" && Name !== undefined ? [Name] : [])) ?? [];
+  const volumes = await Promise.all(names.map((name) => engine.inspectVolume(name).catch(unless(404))));
+  return volumes.flatMap((volume) => (volume?.Labels?.[ANONYMOUS_LABEL] === undefined ? [] : [volume.Name]));
+}
+
+async function removeContainer(engine: Engine, id: string, { volumes }: { readonly volumes: boolean }): Promise<void> {
   try {
-    await engine.awaitContainer(id, "removed");
+    await engine.removeContainer(id, { force: true, volumes });
   } catch (error) {
-    if (!isNotFound(error)) throw error;
+    if (isNotFound(error)) return;
+    if (refusalOf(error)?.status !== 409) throw error;
+    // The engine is removing it already.
+    await engine.awaitContainer(id, "removed").catch(unless(404));
   }
+}
+
+/** For `catch`: passes over refusals of these kinds. */
+function unless(...statuses: readonly number[]): (error: unknown) => undefined {
+  return (error) => {
+    if (!statuses.includes(refusalOf(error)?.status ?? 0)) throw error;
+    return undefined;
+  };
 }

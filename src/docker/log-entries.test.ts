@@ -1,3 +1,6 @@
+/**
+ * Entries of log files, written as moby writes them, and output on its way to an engine.
+ */
 import assert from "node:assert/strict";
 import { BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
 import { execFileSync } from "node:child_process";

@@ -74,7 +74,7 @@ async function* portions(content: AsyncIterable<Uint8Array>, portionBytes: (buff
   }
 }
 
-/** moby's api/types/plugins/logdriver/entry.proto. A line is kept without its end, which a partial one does not have unless it is the last. */
+/** moby's api/types/plugins/logdriver/entry.proto. A line is kept without its end; of one in parts only the last part has it. */
 function decodeLogEntry(message: Uint8Array): Output {
   const reader = new BinaryReader(message);
   let to: OutputName = "stdout";

@@ -1,3 +1,6 @@
+/**
+ * Log files that are written, rotated and compressed as moby does while they are sent.
+ */
 import assert from "node:assert/strict";
 import {
   appendFileSync,

@@ -1,3 +1,6 @@
+/**
+ * When a network or volume of the same name is the same.
+ */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { NetworkDescription, VolumeDescription } from "./description.ts";

@@ -38,8 +38,8 @@ export async function allowAddresses(engine: Engine, name: string): Promise<void
     const names = users.map(({ Id, Names }) => Names[0]?.slice(1) ?? Id).join(", ");
     throw new DmigrateError(
       "NETWORK",
-      `Network ${name} of this host was created without --subnet, so the container can't ask for its address on it, and ${names} uses it; ` +
-        `remove the network when nobody uses it, or create it again with --subnet`,
+      `Network ${name} of this host was created without --subnet, so no container can ask for its address on it, and ${names} uses it; ` +
+        `create it again with --subnet`,
     );
   }
   const network = describeNetwork(await engine.inspectNetwork(name));

@@ -1,3 +1,6 @@
+/**
+ * HTTP to an engine, played by a server that answers as engines and broken ones do.
+ */
 import assert from "node:assert/strict";
 import { mkdtempSync, rmSync } from "node:fs";
 import http, { type IncomingMessage, type ServerResponse } from "node:http";
@@ -115,7 +118,8 @@ for (const [versions, url] of [
   [{ ApiVersion: "1.99", MinAPIVersion: "1.60" }, undefined],
   [{ ApiVersion: "2.0", MinAPIVersion: "2.0" }, undefined],
 ] as const) {
-  test(`an engine of API ${versions.MinAPIVersion} to ${versions.ApiVersion} ${url === undefined ? "is refused" : `is asked at ${url}`}`, async (t) => {
+  const outcome = url === undefined ? "is refused" : `is asked at ${url}`;
+  test(`an engine of API ${versions.MinAPIVersion} to ${versions.ApiVersion} ${outcome}`, async (t) => {
     const asked: string[] = [];
     const socket = await serve(t, (request, response) => {
       asked.push(request.url ?? "");

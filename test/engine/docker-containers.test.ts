@@ -1,3 +1,6 @@
+/**
+ * Containers of one engine made again on another one.
+ */
 import assert from "node:assert/strict";
 import { test, type TestContext } from "node:test";
 import fc from "fast-check";
@@ -8,12 +11,12 @@ import { readDescription, writeDescription } from "../../src/docker/description.
 import type { InspectedContainer } from "../../src/docker/inspect.ts";
 import { NEVER_RESTART, discardContainer, setRestartPolicy } from "../../src/docker/lifecycle.ts";
 import { ensureNetwork } from "../../src/docker/networks.ts";
-import { refusalOf } from "../../src/docker/transport.ts";
+import { isNotFound, refusalOf } from "../../src/docker/transport.ts";
 import { ensureVolume } from "../../src/docker/volumes.ts";
 import { BASE, loadImage, twoHosts, type EngineHost } from "./docker-fixtures.ts";
 import { createRequests } from "./docker-requests.ts";
 
-const RUNS = 60;
+const RUNS = 40;
 
 /** An image that sets everything an image can set, so that what a user set and what the image sets may be mistaken for each other. */
 const FULL = {
@@ -271,6 +274,26 @@ test("a container that removes itself may be discarded at any moment", async () 
   await a.engine.killContainer("fleeting");
   await Promise.all(Array.from({ length: 4 }, () => discardContainer(a.engine, "fleeting", { volumes: true })));
   await assert.rejects(describe(a.engine, "fleeting"), { code: "CONTAINER_NOT_FOUND" });
+});
+
+test("a volume that was made for one container alone is the same volume on the target, and goes with the container", async () => {
+  const { a, b } = hosts();
+  await a.engine.createContainer("alone", { Image: FULL.name, HostConfig: { Binds: ["kept:/kept"] } });
+  const { volumes } = await describe(a.engine, "alone");
+  assert.deepEqual(Object.fromEntries(volumes.map(({ destination, anonymous }) => [destination, anonymous])), {
+    "/image-volume": true,
+    "/kept": false,
+  });
+  await carry(a, b, "alone");
+  const here = await describe(b.engine, "alone");
+  assert.deepEqual(here.volumes.map(({ name }) => name).toSorted(), volumes.map(({ name }) => name).toSorted());
+  for (const { engine } of [a, b]) {
+    await discardContainer(engine, "alone", { volumes: true });
+    for (const { name, destination } of volumes) {
+      if (destination === "/kept") await engine.removeVolume(name);
+      else await assert.rejects(engine.inspectVolume(name), isNotFound);
+    }
+  }
 });
 
 test("a network or volume that is another one in spite of its name is refused with the difference and the remedy", async (t) => {

@@ -1,3 +1,6 @@
+/**
+ * Images on their way from one engine to another.
+ */
 import assert from "node:assert/strict";
 import { buffer } from "node:stream/consumers";
 import { Readable } from "node:stream";

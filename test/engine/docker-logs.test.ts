@@ -1,3 +1,6 @@
+/**
+ * `docker logs` on the target says what it says on the source, and goes on.
+ */
 import assert from "node:assert/strict";
 import { appendFile, mkdir, writeFile } from "node:fs/promises";
 import { test } from "node:test";
