@@ -123,9 +123,9 @@ function addMigrating(program: Command, run: Run): void {
   const migrate = command(program, "migrate")
     .summary("move a running container to another host")
     .description(
-      "Moves a running container to another host. It stands still for a moment, then runs there as an ordinary container: same name, address, " +
-        "files and memory, connections still open. Until the handover any failure, and Ctrl-C, leave it running here as if nothing had " +
-        "happened. After the handover it belongs to the target; here it is removed.",
+      "Moves a running container to another host. It stands still for a moment, then runs there as an ordinary container: same name, " +
+        "address, files and memory, connections still open. Until the handover any failure, and Ctrl-C, leave it running here as if " +
+        "nothing had happened. After the handover it belongs to the target; here it is removed.",
     )
     .addArgument(container)
     .addArgument(otherHost)
@@ -195,9 +195,9 @@ function addSetup(program: Command, surroundings: Surroundings, run: Run): void 
     .command("agent")
     .summary("run this host's agent, the daemon that does the work")
     .description(
-      "Runs the agent of this host until SIGTERM or Ctrl-C; it needs root. It goes on with what an agent before it left unfinished. While " +
-        "it does not run, containers are not affected, but none can migrate. Each option can also be given as an environment variable, like " +
-        "DMIGRATE_LISTEN.",
+      "Runs the agent of this host until SIGTERM or Ctrl-C; it needs root. It goes on with what an agent before it left unfinished. " +
+        "While it does not run, containers are not affected, but none can migrate. Each option can also be given as an environment " +
+        "variable, like DMIGRATE_LISTEN.",
     )
     .option("--listen <address>", "where other hosts reach it: HOST:PORT, or :PORT for every address (default: :7461)")
     .option("--state-dir <path>", "keys, list of hosts, journal (default: /var/lib/dmigrate)")
@@ -237,8 +237,8 @@ function addHosts(program: Command, run: Run): void {
   const add = command(hosts, "add")
     .summary("add a host whose agent runs")
     .description(
-      "Adds a host whose agent runs but is in no cluster yet. Its token comes from `dmigrate status` there and works once. Run it on the host " +
-        "where `dmigrate init` was run.",
+      "Adds a host whose agent runs but is in no cluster yet. Its token comes from `dmigrate status` there and works once. Run it on " +
+        "the host where `dmigrate init` was run.",
     )
     .addArgument(name)
     .argument("<address>", address)
@@ -258,7 +258,8 @@ function addShell(program: Command, run: Run): void {
     .command("completion")
     .summary("print the completion script of a shell")
     .description(
-      "Prints the script by which a shell completes commands, options, containers, hosts and migrations. For bash it builds on the package bash-completion.",
+      "Prints the script by which a shell completes commands, options, containers, hosts and migrations. For bash it builds on the " +
+        "package bash-completion.",
     )
     .addArgument(new Argument("<shell>", "which shell").choices(["bash", "zsh", "fish"]))
     .action(run((all) => all.completion));

@@ -14,15 +14,14 @@ export function renderCheck(result: CheckResult, paint: Paint): string[] {
   const { container, source, target, findings, passed } = result;
   const blockers = blockersOf(result);
   const warnings = findings.filter(({ severity }) => severity === "warning");
-  const verdict =
-    blockers.length > 0
-      ? `${paint("bad", "✗")} ${paint("strong", `${container} cannot migrate from ${source} to ${target}`)}: ${plural(blockers.length, "blocker")}.`
-      : `${paint("good", "✓")} ${paint("strong", `${container} can migrate from ${source} to ${target}`)}.`;
+  const verdict = (can: string): string => paint("strong", `${container} ${can} migrate from ${source} to ${target}`);
   return [
     ...group("Blockers", "✗", "bad", blockers, paint),
     ...group("Warnings", "!", "warning", warnings, paint),
     ...(passed.length > 0 ? [paint("strong", "Passed"), ...passed.map((line) => `  ${paint("good", "✓")} ${line}`), ""] : []),
-    verdict,
+    blockers.length > 0
+      ? `${paint("bad", "✗")} ${verdict("cannot")}: ${plural(blockers.length, "blocker")}.`
+      : `${paint("good", "✓")} ${verdict("can")}.`,
   ];
 }
 

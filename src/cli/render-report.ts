@@ -24,10 +24,11 @@ export function renderReport(report: Report, columns: number, paint: Paint): str
 /** Who runs the container now, and what it took. */
 function verdict({ container, source, target, outcome, totalMs, downtimeMs, error, id }: Report, paint: Paint): string[] {
   const because = error === undefined ? [] : [`  ${paint("bad", error.code)}  ${error.message}`];
+  const stood = paint("downtime", duration(downtimeMs));
   switch (outcome) {
     case "completed":
       return [
-        `${paint("good", "✓")} ${paint("strong", `${container} runs on ${target}.`)} It stood still for ${paint("downtime", duration(downtimeMs))}.`,
+        `${paint("good", "✓")} ${paint("strong", `${container} runs on ${target}.`)} It stood still for ${stood}.`,
         paint("quiet", `  Migration ${id} from ${source} took ${duration(totalMs)}.`),
       ];
     case "rolled-back":
