@@ -1,3 +1,4 @@
+/** Whole agents over real sockets: what they tell users and peers, how they start, restart and end. */
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";

@@ -1,3 +1,4 @@
+/** Configuration and addresses as people write them. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { formatAddress, parseAddress, parsePeerAddress } from "./address.ts";

@@ -54,7 +54,7 @@ export async function dialPinned(address: string, pinned: string): Promise<TLSSo
   socket.destroy();
   throw new DmigrateError(
     "PEER_REFUSED",
-    `The agent at ${address} is not the one that made this token, or the token has been used; copy the one that \`dmigrate agent\` shows there now`,
+    `The agent at ${address} is not the one that made this token, or the token has been used; copy the one shown there now`,
   );
 }
 
@@ -73,7 +73,7 @@ export function connectionLost({ name, address }: Pick<Member, "name" | "address
   if (untrusted !== undefined) {
     return new DmigrateError(
       "PEER_REFUSED",
-      `The agent at ${address} is not host ${name} of this cluster: ${untrusted.message}; if the host was set up anew, remove and add it again`,
+      `The agent at ${address} is not host ${name} of this cluster: ${untrusted.message}; if it was set up anew, remove and add it again`,
       error,
     );
   }

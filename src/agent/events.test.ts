@@ -1,3 +1,4 @@
+/** The event hub: everyone sees everything, at their own pace. */
 import assert from "node:assert/strict";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";

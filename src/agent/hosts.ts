@@ -52,7 +52,7 @@ export async function removeHost(cluster: Cluster, peers: Peers, journal: Journa
   return warnings;
 }
 
-/** Removes a host from this host's own list; if it is this one, leaves the cluster. Throws MIGRATION_IN_PROGRESS while a migration needs it. */
+/** Removes a host from this host's own list; this host itself leaves. Throws MIGRATION_IN_PROGRESS while a migration needs it. */
 export async function forget(cluster: Cluster, journal: Journal, name: HostName): Promise<void> {
   ensureUnused(cluster, journal, name);
   if (name === cluster.membership.self) await cluster.leave();
@@ -65,7 +65,7 @@ function ensureUnused(cluster: Cluster, journal: Journal, name: HostName): void 
   if (user === undefined) return;
   throw new DmigrateError(
     "MIGRATION_IN_PROGRESS",
-    `Migration ${user.id} of ${user.container} between ${self} and ${user.peer} has not ended; wait for it, or \`dmigrate cancel ${user.id}\``,
+    `Migration ${user.id} of ${user.container} between ${self} and ${user.peer} has not ended; wait, or \`dmigrate cancel ${user.id}\``,
   );
 }
 

@@ -1,3 +1,4 @@
+/** Who gets into a cluster, and who stays out: agents over real TLS on loopback. */
 import assert from "node:assert/strict";
 import { readdirSync, statSync } from "node:fs";
 import { join } from "node:path";

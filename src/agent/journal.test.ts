@@ -1,3 +1,4 @@
+/** The journal on a real disk: what survives, what is refused. */
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -85,7 +86,7 @@ test("a newer schema is refused by its number, and left as it is", (t) => {
   const newer = new DatabaseSync(join(dir, "journal.db"));
   newer.exec("PRAGMA user_version = 7");
   newer.close();
-  assert.throws(() => Journal.open(dir), { code: "AGENT", message: /newer release of Dmigrate \(schema 7, this one knows 1\)/ });
+  assert.throws(() => Journal.open(dir), { code: "AGENT", message: /newer release of Dmigrate \(schema 7, known: 1\)/ });
 });
 
 test("a file that is no journal is refused", (t) => {

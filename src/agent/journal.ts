@@ -161,8 +161,9 @@ export class Journal implements Disposable {
   }
 
   /**
-   * Appends an event; throws INTERNAL after the end. `ended` also moves the migration to its outcome and keeps the report, durably; the progress it made
-   * is dropped then. Other events may be lost if the machine fails: they are not worth a wait for the disk inside a freeze.
+   * Appends an event; throws INTERNAL after the end. `ended` also moves the migration to its outcome and keeps the report, durably;
+   * the progress it made is dropped then. Other events may be lost if the machine fails: they are not worth a wait for the disk
+   * inside a freeze.
    */
   append(id: MigrationId, event: MigrationEvent): void {
     const record = this.get(id);
@@ -198,7 +199,8 @@ export class Journal implements Disposable {
       after,
       limit,
     );
-    return rows.map((row) => ({ seq: Number(row["seq"]), event: JSON.parse(String(row["event"])) as MigrationEvent })); // as `append` wrote it
+    // Rows are as `append` wrote them.
+    return rows.map((row) => ({ seq: Number(row["seq"]), event: JSON.parse(String(row["event"])) as MigrationEvent }));
   }
 
   [Symbol.dispose](): void {
@@ -224,7 +226,7 @@ function migrateSchema(db: DatabaseSync, path: string): void {
   if (version > SCHEMA_VERSION) {
     throw new DmigrateError(
       "AGENT",
-      `${path} was written by a newer release of Dmigrate (schema ${version}, this one knows ${SCHEMA_VERSION}); install that release again`,
+      `${path} was written by a newer release of Dmigrate (schema ${version}, known: ${SCHEMA_VERSION}); install that release again`,
     );
   }
   if (version === 0) db.exec(`${SCHEMA} PRAGMA user_version = ${SCHEMA_VERSION}`);

@@ -1,3 +1,4 @@
+/** Channels over real TLS on loopback: streams that end, streams that are cut, and those that are refused. */
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { once } from "node:events";

@@ -1,3 +1,4 @@
+/** Every history that the table of journal states allows. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { DmigrateError } from "./errors.ts";

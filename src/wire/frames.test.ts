@@ -1,3 +1,4 @@
+/** Frames, however the bytes are cut. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import * as fc from "fast-check";

@@ -1,3 +1,4 @@
+/** Errors and events across calls: what is thrown or told on one side is the same on the other. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
