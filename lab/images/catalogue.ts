@@ -78,10 +78,19 @@ const PYTHON: LayerSpec = {
   ],
 };
 
+const WORKLOADS_DIR = fileURLToPath(new URL("../workloads/self-checking/", import.meta.url));
+/** Parts of the workloads' folder that are no workloads. */
+const HELPERS: readonly string[] = ["health.py", "check.py"];
+
+/** Names of all workloads that check themselves. */
+export function workloadNames(): string[] {
+  const programs = readdirSync(WORKLOADS_DIR).filter((file) => file.endsWith(".py") && !HELPERS.includes(file));
+  return programs.map((file) => path.basename(file, ".py")).toSorted();
+}
+
 function workloadsLayer(): LayerSpec {
-  const source = fileURLToPath(new URL("../workloads/self-checking/", import.meta.url));
-  const names = readdirSync(source).filter((name) => name.endsWith(".py"));
-  const program = (name: string): Entry => text(readFileSync(path.join(source, name), "utf8"), 0o755);
+  const files = [...HELPERS, ...workloadNames().map((name) => `${name}.py`)];
+  const program = (file: string): Entry => text(readFileSync(path.join(WORKLOADS_DIR, file), "utf8"), 0o755);
   const run = text(
     '#!/bin/sh\n# Runs the workload that the first argument names.\nname=$1\nshift\nexec python3 "/opt/workloads/$name.py" "$@"\n',
     0o755,
@@ -90,7 +99,7 @@ function workloadsLayer(): LayerSpec {
     comment: "workloads that check themselves",
     entries: {
       "opt/workloads": folder(),
-      ...Object.fromEntries(names.map((name) => [`opt/workloads/${name}`, program(name)])),
+      ...Object.fromEntries(files.map((file) => [`opt/workloads/${file}`, program(file)])),
       "usr/local/bin/run": run,
       "usr/local/bin/check": link("/opt/workloads/check.py"),
       data: folder(0o777),

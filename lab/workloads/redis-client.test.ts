@@ -48,14 +48,14 @@ interface Running {
 }
 
 /** Starts the client in this process and waits for its first reply. */
-async function startClient(t: TestContext, window = 1): Promise<Running> {
+async function startClient(t: TestContext, { window = 1, patienceMs = LIMIT_MS } = {}): Promise<Running> {
   const stop = new AbortController();
   t.after(() => stop.abort());
   const marks: Mark[] = [];
   const isReady = Promise.withResolvers<void>();
   const control: Control = { stop: stop.signal, marks, ready: isReady.resolve };
   // So many keys that none is written twice.
-  const result = runRedisClient({ ...endpoint, window, prefix: "p", keyCount: 1_000_000, valueBytes: 32, patienceMs: 300 }, control);
+  const result = runRedisClient({ ...endpoint, window, prefix: "p", keyCount: 1_000_000, valueBytes: 32, patienceMs }, control);
   await Promise.race([isReady.promise, result]);
   return {
     mark: (name) => marks.push({ name, timeMs: performance.now() }),
@@ -74,7 +74,7 @@ async function untilStep(connection: RedisConnection, step: number): Promise<voi
 for (const window of [1, 16]) {
   test(`a redis that is left alone has no fault, with ${window} steps under way`, async (t) => {
     const { connection } = await startRedis(t);
-    const client = await startClient(t, window);
+    const client = await startClient(t, { window });
     client.mark("busy");
     await untilStep(connection, 2000);
     const result = await client.stop();
@@ -128,23 +128,22 @@ test("a redis that dies and comes back empty costs a connection and every write 
   const second = await startRedis(t);
   await untilStep(second.connection, 100);
   const result = await client.stop();
-  assert.equal(result.connections, 2);
+  assert.ok(result.connections >= 2); // a dying process may still accept one
   assert.ok(result.errors > 0 && result.lostWrites >= 100, JSON.stringify(result));
 });
 
 test("a redis that stays dead has lost everything", async (t) => {
   const { server, connection } = await startRedis(t);
-  const client = await startClient(t);
+  const client = await startClient(t, { patienceMs: 300 });
   await untilStep(connection, 100);
   await sandbox.end(server);
   const result = await client.stop();
-  assert.equal(result.connections, 1);
   assert.equal(result.lostWrites, result.acknowledgedKeys + result.replies / 3); // keys and increments
 });
 
 test("a redis that does not answer any more after the stop is given up", async (t) => {
   const { connection } = await startRedis(t);
-  const client = await startClient(t);
+  const client = await startClient(t, { patienceMs: 300 });
   await untilStep(connection, 100);
   await connection.command("CLIENT", "PAUSE", "60000", "ALL");
   const result = await client.stop();
@@ -152,7 +151,7 @@ test("a redis that does not answer any more after the stop is given up", async (
 });
 
 test("a client that finds no redis says so", async (t) => {
-  await assert.rejects(startClient(t), { code: "LAB", message: /Found no redis/ });
+  await assert.rejects(startClient(t, { patienceMs: 300 }), { code: "LAB", message: /Found no redis/ });
 });
 
 test("the program is driven over its input and answers with its result", async (t) => {

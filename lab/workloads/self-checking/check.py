@@ -11,7 +11,7 @@ import health
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--rounds", type=int, default=2, help="rounds that each worker must end after the question (the first may have begun before it)")
-parser.add_argument("--limit", type=float, default=10, help="seconds to wait for them")
+parser.add_argument("--limit", type=float, default=20, help="seconds to wait for them")
 
 
 def rounds(text):

@@ -13,9 +13,9 @@ PAGE = mmap.PAGESIZE
 PAGES_PER_STEP = 256
 
 parser = argparse.ArgumentParser()
-parser.add_argument("--mb", type=int, default=32, help="megabytes that each process maps; the last quarter is never touched")
+parser.add_argument("--mb", type=int, default=16, help="megabytes that each process maps; the last quarter is never touched")
 parser.add_argument("--processes", type=int, default=3)
-parser.add_argument("--pause", type=float, default=0.02, help="seconds of rest after each megabyte")
+parser.add_argument("--pause", type=float, default=0.01, help="seconds of rest after each megabyte")
 options = parser.parse_args()
 
 page_count = options.mb * (1 << 20) // PAGE

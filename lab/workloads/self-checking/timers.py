@@ -1,10 +1,11 @@
-"""Time: an interval timer, a timer descriptor, sleeps that must not end early, and a clock that must not go back."""
+"""Time: an interval timer, a timer descriptor far from its end, sleeps that must not end early, a clock that must not go back."""
 import os
 import signal
 import time
 
 import health
 
+HOUR = 3600
 alarms = 0
 clock = time.monotonic()
 
@@ -17,7 +18,8 @@ def on_alarm(*_):
 signal.signal(signal.SIGALRM, on_alarm)
 signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
 descriptor = os.timerfd_create(time.CLOCK_MONOTONIC)
-os.timerfd_settime(descriptor, initial=0.01, interval=0.01)
+os.timerfd_settime(descriptor, initial=HOUR, interval=60)
+left = HOUR
 
 
 def tick():
@@ -31,6 +33,7 @@ def tick():
 
 
 def verify(number):
+    global left
     began, alarms_before = tick(), alarms
     time.sleep(0.1)
     slept = tick() - began
@@ -38,8 +41,10 @@ def verify(number):
         raise health.Wrong("a sleep of 0.1 s took %f s" % slept)
     while alarms == alarms_before:
         signal.pause()
-    expirations = int.from_bytes(os.read(descriptor, 8), "little")
-    health.expect(expirations > 0, True, "expiration of the timer descriptor")
+    left_before, (left, interval) = left, os.timerfd_gettime(descriptor)
+    if not 0 < left < left_before:
+        raise health.Wrong("%f s are left on the timer descriptor, %f s were before" % (left, left_before))
+    health.expect(round(interval, 4), 60, "interval of the timer descriptor")
     (_, interval) = signal.getitimer(signal.ITIMER_REAL)
     health.expect(round(interval, 4), 0.01, "interval of the timer")
 
