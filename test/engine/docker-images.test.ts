@@ -52,6 +52,22 @@ test("an image crosses without the layers that the target has, and is the same i
   assert.deepEqual(new Set(await presentLayers(b.engine)), present, "the image is gone and the base still there");
 });
 
+test("a layer that the target has in one place only is sent for the other", async () => {
+  const { a, b } = hosts();
+  const empty = { comment: "changes nothing" };
+  const flag = { comment: "a flag", entries: { flag: { kind: "file", mode: 0o644, content: Buffer.from("up") } } } as const;
+  const twice = await loadImage(a.engine, { ...BASE, name: "twice:1", layers: [...BASE.layers, empty, flag, empty] });
+  const once = await loadImage(b.engine, { ...BASE, name: "once:1", layers: [...BASE.layers, empty] });
+  const present = new Set(await presentLayers(b.engine));
+  const sent = await entriesOf(exportImage(a.engine, twice, present));
+  const [base, changesNothing] = once.layers.map(file);
+  assert.deepEqual([sent.includes(base ?? ""), sent.includes(changesNothing ?? "")], [false, true]);
+  const imported = await importImage(b.engine, exportImage(a.engine, twice, present), twice);
+  assert.equal(await b.host.run("docker", "run", "--rm", "twice:1", "cat", "/flag"), "up");
+  await discardImage(b.engine, imported);
+  await b.engine.removeImage("once:1");
+});
+
 test("an image that the target has is not sent", async () => {
   const { a, b } = hosts();
   const redis = await loadImage(a.engine, REDIS);
