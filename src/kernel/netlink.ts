@@ -16,6 +16,7 @@ const NLM_F_DUMP = 0x300;
 const NLMSG_ERROR = 2; // also an acknowledgement: i32 errno, negative, or 0
 const NLMSG_DONE = 3;
 const DATAGRAM_BYTES_MAX = 32 * 1024; // larger ones the kernel does not make (netlink_dump)
+const ANSWERS_BYTES_MAX = 4 * 1024 * 1024; // one answer to each of several thousand requests
 const HEADER_BYTES = 16; // struct nlmsghdr: u32 length; u16 type, flags; u32 sequence, port
 
 /** One attribute: a string ends with NUL, a number is a big-endian u32 (as nfnetlink has them), an array holds nested attributes. */
@@ -59,6 +60,7 @@ export class NetlinkSocket implements Disposable {
   /** @param groups bit mask of the multicast groups to listen to; of their messages the oldest are kept when there are too many */
   constructor(family: number, groups = 0) {
     this.#socket = new RawSocket(AF.NETLINK, family);
+    this.#socket.keepUpTo(ANSWERS_BYTES_MAX);
     if (groups !== 0) {
       this.#socket.bind(netlinkAddress(groups));
       this.#socket.setOption(SOL_NETLINK, NETLINK_NO_ENOBUFS, int32(1));

@@ -46,7 +46,12 @@ export class NetworkNamespace implements Disposable {
 
   /** Whether this process itself lives in the namespace. */
   isOwn(): boolean {
-    const [a, b] = [fstatSync(this.#fd), statSync(OWN)];
+    return this.isAt(OWN);
+  }
+
+  /** Whether `path` leads to the same namespace. */
+  isAt(path: string): boolean {
+    const [a, b] = [fstatSync(this.#fd), statSync(path)];
     return a.dev === b.dev && a.ino === b.ino;
   }
 

@@ -11,8 +11,6 @@ const ETH_P_ALL = 3;
 const ARPHRD_ETHER = 1;
 const PACKET_HOST = 0;
 
-const SOL_SOCKET = 1;
-const SO_RCVBUFFORCE = 33;
 const SOL_PACKET = 263;
 const PACKET_STATISTICS = 6;
 const PACKET_VNET_HDR = 15;
@@ -57,7 +55,7 @@ export class PacketTap implements AsyncDisposable {
   /** A tap that is not open yet: nothing is taken before `open`. */
   constructor(namespace: NetworkNamespace) {
     this.#socket = namespace.run(() => new RawSocket(AF.PACKET, 0));
-    this.#socket.setOption(SOL_SOCKET, SO_RCVBUFFORCE, int32(KEPT_BYTES_MAX));
+    this.#socket.keepUpTo(KEPT_BYTES_MAX);
     this.#socket.setOption(SOL_PACKET, PACKET_VNET_HDR, int32(1));
     this.#socket.setOption(SOL_PACKET, PACKET_IGNORE_OUTGOING, int32(1));
   }

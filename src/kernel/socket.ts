@@ -13,6 +13,8 @@ const SOCK_RAW = 3;
 const SOCK_CLOEXEC = 0o2000000;
 const MSG_TRUNC = 0x20;
 const MSG_DONTWAIT = 0x40;
+const SOL_SOCKET = 1;
+const SO_RCVBUFFORCE = 33;
 const EAGAIN = 11;
 
 const libc = {
@@ -46,6 +48,11 @@ export class RawSocket implements Disposable, AsyncDisposable {
 
   setOption(level: number, name: number, value: Uint8Array): void {
     must("setsockopt", libc.setsockopt(this.fd, level, name, value, value.length));
+  }
+
+  /** Sets how much the kernel may keep until it is received, beyond what an ordinary user is allowed (SO_RCVBUFFORCE, socket(7)). */
+  keepUpTo(bytes: number): void {
+    this.setOption(SOL_SOCKET, SO_RCVBUFFORCE, int32(bytes));
   }
 
   /** Reads an option into `value`, whose size must be the option's. */

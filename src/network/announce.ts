@@ -17,22 +17,18 @@ const ALL_NODES = "ff020000000000000000000000000001";
 const ALL_NODES_MAC = "333300000001";
 
 /**
- * Announces every address of every interface of a namespace: for the first time before this returns, then several times within the next
- * second, for which it does not keep the process alive. The namespace must stay open until it has ended. Throws KERNEL.
+ * Announces every address that the interfaces of a namespace have now: for the first time before this returns, then several times within
+ * the next second, for which it neither keeps the process alive nor needs the namespace open. Throws KERNEL.
  */
 export async function announce(namespace: NetworkNamespace): Promise<void> {
   await using sender = new PacketSender(namespace);
-  announceOnce(namespace, sender);
-  for (const pauseMs of REPEATED_AFTER_MS) {
-    await delay(pauseMs, undefined, { ref: false });
-    announceOnce(namespace, sender);
-  }
-}
-
-function announceOnce(namespace: NetworkNamespace, sender: PacketSender): void {
-  for (const { index, isUp, mac, addresses } of interfacesOf(namespace)) {
-    if (!isUp || mac === undefined) continue;
-    for (const frame of addresses.flatMap((address) => announcementsOf(mac, address))) sender.send(index, frame);
+  const frames = interfacesOf(namespace).flatMap(({ index, isUp, mac, addresses }) => {
+    if (!isUp || mac === undefined) return [];
+    return addresses.flatMap((address) => announcementsOf(mac, address)).map((frame) => ({ index, frame }));
+  });
+  for (const pauseMs of [...REPEATED_AFTER_MS, undefined]) {
+    for (const { index, frame } of frames) sender.send(index, frame);
+    if (pauseMs !== undefined) await delay(pauseMs, undefined, { ref: false });
   }
 }
 

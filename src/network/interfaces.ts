@@ -8,8 +8,8 @@ import type { NetworkNamespace } from "../kernel/netns.ts";
 export interface Interface {
   readonly index: number;
   readonly isUp: boolean;
-  /** Its Ethernet address, 6 bytes; absent if it is of another kind. */
-  readonly mac?: Uint8Array;
+  /** Its Ethernet address, 6 bytes; undefined if it is of another kind. */
+  readonly mac: Uint8Array | undefined;
   /** Its own IP addresses, 4 or 16 bytes each. */
   readonly addresses: readonly Uint8Array[];
 }
@@ -34,11 +34,10 @@ export function interfacesOf(namespace: NetworkNamespace): Interface[] {
   return netlink.dump(RTM_GETLINK, Buffer.alloc(IFINFOMSG_BYTES)).map((message) => {
     const attributes = attributesOf(message.subarray(IFINFOMSG_BYTES));
     const index = message.readInt32LE(4);
-    const mac = message.readUInt16LE(2) === ARPHRD_ETHER ? attributes.get(IFLA_ADDRESS) : undefined;
     return {
       index,
       isUp: (message.readUInt32LE(8) & IFF_UP) !== 0,
-      ...(mac && { mac }),
+      mac: message.readUInt16LE(2) === ARPHRD_ETHER ? attributes.get(IFLA_ADDRESS) : undefined,
       addresses: addresses.filter((address) => address.index === index).map((address) => address.bytes),
     };
   });

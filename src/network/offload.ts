@@ -19,7 +19,7 @@ export function packetsOf(frame: Frame): Uint8Array[] {
   const bytes = frame.bytes.subarray(ETHERNET_HEADER_BYTES);
   const header = ipHeaderOf(bytes);
   if (header === undefined) return [];
-  const packet = bytes.slice(0, header.totalBytes); // short frames are padded
+  const packet = Uint8Array.from(bytes.subarray(0, header.totalBytes)); // short frames are padded
   const { checksum, segmentBytes } = frame.offload;
   if (segmentBytes !== undefined) return segmentsOf(packet, header, segmentBytes);
   if (checksum !== undefined) completeChecksum(packet, checksum.start - ETHERNET_HEADER_BYTES, checksum.at - ETHERNET_HEADER_BYTES);

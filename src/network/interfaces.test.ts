@@ -1,0 +1,23 @@
+/** Interfaces are listed as the kernel has them. */
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import { interfacesOf } from "./interfaces.ts";
+import { bytesOf, macOf, Segment } from "./segment.fixture.ts";
+
+void describe("interfaces", { timeout: 60_000 }, () => {
+  void it("are listed whatever their state, with all addresses", () => {
+    using segment = new Segment();
+    const host = segment.host("host");
+    segment.plugIn(host, "port", 1);
+    host.sysctl("ipv6/conf/eth0/addr_gen_mode", 1); // no link-local address
+    const eth0 = { index: host.eth0(), mac: bytesOf(macOf(1)) };
+    const loopback = { index: 1, isUp: true, mac: undefined, addresses: [bytesOf("7f000001"), bytesOf(`${"00".repeat(15)}01`)] };
+    assert.deepEqual(interfacesOf(host.namespace), [loopback, { ...eth0, isUp: false, addresses: [] }]);
+
+    host.ip("link", "set", "eth0", "up");
+    host.ip("address", "add", "10.73.0.1", "peer", "10.73.0.9", "dev", "eth0"); // the other end's is not its own
+    host.ip("address", "add", "fd73::1/64", "dev", "eth0");
+    const addresses = [bytesOf("0a490001"), bytesOf(`fd73${"00".repeat(13)}01`)];
+    assert.deepEqual(interfacesOf(host.namespace), [loopback, { ...eth0, isUp: true, addresses }]);
+  });
+});
