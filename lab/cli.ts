@@ -18,7 +18,9 @@ interface UpOptions {
 }
 
 function registerLab(program: Command): void {
-  const lab = program.command("lab").description("several hosts with real engines on this one machine, and a client host, on one Ethernet segment");
+  const lab = program
+    .command("lab")
+    .description("several hosts with real engines on this one machine, and a client host, on one Ethernet segment");
 
   lab
     .command("up")
@@ -50,7 +52,9 @@ function registerLab(program: Command): void {
     .option("--name <name>", "name of the lab", "lab")
     .action(async (host: string, command: string[], { name }: { name: string }) => {
       const child = (await Lab.attach(name)).host(host).spawn(command, { stdio: "inherit" });
-      process.exitCode = await new Promise<number>((resolve) => child.once("close", (code, signal) => resolve(code ?? (signal === null ? 1 : 130))));
+      process.exitCode = await new Promise<number>((resolve) =>
+        child.once("close", (code, signal) => resolve(code ?? (signal === null ? 1 : 130))),
+      );
     });
 
   lab
@@ -59,7 +63,9 @@ function registerLab(program: Command): void {
     .option("--json", "print JSON alone")
     .action(async ({ json }: { json?: true }) => {
       const labs = await Promise.all((await labNames()).map((name) => statusOf(name)));
-      process.stdout.write(json === true ? `${JSON.stringify({ labs }, null, 2)}\n` : labs.map((each) => `${describeStatus(each)}\n`).join(""));
+      process.stdout.write(
+        json === true ? `${JSON.stringify({ labs }, null, 2)}\n` : labs.map((each) => `${describeStatus(each)}\n`).join(""),
+      );
     });
 }
 
@@ -80,7 +86,9 @@ async function statusOf(name: string): Promise<LabStatus> {
 }
 
 function describeStatus({ name, hosts, problem }: LabStatus): string {
-  const lines = hosts.map((host) => `  ${host.name.padEnd(12)} ${host.address.padEnd(15)} ${host.docker ? "Docker Engine and agent" : "clients"}`);
+  const lines = hosts.map(
+    (host) => `  ${host.name.padEnd(12)} ${host.address.padEnd(15)} ${host.docker ? "Docker Engine and agent" : "clients"}`,
+  );
   return [`${name}${problem === undefined ? "" : `: ${problem}`}`, ...lines].join("\n");
 }
 

@@ -27,7 +27,7 @@ export async function startCluster(lab: Lab): Promise<void> {
 
 /** Starts the agent of a host and waits until its control socket is there; returns its process id as this machine counts. */
 export async function startAgent(host: Host): Promise<number> {
-  const pid = host.startDaemon("agent", [`${CHECKOUT_IN_HOST}/bin/node`, `${CHECKOUT_IN_HOST}/lab/agent-temp.ts`]);
+  const pid = host.startDaemon("agent", [DMIGRATE, "agent"]);
   await until(`the agent of host ${host.name}`, 20_000, () => existsSync(`${host.root}/run/dmigrate/agent.sock`));
   return pid;
 }

@@ -68,7 +68,10 @@ async function demo(options: DemoOptions): Promise<number> {
   const say = options.json === true ? () => {} : (line: string) => void process.stdout.write(`${line}\n`);
   await using cleanup = new AsyncDisposableStack();
   say("Lab: two hosts with a Docker Engine and an agent each, and a client host, on one Ethernet segment");
-  const lab = await Lab.up({ name: options.name, hosts: ["a", "b"], ...(options.rate === undefined ? {} : { rate: options.rate }) }, (line) => say(`  ${line}`));
+  const lab = await Lab.up(
+    { name: options.name, hosts: ["a", "b"], ...(options.rate === undefined ? {} : { rate: options.rate }) },
+    (line) => say(`  ${line}`),
+  );
   if (options.keep === undefined) cleanup.defer(() => lab.down());
   await startCluster(lab);
   say("  The agents know each other");
@@ -101,11 +104,14 @@ async function demo(options: DemoOptions): Promise<number> {
   } else {
     say("\nAs the client saw it");
     for (const move of movesOf(reports, seen)) {
-      say(`  ${move.name}: longest gap between replies ${move.clientDowntimeMs.toFixed(0)} ms (engine: ${move.downtimeMs.toFixed(0)} ms), total ${(move.totalMs / 1000).toFixed(1)} s`);
+      say(
+        `  ${move.name}: longest gap between replies ${move.clientDowntimeMs.toFixed(0)} ms (engine: ${move.downtimeMs.toFixed(0)} ms), total ${(move.totalMs / 1000).toFixed(1)} s`,
+      );
     }
     say(`  ${replies.toLocaleString("en")} replies, ${seen.repliesPerSecond.toLocaleString("en")}/s`);
     say("\nProof");
-    for (const { what, holds, seen: instead } of findings) say(`  ${holds ? "ok  " : "FAIL"} ${what}${instead === undefined ? "" : `: ${instead}`}`);
+    for (const { what, holds, seen: instead } of findings)
+      say(`  ${holds ? "ok  " : "FAIL"} ${what}${instead === undefined ? "" : `: ${instead}`}`);
     say(verified ? "\nNothing was lost." : "\nNot everything holds; see above.");
     if (options.keep === true) sayHowToPlay(options.name, to.name, say);
   }
@@ -159,7 +165,10 @@ async function migrate(source: Host, target: Host, quiet: boolean): Promise<Repo
   return report.parse(JSON.parse(await source.run(DMIGRATE, "report", id, "--json")));
 }
 
-function movesOf(reports: readonly Report[], seen: RedisClientResult): { name: string; totalMs: number; downtimeMs: number; clientDowntimeMs: number }[] {
+function movesOf(
+  reports: readonly Report[],
+  seen: RedisClientResult,
+): { name: string; totalMs: number; downtimeMs: number; clientDowntimeMs: number }[] {
   return reports.map(({ totalMs, downtimeMs }, index) => {
     const span = seen.spans[index];
     return { name: span?.name ?? `move ${index + 1}`, totalMs, downtimeMs, clientDowntimeMs: span?.downtimeMs ?? NaN };
@@ -169,7 +178,11 @@ function movesOf(reports: readonly Report[], seen: RedisClientResult): { name: s
 function judgeClient(seen: RedisClientResult): Finding[] {
   return [
     finding("the connection never dropped", seen.connections === 1, `${seen.connections} connections`),
-    finding(`every acknowledged write is there (${seen.acknowledgedKeys.toLocaleString("en")} keys)`, seen.lostWrites === 0, `${seen.lostWrites} lost`),
+    finding(
+      `every acknowledged write is there (${seen.acknowledgedKeys.toLocaleString("en")} keys)`,
+      seen.lostWrites === 0,
+      `${seen.lostWrites} lost`,
+    ),
     finding("nothing was executed twice", seen.doubleIncrements === 0, `${seen.doubleIncrements} increments`),
     finding("every reply was right", seen.errors === 0 && seen.wrongReads === 0, seen.faults.join(", ")),
   ];
@@ -187,7 +200,11 @@ async function judgeHosts(from: Host, to: Host, client: Host, digestBefore: stri
     finding("all its data is unchanged (digest taken by redis itself)", digestAfter.stdout === digestBefore, "another digest"),
     finding(`docker ps on ${to.name} shows it running`, running.stdout.trim() === `${CONTAINER} running`, running.stdout + running.stderr),
     finding(`docker exec works on ${to.name}`, answer.stdout.trim() === "PONG", answer.stderr),
-    finding(`docker logs on ${to.name} goes back to its start`, /Ready to accept connections/.test(logs.stdout + logs.stderr), "no such line"),
+    finding(
+      `docker logs on ${to.name} goes back to its start`,
+      /Ready to accept connections/.test(logs.stdout + logs.stderr),
+      "no such line",
+    ),
     finding(`docker restart works on ${to.name}`, restarted.code === 0 && again.stdout.trim() === "PONG", restarted.stderr + again.stderr),
     finding(`${from.name} no longer runs it`, left.code === 0 && left.stdout.trim() === "", left.stdout + left.stderr),
   ];

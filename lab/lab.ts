@@ -68,7 +68,8 @@ export class Lab implements AsyncDisposable {
   /** A host by name; throws LAB if the lab has none of that name. */
   host(name: string): Host {
     const host = this.byName.get(name);
-    if (host === undefined) throw new DmigrateError("LAB", `Lab ${this.name} has no host ${name}; it has ${[...this.byName.keys()].join(", ")}`);
+    if (host === undefined)
+      throw new DmigrateError("LAB", `Lab ${this.name} has no host ${name}; it has ${[...this.byName.keys()].join(", ")}`);
     return host;
   }
 
@@ -112,11 +113,13 @@ export class Lab implements AsyncDisposable {
   /** Finds a lab that is up; throws LAB if there is none of that name. */
   static async attach(name: string): Promise<Lab> {
     const file = stateFile(labName(name));
-    if (!existsSync(file)) throw new DmigrateError("LAB", `There is no lab ${name}; \`dmigrate lab up\` makes one, \`dmigrate lab status\` lists them`);
+    if (!existsSync(file))
+      throw new DmigrateError("LAB", `There is no lab ${name}; \`dmigrate lab up\` makes one, \`dmigrate lab status\` lists them`);
     const state = labState.parse(JSON.parse(await readFile(file, "utf8")));
     const hosts = state.hosts.map((record) => new Host(state.name, record));
     const dead = hosts.find((host) => !host.alive);
-    if (dead !== undefined) throw new DmigrateError("LAB", `Host ${dead.name} of lab ${name} died; \`dmigrate lab down --name ${name}\` removes what is left`);
+    if (dead !== undefined)
+      throw new DmigrateError("LAB", `Host ${dead.name} of lab ${name} died; \`dmigrate lab down --name ${name}\` removes what is left`);
     return new Lab(state.name, hosts);
   }
 
@@ -175,7 +178,20 @@ async function nameEachOther(hosts: readonly Host[]): Promise<void> {
 
 async function startEngine(host: Host): Promise<void> {
   await host.startDocker();
-  await host.run("docker", "network", "create", "--driver", "macvlan", "--subnet", SUBNET, "--ip-range", CONTAINER_RANGE, "--opt", "parent=eth0", LAN);
+  await host.run(
+    "docker",
+    "network",
+    "create",
+    "--driver",
+    "macvlan",
+    "--subnet",
+    SUBNET,
+    "--ip-range",
+    CONTAINER_RANGE,
+    "--opt",
+    "parent=eth0",
+    LAN,
+  );
 }
 
 /** Takes down every lab on this machine. */

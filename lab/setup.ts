@@ -35,7 +35,10 @@ const PACKAGES = [
 /** Debian 13's own CRIU 4.1.1 can't dump inet sockets on kernels from 6.16 on; 4.2.1 can. */
 const PACKAGES_FROM_SID = ["criu"];
 
-const RECIPE = createHash("sha256").update(JSON.stringify([RELEASE, PACKAGES, PACKAGES_FROM_SID, 1])).digest("hex").slice(0, 12);
+const RECIPE = createHash("sha256")
+  .update(JSON.stringify([RELEASE, PACKAGES, PACKAGES_FROM_SID, 1]))
+  .digest("hex")
+  .slice(0, 12);
 
 /** The cached root file system, whether it exists already or not. */
 export const ROOT_DIR: string = path.join(CACHE_DIR, `root-${RECIPE}`);
@@ -94,7 +97,10 @@ async function debianMirror(): Promise<string> {
   const lines = await run("apt-get", "indextargets", "--format", "$(SITE) $(LABEL)", "Created-By: Packages");
   const site = lines.split("\n").find((line) => line.endsWith(" Debian"));
   if (site === undefined) {
-    throw new DmigrateError("LAB", "Found no Debian mirror in apt's sources; the lab needs a Debian 12 or 13 machine whose `apt-get update` has run");
+    throw new DmigrateError(
+      "LAB",
+      "Found no Debian mirror in apt's sources; the lab needs a Debian 12 or 13 machine whose `apt-get update` has run",
+    );
   }
   return site.slice(0, site.indexOf(" "));
 }

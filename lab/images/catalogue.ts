@@ -67,7 +67,7 @@ export function workloadsImage(rootDir: string): ImageSpec {
   };
 }
 
-/** Python without the modules that its smallest package leaves out, but with mmap. */
+/** Python with what its package python3-minimal holds, and mmap, which libpython3-stdlib adds. */
 const PYTHON: LayerSpec = {
   comment: "python",
   fromRoot: [

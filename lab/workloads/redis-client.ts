@@ -46,13 +46,13 @@ class RedisClient {
   }
 
   async run(): Promise<RedisClientResult> {
+    this.control.stop.addEventListener("abort", () => this.limitPatience());
     this.limitPatience();
     await this.connect();
-    clearTimeout(this.patience);
+    if (!this.control.stop.aborted) clearTimeout(this.patience);
     if (this.connection === undefined) {
       throw new DmigrateError("LAB", `Found no redis at ${this.options.host}:${this.options.port}; start one there`);
     }
-    this.control.stop.addEventListener("abort", () => this.limitPatience());
     const startMs = performance.now();
     while (!(await this.load())) await this.connect();
     const endMs = performance.now();
@@ -70,6 +70,7 @@ class RedisClient {
 
   /** From now on there is an end to waiting: for the first connection, or after the stop for all that is still to come. */
   private limitPatience(): void {
+    clearTimeout(this.patience);
     this.patience = setTimeout(() => {
       this.isPatient = false;
       this.connection?.[Symbol.dispose]();
@@ -83,6 +84,7 @@ class RedisClient {
       try {
         this.connection = await RedisConnection.connect(this.options, CONNECT_LIMIT_MS);
         this.connections += 1;
+        if (!this.isPatient) this.connection[Symbol.dispose]();
       } catch {
         await sleep(RECONNECT_PAUSE_MS); // nobody answers yet
       }

@@ -54,7 +54,10 @@ export function freezerAt(folder: string): Freezer | undefined {
         while (!isFrozen.test(await readFile(state, "utf8"))) {
           if (performance.now() > deadline) {
             await thaw();
-            throw new DmigrateError("DUMP_FAILED", `Not every task in ${folder} can be frozen; one may wait for a device or a file server. They run on`);
+            throw new DmigrateError(
+              "DUMP_FAILED",
+              `Not every task in ${folder} can be frozen; one may wait for a device or a file server. They run on`,
+            );
           }
           await sleep(1);
         }

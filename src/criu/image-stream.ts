@@ -25,7 +25,7 @@ export async function* sendImages(folder: string, names: AsyncIterable<string>):
     try {
       const { size } = await file.stat();
       yield header(name, size);
-      for (let sent = 0; sent < size; ) {
+      for (let sent = 0; sent < size;) {
         const chunk = Buffer.allocUnsafe(Math.min(CHUNK_BYTES, size - sent));
         const { bytesRead } = await file.read(chunk, 0, chunk.length, sent);
         if (bytesRead === 0) throw new DmigrateError("DUMP_FAILED", `Image ${name} became shorter while it was sent; the source runs on`);
@@ -79,7 +79,7 @@ class ByteReader {
   /** Exactly `length` bytes, copied; undefined if the stream ended before the first of them. */
   async take(length: number): Promise<Buffer | undefined> {
     const taken = Buffer.alloc(length);
-    for (let filled = 0; filled < length; ) {
+    for (let filled = 0; filled < length;) {
       if (this.#rest.length === 0 && !(await this.#refill())) {
         if (filled === 0) return undefined;
         throw cut();
@@ -94,7 +94,7 @@ class ByteReader {
 
   /** The next `length` bytes in pieces as they come, copied: a chunk belongs to the stream only until the next is asked for. */
   async *stream(length: number): AsyncGenerator<Buffer, void> {
-    for (let left = length; left > 0; ) {
+    for (let left = length; left > 0;) {
       if (this.#rest.length === 0 && !(await this.#refill())) throw cut();
       const part = Buffer.from(this.#rest.subarray(0, left));
       this.#rest = this.#rest.subarray(part.length);

@@ -36,7 +36,8 @@ export async function startLazyPages(images: string, work: string, port: number)
       over = true;
       if (code === 0) return resolve();
       readFile(log, "utf8").then(
-        (text) => reject(new DmigrateError("TRANSFER_FAILED", `criu lazy-pages failed: ${lastErrors(text) || `exit code ${code}`}; see ${log}`)),
+        (text) =>
+          reject(new DmigrateError("TRANSFER_FAILED", `criu lazy-pages failed: ${lastErrors(text) || `exit code ${code}`}; see ${log}`)),
         reject,
       );
     });

@@ -28,7 +28,8 @@ export class RequestCounter {
 
   /** Takes the next bytes of the stream. */
   take(chunk: Uint8Array): void {
-    let bytes = this.#rest.length === 0 ? Buffer.from(chunk.buffer, chunk.byteOffset, chunk.byteLength) : Buffer.concat([this.#rest, chunk]);
+    let bytes =
+      this.#rest.length === 0 ? Buffer.from(chunk.buffer, chunk.byteOffset, chunk.byteLength) : Buffer.concat([this.#rest, chunk]);
     for (; bytes.length >= REQUEST_BYTES; bytes = bytes.subarray(REQUEST_BYTES)) this.#count(bytes);
     this.#rest = Buffer.from(bytes);
   }

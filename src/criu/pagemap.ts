@@ -43,7 +43,7 @@ function decodeEntry(image: Uint8Array, start: number, end: number): PageRange {
   let address = 0n;
   let pageCount = 0;
   let flags = 0;
-  for (let at = start; at < end; ) {
+  for (let at = start; at < end;) {
     const key = readVarint(image, at, end);
     if ((key.value & 7n) !== 0n) throw malformed();
     const field = readVarint(image, key.next, end);

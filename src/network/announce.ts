@@ -8,8 +8,8 @@ import { checksumFor, onesSum, pseudoHeaderSum } from "./checksum.ts";
 import { interfacesOf } from "./interfaces.ts";
 import { PROTOCOL } from "./ip.ts";
 
-/** Pauses before the repetitions, in case what was sent before got lost. */
-const REPEATED_AFTER_MS = [50, 150, 300, 500];
+/** The pause before each time: at once, and again in case it got lost. */
+const PAUSES_MS = [0, 50, 150, 300, 500];
 const ARP_REQUEST = 1;
 const ARP_REPLY = 2;
 const BROADCAST = "ffffffffffff";
@@ -26,9 +26,9 @@ export async function announce(namespace: NetworkNamespace): Promise<void> {
     if (!isUp || mac === undefined) return [];
     return addresses.flatMap((address) => announcementsOf(mac, address)).map((frame) => ({ index, frame }));
   });
-  for (const pauseMs of [...REPEATED_AFTER_MS, undefined]) {
+  for (const pauseMs of PAUSES_MS) {
+    if (pauseMs > 0) await delay(pauseMs, undefined, { ref: false });
     for (const { index, frame } of frames) sender.send(index, frame);
-    if (pauseMs !== undefined) await delay(pauseMs, undefined, { ref: false });
   }
 }
 

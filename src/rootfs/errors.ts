@@ -20,7 +20,7 @@ export function fileError(action: string, path: string, cause: unknown): Dmigrat
 }
 
 const REMEDIES: Readonly<Record<string, string>> = {
-  EOPNOTSUPP: "put Docker's data on a file system that keeps such attributes, like ext4, xfs or btrfs",
+  ENOTSUP: "put Docker's data on a file system that keeps such attributes, like ext4, xfs or btrfs",
   EPERM: "run the agent as root with all capabilities",
   EROFS: "mount the file system writable",
   EFBIG: "put Docker's data on a file system for files of that size",

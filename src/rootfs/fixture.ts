@@ -195,7 +195,7 @@ const EXPECTED = new Set([
   "EPERM",
   "EXDEV",
   "ELOOP",
-  "EOPNOTSUPP",
+  "ENOTSUP",
   "EACCES",
   "ENXIO",
 ]);

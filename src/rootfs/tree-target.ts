@@ -1,14 +1,15 @@
 /**
  * The target's side of copying a tree: applying rounds, and telling whether the result is the source's tree.
  */
-import { closeSync } from "node:fs";
+import { closeSync, constants } from "node:fs";
 import { DmigrateError } from "../core/errors.ts";
+import { namesIn, openBeneath } from "../kernel/files.ts";
 import { syncFileSystem } from "../kernel/writeback.ts";
 import { FrameDecoder, type Frame } from "./codec.ts";
 import { type Content } from "./content.ts";
 import { Digester, firstDifference } from "./digest.ts";
 import type { IdMap } from "./id-map.ts";
-import { showPath, type BytePath } from "./inode.ts";
+import { childPath, showPath, type BytePath } from "./inode.ts";
 import { isSame, openRoot, scan, type Snapshot, type Tree } from "./scan.ts";
 import { Slices } from "./slices.ts";
 import { TreeWriter } from "./tree-writer.ts";
@@ -19,6 +20,8 @@ export class TreeTarget {
   readonly #ids: IdMap | undefined;
   readonly #digester: Digester;
   readonly #contents = new Map<BytePath, Content>();
+  /** Directories through which the source sees nothing of a lower layer. */
+  readonly #opaque = new Set<BytePath>();
   #snapshot: Snapshot | undefined;
 
   /**
@@ -41,11 +44,12 @@ export class TreeTarget {
    */
   async apply(stream: AsyncIterable<Uint8Array>, mountedAt: string): Promise<void> {
     using writer = new TreeWriter(mountedAt, this.#contents, this.#ids);
-    const end = await receive(stream, writer);
+    const end = await this.#receive(stream, writer);
     writer.finish();
     const before = this.#snapshot;
     this.#snapshot = await scan(this.#tree, before);
     this.#forget(writer.written, before, this.#snapshot);
+    this.#findOpaque(this.#snapshot, mountedAt);
     const ours = await this.#digester.digest(this.#snapshot, this.#contents);
     if (end.digest === undefined || end.digest === ours.digest) return;
     const path = firstDifference(ours, end.prefixes);
@@ -73,6 +77,57 @@ export class TreeTarget {
       if (!isKept && !(written.has(path) && entry !== undefined)) this.#contents.delete(path);
     }
   }
+
+  #learn({ path, inode }: Extract<Frame, { readonly frame: "put" }>): void {
+    if (inode.kind.type === "directory" && inode.kind.opaque) this.#opaque.add(path);
+    else this.#opaque.delete(path);
+  }
+
+  /**
+   * Whether a directory is opaque is left to overlayfs, which does not say so of one that has nothing below it (it does of one that was
+   * renamed). So where the source has an opaque directory and our upper says nothing, what is seen in it decides.
+   */
+  #findOpaque({ entries }: Snapshot, mountedAt: string): void {
+    const root = openRoot(mountedAt);
+    try {
+      for (const path of this.#opaque) {
+        const entry = entries.get(path);
+        if (entry?.kind.type !== "directory") this.#opaque.delete(path);
+        else if (!entry.kind.opaque && !entry.covered && showsNothingElse(root, path, entries)) {
+          entries.set(path, { ...entry, kind: { type: "directory", opaque: true } });
+        }
+      }
+    } finally {
+      closeSync(root);
+    }
+  }
+
+  async #receive(stream: AsyncIterable<Uint8Array>, writer: TreeWriter): Promise<End> {
+    const decoder = new FrameDecoder();
+    const slices = new Slices();
+    const prefixes: Uint8Array[] = [];
+    let prefixBytes = 0;
+    let digest: string | undefined;
+    for await (const bytes of stream) {
+      for (const frame of decoder.frames(bytes)) {
+        if (frame.frame === "end") {
+          digest = frame.digest;
+        } else if (frame.frame === "digests") {
+          prefixBytes += frame.prefixes.length;
+          if (prefixBytes > PREFIXES_BYTES_MAX)
+            throw new DmigrateError("PROTOCOL", "The stream of files has too many digests; update both agents to the same release");
+          prefixes.push(new Uint8Array(frame.prefixes));
+        } else {
+          if (frame.frame === "put") this.#learn(frame);
+          const pending = writer.apply(frame);
+          if (pending !== undefined) await pending;
+        }
+        if (slices.over) await slices.next();
+      }
+    }
+    decoder.end();
+    return { digest, prefixes: Buffer.concat(prefixes) };
+  }
 }
 
 type End = Pick<Extract<Frame, { readonly frame: "end" }>, "digest"> & { readonly prefixes: Uint8Array };
@@ -80,28 +135,13 @@ type End = Pick<Extract<Frame, { readonly frame: "end" }>, "digest"> & { readonl
 /** No tree that can be scanned has more entries than fit into this. */
 const PREFIXES_BYTES_MAX = 256 * 1024 * 1024;
 
-async function receive(stream: AsyncIterable<Uint8Array>, writer: TreeWriter): Promise<End> {
-  const decoder = new FrameDecoder();
-  const slices = new Slices();
-  const prefixes: Uint8Array[] = [];
-  let prefixBytes = 0;
-  let digest: string | undefined;
-  for await (const bytes of stream) {
-    for (const frame of decoder.frames(bytes)) {
-      if (frame.frame === "end") {
-        digest = frame.digest;
-      } else if (frame.frame === "digests") {
-        prefixBytes += frame.prefixes.length;
-        if (prefixBytes > PREFIXES_BYTES_MAX)
-          throw new DmigrateError("PROTOCOL", "The stream of files has too many digests; update both agents to the same release");
-        prefixes.push(new Uint8Array(frame.prefixes));
-      } else {
-        const pending = writer.apply(frame);
-        if (pending !== undefined) await pending;
-      }
-      if (slices.over) await slices.next();
-    }
+/** True if everything seen in a directory is in our upper. */
+function showsNothingElse(root: number, path: BytePath, entries: Snapshot["entries"]): boolean {
+  const fd = openBeneath(root, path, constants.O_RDONLY | constants.O_DIRECTORY);
+  if (fd === undefined) return false;
+  try {
+    return namesIn(fd).every((name) => entries.has(childPath(path, name)));
+  } finally {
+    closeSync(fd);
   }
-  decoder.end();
-  return { digest, prefixes: Buffer.concat(prefixes) };
 }

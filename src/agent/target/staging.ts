@@ -7,7 +7,7 @@
 import { execFile, spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { closeSync, constants, existsSync, openSync, writeSync } from "node:fs";
-import { mkdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
+import { mkdir, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import path from "node:path";
@@ -93,7 +93,7 @@ export class Staging implements AsyncDisposable {
     const holder = startHolder(namespace);
     cleanup.defer(() => void holder.kill("SIGKILL"));
     for (const hook of bundle.networkHooks) await runHook(hook, bundle, container, holder);
-    await bundle.rewrite(`/proc/${holder.pid}/ns/net`, path.join(folder, "criu.conf"));
+    await bundle.rewrite(await engineNameOf(namespace), path.join(folder, "criu.conf"));
 
     return new Staging({ folder, rootfs: bundle.rootfs, namespace, silence, cleanup: cleanup.move(), gate, verdict, marks, started });
   }
@@ -147,6 +147,21 @@ async function makeFolder(folder: string, criuOptions: readonly string[]): Promi
   const script = path.join(folder, "hold");
   await symlink(HOLD_SCRIPT, script);
   await writeFile(path.join(folder, "criu.conf"), restoreConfiguration(script, criuOptions));
+}
+
+/** Where Docker keeps the network namespaces of its containers, each as long as its container runs. */
+const SANDBOXES = "/run/docker/netns";
+
+/**
+ * The path by which the engine knows the namespace, now that its hook has run. It stays in the container's configuration, and a later
+ * dump of the container looks there: so it must not be one of ours.
+ */
+async function engineNameOf(namespace: NetworkNamespace): Promise<string> {
+  for (const name of await readdir(SANDBOXES)) {
+    const file = path.join(SANDBOXES, name);
+    if (namespace.isAt(file)) return file;
+  }
+  throw new DmigrateError("RESTORE_FAILED", `Docker's network hook did not put the new network namespace into ${SANDBOXES}; this engine is of a kind this release does not know`);
 }
 
 /** A process in the namespace: engines' hooks and runc find it by a process. */
