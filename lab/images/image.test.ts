@@ -65,7 +65,7 @@ test("the programs of the images run", async () => {
 
 test("a sandbox that is disposed ends its programs and leaves nothing", async () => {
   const sandbox = await Sandbox.unpack(await buildImage(busyboxImage(root), root));
-  const child = sandbox.spawn(["sleep", "1000"]);
+  const child = sandbox.spawn(["sleep", "1000"], "own", { stdio: "ignore" });
   const exited = once(child, "exit");
   await sandbox[Symbol.asyncDispose]();
   await exited;
