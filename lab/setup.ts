@@ -31,6 +31,7 @@ const PACKAGES = [
   "redis-server",
   "redis-tools",
   "python3-minimal",
+  "libpython3-stdlib",
 ];
 /** Debian 13's own CRIU 4.1.1 can't dump inet sockets on kernels from 6.16 on; 4.2.1 can. */
 const PACKAGES_FROM_SID = ["criu"];

@@ -1,0 +1,120 @@
+/**
+ * What tests on a lab begin with: a cluster of hosts, containers on it, migrations whose phases can be acted on, and the search for what
+ * a migration may have left behind.
+ */
+import assert from "node:assert/strict";
+import { once } from "node:events";
+import { readdir } from "node:fs/promises";
+import { createInterface } from "node:readline";
+import * as z from "zod";
+import { DMIGRATE, startCluster } from "../../lab/cluster.ts";
+import { loadImage } from "../../lab/demo.ts";
+import type { Host } from "../../lab/host.ts";
+import { buildImage, type ImageSpec } from "../../lab/images/image.ts";
+import { CLIENT, LAN, Lab } from "../../lab/lab.ts";
+import { CHECKOUT_IN_HOST } from "../../lab/paths.ts";
+import { ROOT_DIR } from "../../lab/setup.ts";
+import { ClientProcess } from "../../lab/workloads/client-control.ts";
+import { redisClientResult, type RedisClientResult } from "../../lab/workloads/client-result.ts";
+
+/** Builds a lab of hosts `a` and `b` whose agents form a cluster. */
+export async function labOfTwo(name: string, usernsRemap: readonly string[] = []): Promise<Lab> {
+  const lab = await Lab.up({ name, hosts: ["a", "b"], usernsRemap });
+  await startCluster(lab);
+  return lab;
+}
+
+/** Starts a container on the lab's segment. */
+export async function runContainer(host: Host, name: string, image: (rootDir: string) => ImageSpec, ...args: string[]): Promise<void> {
+  const spec = image(ROOT_DIR);
+  await loadImage(host, await buildImage(spec, ROOT_DIR));
+  await host.run("docker", "run", "--detach", "--name", name, "--network", LAN, ...args, spec.name);
+}
+
+const report = z.looseObject({
+  id: z.string(),
+  outcome: z.enum(["completed", "rolled-back", "failed"]),
+  downtimeMs: z.number(),
+  totalMs: z.number(),
+  phases: z.array(z.looseObject({ name: z.string() })),
+  bytes: z.record(z.string(), z.number()),
+  pages: z.record(z.string(), z.number()),
+  warnings: z.array(z.string()),
+  error: z.looseObject({ code: z.string(), message: z.string() }).optional(),
+});
+const answer = z.union([report, z.looseObject({ error: z.looseObject({ code: z.string(), message: z.string() }) })]);
+
+/** How `dmigrate migrate` ended. */
+export interface MigrateResult {
+  readonly code: number;
+  readonly outcome: string | undefined;
+  readonly errorCode: string | undefined;
+  readonly message: string;
+  readonly report: z.infer<typeof report> | undefined;
+}
+
+/**
+ * Migrates with the command a user gives.
+ * @param at what to do as a phase begins, by its name
+ */
+export async function migrate(
+  source: Host,
+  container: string,
+  target: string,
+  at: Readonly<Record<string, () => Promise<unknown>>> = {},
+): Promise<MigrateResult> {
+  const child = source.spawn([DMIGRATE, "migrate", container, target, "--json"], { stdio: ["ignore", "pipe", "ignore"] });
+  const closed = once(child, "close");
+  let text = "";
+  child.stdout?.on("data", (chunk: Buffer) => (text += chunk.toString()));
+  const acted = Object.keys(at).length === 0 ? undefined : act(source, at);
+  const [code] = (await closed) as [number]; // as child_process documents
+  await acted;
+  const parsed = answer.parse(JSON.parse(text));
+  const ended = report.safeParse(parsed).data;
+  return { code, outcome: ended?.outcome, errorCode: parsed.error?.code, message: parsed.error?.message ?? "", report: ended };
+}
+
+/** Watches the newest migration of a host and acts as its phases begin. */
+async function act(source: Host, at: Readonly<Record<string, () => Promise<unknown>>>): Promise<void> {
+  const child = source.spawn(["sh", "-c", WATCH_NEWEST, "sh", DMIGRATE], { stdio: ["ignore", "pipe", "inherit"] });
+  if (child.stdout === null) throw new Error("no output");
+  for await (const line of createInterface({ input: child.stdout })) {
+    const event = z.looseObject({ kind: z.string(), phase: z.string().optional() }).parse(JSON.parse(line));
+    if (event.kind === "phase-began" && event.phase !== undefined) await at[event.phase]?.();
+  }
+}
+
+/** The migration that is about to begin has no id yet: waits until the list has one under way. */
+const WATCH_NEWEST = `
+  until id=$("$1" list --json | python3 -c '
+import json, sys
+running = [m["id"] for m in json.load(sys.stdin)["migrations"] if m["state"] in ("running", "committed")]
+print(running[0]) if running else sys.exit(1)'); do sleep 0.05; done
+  exec "$1" watch "$id" --json`;
+
+/** A redis client on the lab's client host that notices everything. */
+export function startRedisClient(lab: Lab, address: string): ClientProcess<RedisClientResult> {
+  const program = [`${CHECKOUT_IN_HOST}/bin/node`, `${CHECKOUT_IN_HOST}/lab/workloads/redis-client.ts`, "--host", address, "--keys", "2000"];
+  return new ClientProcess(lab.host(CLIENT).spawn(program, { stdio: ["pipe", "pipe", "inherit"] }), redisClientResult);
+}
+
+/** Asserts that a host has no trace of a container that did not come or has left. */
+export async function assertClean(host: Host, container: string): Promise<void> {
+  const containers = await host.run("docker", "ps", "--all", "--format", "{{.Names}}");
+  assert.ok(!containers.split("\n").includes(container), `host ${host.name} has a container ${container}`);
+  for (const folder of ["expected", "migrations"]) {
+    const left = await readdir(`${host.root}/run/dmigrate/${folder}`).catch(() => []);
+    assert.deepEqual(left, [], `host ${host.name} has /run/dmigrate/${folder}/${left.join(", ")}`);
+  }
+  const processes = await host.run("ps", "-eo", "args");
+  assert.doesNotMatch(processes, /^criu |runc .*(checkpoint|restore)|^sleep 400/m);
+  const mounts = await host.run("cat", "/proc/self/mounts");
+  assert.doesNotMatch(mounts, /\/run\/dmigrate\//);
+}
+
+/** Asserts that a container runs and is neither paused nor frozen. */
+export async function assertRuns(host: Host, container: string): Promise<void> {
+  const state = await host.run("docker", "inspect", "--format", "{{.State.Status}}", container);
+  assert.equal(state.trim(), "running", `${container} on host ${host.name}`);
+}
