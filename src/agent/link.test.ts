@@ -244,6 +244,15 @@ test("hosts that cannot be reached are named", async (t) => {
   await assert.rejects(a.link.open(b.name, id, "files"), { code: "PEER_UNREACHABLE" });
 });
 
+test("a host of the right name with another certificate is not the member", async (t) => {
+  const [a, b] = (await linkedHosts(t, "a", "b")) as Two;
+  a.cluster.add({ ...a.cluster.member(b.name), fingerprint: "0".repeat(64) });
+  await assert.rejects(a.link.open(b.name, id, "files"), {
+    code: "PEER_REFUSED",
+    message: /not the certificate that host b was added with/,
+  });
+});
+
 test("a signal cuts a channel, before it is open and after", async (t) => {
   const [a, b] = (await linkedHosts(t, "a", "b")) as Two;
   const seen = Promise.withResolvers<unknown>();
