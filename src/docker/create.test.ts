@@ -123,6 +123,9 @@ test("a description crosses unchanged; what is none is refused", () => {
   const text = writeDescription(big);
   assert.match(text, /"Hard":9223372036854775807/);
   assert.equal(writeDescription(readDescription(text)), text);
+  const tags = ["web:1", "registry.example:5000/team/web:v1.2-x", "[::1]:5000/web:1"];
+  const image = { ...DESCRIPTION.image, reference: `web@sha256:${"2".repeat(64)}`, tags };
+  assert.deepEqual(readDescription(writeDescription({ ...DESCRIPTION, image })).image, image);
   const refused = (change: object): void => {
     assert.throws(() => readDescription(JSON.stringify({ ...DESCRIPTION, ...change })), { code: "PROTOCOL" }, JSON.stringify(change));
   };
@@ -130,6 +133,9 @@ test("a description crosses unchanged; what is none is refused", () => {
   refused({ id: "short" });
   refused({ volumes: [{ ...volume("../../etc", "/x", false) }] });
   refused({ image: { ...DESCRIPTION.image, layers: ["sha256:../../x"] } });
+  refused({ image: { ...DESCRIPTION.image, reference: "../containers/x" } });
+  refused({ image: { ...DESCRIPTION.image, tags: ["web"] } });
+  refused({ endpoints: { "..": {} } });
   refused({ hostConfig: undefined });
   assert.throws(() => readDescription("{"), { code: "PROTOCOL" });
 });

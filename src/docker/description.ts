@@ -10,14 +10,17 @@ import { parseExact, stringifyExact } from "./json.ts";
 
 /** moby's `RestrictedNameChars`, for containers and volumes. */
 const name = z.string().regex(/^[a-zA-Z0-9][a-zA-Z0-9_.-]+$/);
+/** Becomes part of a request's path. */
+const networkName = z.string().regex(/^[^./][^/]*$/);
+const imageName = z.string().regex(/^[^./\s][^/\s]*(\/[^./\s][^/\s]*)*$/);
 const stringMap = z.record(z.string(), z.string());
 
 const image = z.object({
   id: digest,
   /** As the container was created with it: a name, a name with a digest, an id. */
-  reference: z.string().min(1),
+  reference: imageName,
   /** All names it has on the source, `REPOSITORY:TAG`. */
-  tags: z.array(z.string().regex(/^[^@]+:[^:/]+$/)),
+  tags: z.array(imageName.regex(/:[^:/]+$/)),
   /** Diff ids from the bottom (OCI image specification, `rootfs.diff_ids`). */
   layers: z.array(digest),
 });
@@ -38,7 +41,7 @@ const volume = z.object({
 export type VolumeDescription = z.infer<typeof volume>;
 
 const network = z.object({
-  name: z.string().min(1),
+  name: networkName,
   driver: z.string(),
   enableIPv4: z.boolean(),
   enableIPv6: z.boolean(),
@@ -64,7 +67,7 @@ const description = z.object({
   config: containerConfig,
   hostConfig,
   /** By network: what to ask for to get the same addresses. */
-  endpoints: z.record(z.string(), endpoint),
+  endpoints: z.record(networkName, endpoint),
   /** Addresses that no engine can be asked for, because they are the default bridge's to give. */
   floatingAddresses: z.array(z.string()),
   networks: z.array(network),

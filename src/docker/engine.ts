@@ -18,7 +18,6 @@ import {
   listedImage,
   type CreatedContainer,
   type EngineInfo,
-  type EngineVersion,
   type InspectedContainer,
   type InspectedExec,
   type InspectedImage,
@@ -35,7 +34,7 @@ export const DOCKER_SOCKET = "/run/docker.sock";
 
 /** 1.44 is the first that takes several networks and a MAC address for each in one create request. */
 const API_MIN = 44;
-/** The newest whose create and inspect were read in moby's source. */
+/** 1.52 begins to leave out parts of inspections, and to refuse requests that follow from older ones. */
 const API_MAX = 51;
 
 /** Filters of a list, as the API takes them. */
@@ -51,7 +50,7 @@ export class Engine {
   /** Agrees with the engine on a version of its API. */
   static async connect(socketPath: string = DOCKER_SOCKET): Promise<Engine> {
     const transport = new Transport(socketPath, "");
-    const version = await versionOf(transport);
+    const version = understood(engineVersion, "GET /version", await transport.json("GET", "/version"));
     const newest = Math.min(API_MAX, minor(version.ApiVersion));
     if (newest < API_MIN || newest < minor(version.MinAPIVersion)) {
       throw new DmigrateError(
@@ -66,10 +65,6 @@ export class Engine {
   /** The same engine; `signal` ends every request under way and to come. */
   until(signal: AbortSignal): Engine {
     return new Engine(this.#transport.with({ signal }));
-  }
-
-  version(): Promise<EngineVersion> {
-    return versionOf(this.#transport);
   }
 
   info(): Promise<EngineInfo> {
@@ -97,22 +92,9 @@ export class Engine {
     await this.#transport.json("POST", `/containers/${encodeURIComponent(id)}/start`);
   }
 
-  /** @param timeoutSeconds how long it gets between its stop signal and SIGKILL; its own stop timeout if left out */
-  async stopContainer(id: string, timeoutSeconds?: number): Promise<void> {
-    await this.#transport.json("POST", `/containers/${encodeURIComponent(id)}/stop`, { query: { t: timeoutSeconds } });
-  }
-
-  async killContainer(id: string, signal = "SIGKILL"): Promise<void> {
-    await this.#transport.json("POST", `/containers/${encodeURIComponent(id)}/kill`, { query: { signal } });
-  }
-
   /** Sets the restart policy. Has runc set the cgroup's limits anew, so not while the cgroup is frozen. */
   async updateContainer(id: string, update: { readonly RestartPolicy: RestartPolicy }): Promise<void> {
     await this.#transport.json("POST", `/containers/${encodeURIComponent(id)}/update`, { body: update });
-  }
-
-  async renameContainer(id: string, name: string): Promise<void> {
-    await this.#transport.json("POST", `/containers/${encodeURIComponent(id)}/rename`, { query: { name } });
   }
 
   /** @param options `force` kills it first; `volumes` removes its anonymous volumes too */
@@ -193,10 +175,6 @@ export class Engine {
   async #ask<T>(schema: z.ZodType<T>, method: string, path: string, options?: CallOptions): Promise<T> {
     return understood(schema, `${method} ${path}`, await this.#transport.json(method, path, options));
   }
-}
-
-async function versionOf(transport: Transport): Promise<EngineVersion> {
-  return understood(engineVersion, "GET /version", await transport.json("GET", "/version"));
 }
 
 function understood<T>(schema: z.ZodType<T>, what: string, answer: unknown): T {

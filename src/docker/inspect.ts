@@ -152,7 +152,6 @@ export const listedImage = z.looseObject({ Id: digest, RepoTags: strings });
 export type ListedImage = z.infer<typeof listedImage>;
 
 export const engineVersion = z.looseObject({ Version: z.string(), ApiVersion: z.string(), MinAPIVersion: z.string() });
-export type EngineVersion = z.infer<typeof engineVersion>;
 
 export const engineInfo = z.looseObject({
   ServerVersion: z.string(),

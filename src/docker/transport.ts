@@ -93,7 +93,8 @@ export class Transport {
       throw this.#failure(`${method} ${path}`, error);
     }
     const status = answer.statusCode ?? 0;
-    if (status < 400) return answer;
+    // 304: it is already as it was to become.
+    if ((status >= 200 && status < 300) || status === 304) return answer;
     throw refused(`${method} ${path}`, new EngineRefusal(status, await engineMessage(answer)));
   }
 

@@ -271,7 +271,7 @@ test("a container that removes itself may be discarded at any moment", async () 
   await runOn(a, "fleeting", { HostConfig: { AutoRemove: true } });
   await setRestartPolicy(a.engine, "fleeting", NEVER_RESTART);
   await setRestartPolicy(a.engine, "fleeting", (await describe(a.engine, "fleeting")).hostConfig.RestartPolicy);
-  await a.engine.killContainer("fleeting");
+  await a.host.run("docker", "kill", "fleeting");
   await Promise.all(Array.from({ length: 4 }, () => discardContainer(a.engine, "fleeting", { volumes: true })));
   await assert.rejects(describe(a.engine, "fleeting"), { code: "CONTAINER_NOT_FOUND" });
 });
