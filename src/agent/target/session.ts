@@ -2,12 +2,13 @@
  * One migration as its target sees it: every call of the source is a method here, and everything a method made is undone by
  * `abort` until the container is committed.
  */
-import { readFile, readdir, rm } from "node:fs/promises";
+import { readFile, readdir, rm, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { DmigrateError } from "../../core/errors.ts";
 import type { ContainerId, HostName, MigrationId } from "../../core/ids.ts";
 import type { PageCounts, Step } from "../../core/migration.ts";
 import { receiveImages } from "../../criu/image-stream.ts";
+import { mendOverdueTimers } from "../../criu/overdue-timers.ts";
 import { startLazyPages, type LazyPages } from "../../criu/lazy-pages.ts";
 import { RequestCounter } from "../../criu/page-protocol.ts";
 import { lazyPageCount } from "../../criu/pagemap.ts";
@@ -137,6 +138,7 @@ export class TargetSession {
       return endMs;
     };
     await this.#imagesReceived.promise;
+    await mendImages(staging.images);
     const tunnel = this.#need(this.#tunnel, "the channel for pages");
     const lazyPages = await startLazyPages(staging.images, staging.work, tunnel.port);
     this.#running.defer(() => lazyPages.kill());
@@ -295,4 +297,11 @@ export class TargetSession {
       throw new DmigrateError("PROTOCOL", `The source called out of order: ${before} comes first; update both agents to the same release`);
     return value;
   }
+}
+
+/** Where CRIU restores something else than it dumped. */
+async function mendImages(folder: string): Promise<void> {
+  const file = path.join(folder, "files.img");
+  const image = await readFile(file);
+  if (mendOverdueTimers(image) > 0) await writeFile(file, image);
 }

@@ -161,7 +161,10 @@ async function engineNameOf(namespace: NetworkNamespace): Promise<string> {
     const file = path.join(SANDBOXES, name);
     if (namespace.isAt(file)) return file;
   }
-  throw new DmigrateError("RESTORE_FAILED", `Docker's network hook did not put the new network namespace into ${SANDBOXES}; this engine is of a kind this release does not know`);
+  throw new DmigrateError(
+    "RESTORE_FAILED",
+    `Docker's network hook did not put the new network namespace into ${SANDBOXES}; this engine is of a kind this release does not know`,
+  );
 }
 
 /** A process in the namespace: engines' hooks and runc find it by a process. */
