@@ -1,6 +1,7 @@
 /**
  * What lay beneath an error.
  */
+import { ConnectError } from "@connectrpc/connect";
 import { messageOf } from "../core/errors.ts";
 
 /** An error and its causes, the deepest last. */
@@ -12,5 +13,6 @@ export function causesOf(error: unknown): Error[] {
 
 /** The message of the deepest cause: what failed, without what wrapped it. */
 export function reasonOf(error: unknown): string {
-  return messageOf(causesOf(error).at(-1) ?? error);
+  const deepest = causesOf(error).at(-1) ?? error;
+  return deepest instanceof ConnectError ? deepest.rawMessage : messageOf(deepest);
 }

@@ -142,6 +142,7 @@ export class Channel implements ChannelId, Disposable {
     if (this.#mode === "raw") return;
     this.#discard();
     if (this.#socket.destroyed) return;
+    this.#flush();
     this.#socket.end(failure === undefined ? OK_FRAME : failedFrame(failure));
     const lingering = setTimeout(() => this.#socket.destroy(), LINGER_MS);
     this.#socket.once("close", () => clearTimeout(lingering));

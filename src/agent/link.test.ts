@@ -78,6 +78,14 @@ test("a chunk may be larger than a frame, and its owner may reuse it", async (t)
   assert.equal(arrived.digest("hex"), sent.digest("hex"));
 });
 
+test("what a handler sent last arrives before its end", async (t) => {
+  const [a, b] = (await linkedHosts(t, "a", "b")) as Two;
+  using _accepting = b.link.accept(a.name, id, "files", async (channel) => await channel.send(Buffer.from("last words")));
+  const channel = await a.link.open(b.name, id, "files");
+  assert.equal(Buffer.from((await channel.receive()) as Uint8Array).toString(), "last words");
+  await channel.close();
+});
+
 test("a reader that does not read holds the sender up, not the memory", async (t) => {
   const [a, b] = (await linkedHosts(t, "a", "b")) as Two;
   const reading = Promise.withResolvers<void>();

@@ -10,6 +10,7 @@ import { DmigrateError, ERROR_CODES, type ErrorCode } from "../../core/errors.ts
 import { containerId, hostName, newMigrationId } from "../../core/ids.ts";
 import { PHASES, type Report } from "../../core/migration.ts";
 import { EventSchema } from "../../gen/dmigrate/v1/types_pb.js";
+import { reasonOf } from "../causes.ts";
 import type { StreamedEvent } from "../migrations.ts";
 import { eventFromProto, eventToProto } from "./convert.ts";
 import { fromConnectError, toConnectError } from "./errors.ts";
@@ -52,6 +53,13 @@ test("errors of the transport tell what happened", () => {
   ];
   for (const [thrown, code] of cases) assert.equal(fromConnectError(thrown, lost).code, code, String(thrown));
   assert.equal(fromConnectError(new ConnectError("gone", Code.Canceled), lost, AbortSignal.abort()).code, "CANCELLED");
+});
+
+test("the reason of a failed call is what failed, without what wrapped it", () => {
+  const refused = new Error("connect ECONNREFUSED 127.0.0.1:1");
+  assert.equal(reasonOf(new ConnectError("wrapped", Code.Unavailable, undefined, undefined, refused)), refused.message);
+  assert.equal(reasonOf(new ConnectError("PING timed out", Code.Unavailable)), "PING timed out");
+  assert.equal(reasonOf("thrown text"), "thrown text");
 });
 
 test("an error's code does not depend on what carries it", () => {
