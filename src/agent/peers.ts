@@ -72,7 +72,7 @@ function peerOver(client: Client<typeof PeerService>, member: Member): Peer {
 
   return {
     async facts(arriving, options) {
-      const { factsJson } = await asking(client.getFacts({ needsJson: JSON.stringify(arriving) }, options), options);
+      const { factsJson } = await asking(client.getFacts({ arrivingJson: JSON.stringify(arriving) }, options), options);
       return parseJson(factsJson, hostFacts);
     },
     async reserve({ migration, source, description }, options) {

@@ -59,10 +59,10 @@ function peerService({ cluster, journal, targets, ending, recovered }: PeerParts
   };
 
   return {
-    async getFacts({ needsJson }, context) {
+    async getFacts({ arrivingJson }, context) {
       callerOf(context);
       await recovered;
-      return { factsJson: JSON.stringify(await targets.facts(parseJson(needsJson, z.unknown()), context)) };
+      return { factsJson: JSON.stringify(await targets.facts(parseJson(arrivingJson, z.unknown()), context)) };
     },
     async reserve({ migration, source, descriptionJson }, context) {
       const caller = callerOf(context);

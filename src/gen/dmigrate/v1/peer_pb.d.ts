@@ -19,11 +19,11 @@ export declare const file_dmigrate_v1_peer: GenFile;
  */
 export declare type GetFactsRequest = Message<"dmigrate.v1.GetFactsRequest"> & {
   /**
-   * The container about to come, as JSON of its ContainerNeeds; facts include what concerns it.
+   * The container about to come, as JSON of `writeArriving` in src/preflight/schema.ts; facts include what concerns it.
    *
-   * @generated from field: string needs_json = 1;
+   * @generated from field: string arriving_json = 1;
    */
-  needsJson: string;
+  arrivingJson: string;
 };
 
 /**
