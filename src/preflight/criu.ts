@@ -2,9 +2,11 @@
  * What CRIU and runc can do on this host, found by trying: versions promise too much, and so does `criu check`.
  */
 import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
+import { messageOf } from "../core/errors.ts";
 import { CRIU_FEATURES, type CriuFeature, type Feature } from "../core/preflight-facts.ts";
 import { AF, RawSocket } from "../kernel/socket.ts";
 import { feature, run } from "./program.ts";
@@ -32,8 +34,11 @@ export async function tryDump(): Promise<Feature> {
   using socket = new RawSocket(AF.INET, IPPROTO_ICMP);
   const subject = spawn("sleep", ["60"], { cwd: "/", detached: true, stdio: ["ignore", "ignore", "ignore", socket.fd] });
   try {
+    await once(subject, "spawn");
     const args = ["dump", "--tree", String(subject.pid), "--images-dir", folder, "--leave-running", "--manage-cgroups=ignore"];
     return feature(await run("criu", args), "");
+  } catch (error) {
+    return { works: false, reason: messageOf(error) };
   } finally {
     subject.kill("SIGKILL");
     await rm(folder, { recursive: true, force: true });

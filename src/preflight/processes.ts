@@ -1,8 +1,7 @@
 /**
  * All processes of a container: those in the cgroup of its init, which are what a freeze stops and CRIU finds.
  */
-import { readFileSync } from "node:fs";
-import { readdir, readFile } from "node:fs/promises";
+import { readdirSync, readFileSync } from "node:fs";
 import { setImmediate as letOthersRun } from "node:timers/promises";
 import type { Origin, ProcessFacts } from "../core/preflight-facts.ts";
 import { isWithin, parseCgroup, parseMountinfo } from "./proc.ts";
@@ -17,7 +16,7 @@ import { SocketTables } from "./sockets.ts";
  * @throws ENOENT or ESRCH if the init has ended
  */
 export async function readProcesses(initPid: number, procRoot: string, probes: ReadonlySet<number>): Promise<ProcessFacts[]> {
-  const pids = await processesOf(initPid, procRoot);
+  const pids = processesOf(initPid, procRoot);
   const surroundings = surroundingsOf(initPid, pids, procRoot);
   const readings: ProcessReading[] = [];
   for (const pid of pids) {
@@ -49,14 +48,19 @@ function surroundingsOf(initPid: number, pids: readonly number[], procRoot: stri
   };
 }
 
-async function processesOf(initPid: number, procRoot: string): Promise<number[]> {
-  const cgroupOf = async (pid: number): Promise<string | undefined> => parseCgroup(await readFile(`${procRoot}/${pid}/cgroup`, "utf8"));
-  const cgroup = await cgroupOf(initPid);
-  const others = (await readdir(procRoot)).filter((name) => /^\d+$/.test(name) && name !== String(initPid)).map(Number);
-  const cgroups = await Promise.allSettled(others.map(cgroupOf));
-  const isInside = (result: PromiseSettledResult<string | undefined> | undefined): boolean =>
-    cgroup !== undefined && result?.status === "fulfilled" && isWithin(result.value, cgroup);
-  return [initPid, ...others.filter((_, index) => isInside(cgroups[index])).toSorted((a, b) => a - b)];
+/** Reads files of /proc at once: each takes microseconds, a promise for it many times as long. */
+function processesOf(initPid: number, procRoot: string): number[] {
+  const cgroupOf = (pid: number): string | undefined => parseCgroup(readFileSync(`${procRoot}/${pid}/cgroup`, "utf8"));
+  const cgroup = cgroupOf(initPid);
+  if (cgroup === undefined) return [initPid];
+  const others = readdirSync(procRoot).filter((name) => /^\d+$/.test(name) && name !== String(initPid));
+  const inside = others.map(Number).filter((pid) =>
+    isWithin(
+      unlessEnded(() => cgroupOf(pid)),
+      cgroup,
+    ),
+  );
+  return [initPid, ...inside.toSorted((a, b) => a - b)];
 }
 
 /** Who descends from the init; whoever does not came in by `docker exec`, or as a health check, which the engine starts alike. */

@@ -1,0 +1,109 @@
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { describe, test } from "node:test";
+import {
+  hugePagesFreeBytes,
+  isWithin,
+  meminfoBytes,
+  parseCgroup,
+  parseCpuFlags,
+  parseMaps,
+  parseMountinfo,
+  parseSmapsRollup,
+  parseStatus,
+} from "./proc.ts";
+
+function read(name: string): string {
+  return readFileSync(`/proc/self/${name}`, "utf8");
+}
+
+describe("/proc of this process", () => {
+  test("status", () => {
+    const status = parseStatus(read("status"));
+    assert.equal(status.name, readFileSync("/proc/self/comm", "utf8").trim());
+    assert.equal(status.parentPid, process.ppid);
+    assert.equal(status.uid, process.geteuid?.());
+    assert.equal(status.tracerPid, 0);
+    assert.match(status.state, /^[RS]$/);
+    assert.ok(status.threadCount > 1);
+    assert.ok(status.capabilities > 0n);
+  });
+
+  test("smaps_rollup", () => {
+    const { residentBytes, anonymousBytes, hugePageBytes } = parseSmapsRollup(read("smaps_rollup"));
+    assert.ok(residentBytes >= anonymousBytes && anonymousBytes > 1_000_000);
+    assert.equal(hugePageBytes, 0);
+  });
+
+  test("maps", () => {
+    const maps = parseMaps(read("maps"));
+    assert.ok(maps.some(({ path }) => path === process.execPath));
+    assert.ok(maps.some(({ path }) => path === "[stack]"));
+    assert.ok(maps.every(({ range }) => /^[1-9a-f][0-9a-f]*-[0-9a-f]+$/.test(range)));
+  });
+
+  test("mountinfo", () => {
+    const mounts = parseMountinfo(read("mountinfo"));
+    assert.ok(mounts.some(({ path, type, root }) => path === "/proc" && type === "proc" && root === "/"));
+  });
+
+  test("meminfo and cpuinfo", () => {
+    const meminfo = readFileSync("/proc/meminfo", "utf8");
+    assert.ok(meminfoBytes(meminfo, "MemTotal") > meminfoBytes(meminfo, "MemAvailable"));
+    assert.ok(parseCpuFlags(readFileSync("/proc/cpuinfo", "utf8")).length > 5);
+  });
+});
+
+test("a process is known by its innermost pid, whatever its name", () => {
+  const status = parseStatus(
+    "Name:\tState: Z) 1\nState:\tT (stopped)\nPPid:\t7\nTracerPid:\t12\nUid:\t1\t2\t3\t4\nNSpid:\t4711\t33\t1\nThreads:\t3\n",
+  );
+  assert.deepEqual(status, {
+    name: "State: Z) 1",
+    state: "T",
+    parentPid: 7,
+    tracerPid: 12,
+    uid: 2,
+    innerPid: 1,
+    threadCount: 3,
+    capabilities: 0n,
+  });
+});
+
+test("what several processes share is counted in parts, and what is swapped out counts", () => {
+  const memory = parseSmapsRollup(
+    "55 [rollup]\nRss: 90 kB\nPss: 40 kB\nPss_Shmem: 10 kB\nAnonymous: 30 kB\nSwapPss: 5 kB\nLocked: 2 kB\nPrivate_Hugetlb: 2048 kB\n",
+  );
+  assert.deepEqual(memory, {
+    residentBytes: 46_080,
+    anonymousBytes: 30_720,
+    sharedBytes: 10_240,
+    lockedBytes: 2_048,
+    hugePageBytes: 2_097_152,
+  });
+});
+
+test("paths with blanks come through", () => {
+  const [line] = parseMaps("00400000-0040b000 r-xp 00000000 fe:00 12  /tmp/a b (deleted)\n");
+  assert.deepEqual(line, { range: "400000-40b000", file: "fe:00 12", path: "/tmp/a b (deleted)" });
+  const [mount] = parseMountinfo("36 35 98:0 /a\\040b /mnt\\134c rw,noatime master:1 - ext4 /dev/root rw,x=y\\040z\n");
+  assert.deepEqual(mount, { id: 36, device: "98:0", root: "/a b", path: "/mnt\\c", type: "ext4", options: "rw,x=y z" });
+});
+
+test("the v1 freezer decides where there is one", () => {
+  assert.equal(parseCgroup("9:name=systemd:/s\n6:cpu,freezer:/docker/1\n0::/user\n"), "/docker/1");
+  assert.equal(parseCgroup("0::/system.slice/docker-1.scope\n"), "/system.slice/docker-1.scope");
+  assert.equal(parseCgroup("9:name=systemd:/s\n"), undefined);
+});
+
+test("a cgroup holds what lies below it, not what is called alike", () => {
+  assert.ok(isWithin("/docker/1", "/docker/1"));
+  assert.ok(isWithin("/docker/1/nested", "/docker/1"));
+  assert.ok(isWithin("/docker", "/"));
+  assert.ok(!isWithin("/docker/12", "/docker/1"));
+  assert.ok(!isWithin(undefined, "/"));
+});
+
+test("free huge pages are counted in bytes", () => {
+  assert.equal(hugePagesFreeBytes("HugePages_Total: 9\nHugePages_Free: 3\nHugepagesize: 2048 kB\n"), 3 * 2048 * 1024);
+});
