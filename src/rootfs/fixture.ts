@@ -6,7 +6,7 @@ import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import * as fs from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import type { TestContext } from "node:test";
 import * as fc from "fast-check";
 import { makeNodeAt, setModifiedAt } from "../kernel/files.ts";
@@ -31,7 +31,7 @@ export interface MountedTree extends Disposable {
 export function overlay(directory: string, lower: string): MountedTree {
   const [upper, work, merged] = ["upper", "work", "merged"].map((name) => join(directory, name)) as [string, string, string]; // three names
   for (const each of [upper, work, merged]) fs.mkdirSync(each, { recursive: true });
-  execFileSync("mount", ["-t", "overlay", "-o", `lowerdir=${lower},upperdir=${upper},workdir=${work}`, "overlay", merged]);
+  execFileSync("mount", ["-t", "overlay", "-o", `lowerdir=${lower},upperdir=${upper},workdir=${work},volatile`, "overlay", merged]);
   return { tree: { kind: "upper", root: upper }, path: merged, [Symbol.dispose]: () => void execFileSync("umount", [merged]) };
 }
 
@@ -89,10 +89,10 @@ export function at<T>(path: string | Buffer, use: (directory: number, name: stri
   }
 }
 
-const NAMES = ["a", "b", "c", "with space", "\xc3\xbc", "\xff\xfe\n", ".wh.a", "trusted"];
+const NAMES = ["a", "b", "\xc3\xbc", "\xff\n "]; // few, so that they meet; not all are UTF-8
 const somePath = fc.array(fc.constantFrom(...NAMES), { minLength: 1, maxLength: 3 }).map((names) => names.join("/"));
 const someSize = fc.constantFrom(0, 1, 100, 5000, 40_000, 262_144, 300_000, 700_000);
-const someByte = fc.integer({ min: 0, max: 3 }); // 0 writes zeros
+const someByte = fc.integer({ min: 0, max: 3 }); // 0 makes zeros
 
 /** A change to a tree; as text, what it does. */
 export interface Change {
@@ -115,6 +115,7 @@ const real = (root: string, relative: string): Buffer => bytes(join(root, relati
 
 /** Opens a regular file, which `flags` may create, for writing. Nothing else: a fifo would wait for its reader. */
 function patch(root: string, relative: string, use: (fd: number) => void, flags = 0): void {
+  if ((flags & fs.constants.O_CREAT) !== 0) fs.mkdirSync(bytes(dirname(join(root, relative))), { recursive: true });
   const fd = fs.openSync(real(root, relative), fs.constants.O_RDWR | fs.constants.O_NOFOLLOW | fs.constants.O_NONBLOCK | flags);
   try {
     if (fs.fstatSync(fd).isFile()) use(fd);
@@ -126,7 +127,7 @@ function patch(root: string, relative: string, use: (fd: number) => void, flags 
 const CAPABILITY = Buffer.from("0100000200200000000000000000000000000000", "hex"); // cap_net_raw=ep
 // Owner rwx, user 12345 r-x, group r-x, mask rwx, others r-x.
 const ACL = Buffer.from("0200000001000700ffffffff020005003930000004000500ffffffff10000700ffffffff20000500ffffffff", "hex");
-const XATTRS = ["user.a", "user.b", "trusted.c", "security.capability", "system.posix_acl_access", "system.posix_acl_default"];
+const XATTRS = ["user.a", "trusted.b", "security.capability", "system.posix_acl_access", "system.posix_acl_default"];
 const valueOf = (name: string): Buffer =>
   name === "security.capability" ? CAPABILITY : name.startsWith("system") ? ACL : Buffer.from(name);
 

@@ -200,10 +200,9 @@ class Round {
       if (!after.has(index) && index < chunkCount(size)) this.#send({ frame: "chunk", index, pieces: [], data: EMPTY });
     }
     this.#contents.set(path, after);
+    if (!this.#frozen) return; // a change since the scan shows in the next one
     const stat = statAt(fd, "");
-    if (stat !== undefined && isSame(entry, stat)) return;
-    if (this.#frozen) throw changedInFreeze(path);
-    this.#current.entries.set(path, { ...entry, settled: false });
+    if (stat === undefined || !isSame(entry, stat)) throw changedInFreeze(path);
   }
 
   #vanished(path: BytePath): void {
