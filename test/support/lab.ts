@@ -24,11 +24,16 @@ export async function labOfTwo(name: string, usernsRemap: readonly string[] = []
   return lab;
 }
 
-/** Starts a container on the lab's segment. */
-export async function runContainer(host: Host, name: string, image: (rootDir: string) => ImageSpec, ...args: string[]): Promise<void> {
+/** Loads an image; returns its name. */
+export async function provideImage(host: Host, image: (rootDir: string) => ImageSpec): Promise<string> {
   const spec = image(ROOT_DIR);
   await loadImage(host, await buildImage(spec, ROOT_DIR));
-  await host.run("docker", "run", "--detach", "--name", name, "--network", LAN, ...args, spec.name);
+  return spec.name;
+}
+
+/** Starts a container on the lab's segment. */
+export async function runContainer(host: Host, name: string, image: (rootDir: string) => ImageSpec, ...args: string[]): Promise<void> {
+  await host.run("docker", "run", "--detach", "--name", name, "--network", LAN, ...args, await provideImage(host, image));
 }
 
 const report = z.looseObject({
@@ -67,22 +72,31 @@ export async function migrate(
   const closed = once(child, "close");
   let text = "";
   child.stdout?.on("data", (chunk: Buffer) => (text += chunk.toString()));
-  const acted = Object.keys(at).length === 0 ? undefined : act(source, at);
+  const acting = Object.keys(at).length === 0 ? undefined : act(source, at);
   const [code] = (await closed) as [number]; // as child_process documents
-  await acted;
+  await acting?.end();
   const parsed = answer.parse(JSON.parse(text));
   const ended = report.safeParse(parsed).data;
   return { code, outcome: ended?.outcome, errorCode: parsed.error?.code, message: parsed.error?.message ?? "", report: ended };
 }
 
-/** Watches the newest migration of a host and acts as its phases begin. */
-async function act(source: Host, at: Readonly<Record<string, () => Promise<unknown>>>): Promise<void> {
+/** Watches the newest migration of a host and acts as its phases begin. `end` returns once what was begun has been done. */
+function act(source: Host, at: Readonly<Record<string, () => Promise<unknown>>>): { readonly end: () => Promise<void> } {
   const child = source.spawn(["sh", "-c", WATCH_NEWEST, "sh", DMIGRATE], { stdio: ["ignore", "pipe", "inherit"] });
-  if (child.stdout === null) throw new Error("no output");
-  for await (const line of createInterface({ input: child.stdout })) {
-    const event = z.looseObject({ kind: z.string(), phase: z.string().optional() }).parse(JSON.parse(line));
-    if (event.kind === "phase-began" && event.phase !== undefined) await at[event.phase]?.();
-  }
+  const { stdout } = child;
+  if (stdout === null) throw new Error("no output");
+  const watch = async (): Promise<void> => {
+    for await (const line of createInterface({ input: stdout })) {
+      const event = z.looseObject({ kind: z.string(), phase: z.string().optional() }).parse(JSON.parse(line));
+      if (event.kind === "phase-began" && event.phase !== undefined) await at[event.phase]?.();
+    }
+  };
+  const watching = watch();
+  const end = async (): Promise<void> => {
+    child.kill(); // if the migration ended before it could be watched
+    await watching;
+  };
+  return { end };
 }
 
 /** The migration that is about to begin has no id yet: waits until the list has one under way. */

@@ -17,6 +17,7 @@ import { NetworkNamespace } from "../../kernel/netns.ts";
 import { Quarantine } from "../../network/quarantine.ts";
 import type { AgentContext } from "../context.ts";
 import type { MigrationRecord } from "../journal.ts";
+import { removeMigrationFolder } from "../migration-folder.ts";
 import { readDetail, type SourceDetail } from "./detail.ts";
 
 /** How long CRIU may take to let go of the tasks once its peer has left. */
@@ -67,6 +68,7 @@ async function letRunOn(context: AgentContext, record: MigrationRecord): Promise
   const { frozen } = readDetail(record.detail);
   if (frozen !== undefined && existsSync(`/proc/${frozen.initPid}`))
     await release(await Engine.connect(context.config.dockerSocket), record, frozen);
+  await removeMigrationFolder(context.config, record.id);
   await context.peers
     .to(record.peer)
     .abort(record.id)

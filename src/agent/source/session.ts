@@ -4,8 +4,7 @@
  * Until the commit the source owns the container: whatever fails, it runs on here as if nothing had happened, and the target is
  * clean. From the commit on it never runs here again by itself.
  */
-import { rm, stat } from "node:fs/promises";
-import path from "node:path";
+import { stat } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import { DmigrateError, messageOf } from "../../core/errors.ts";
 import type { MigrationId } from "../../core/ids.ts";
@@ -25,6 +24,7 @@ import { HeldNetwork } from "../../network/hold.ts";
 import { CHANNELS } from "../channels.ts";
 import type { AgentContext } from "../context.ts";
 import { sendAll, type Channel } from "../link.ts";
+import { migrationFolder, removeMigrationFolder } from "../migration-folder.ts";
 import type { CallOptions, MigrateRequest, PeerCalls, Reservation } from "../migrations.ts";
 import { Timeline } from "../timeline.ts";
 import type { SourceDetail } from "./detail.ts";
@@ -188,8 +188,8 @@ export class SourceSession {
     const { id, description, initPid } = this.#subject;
     const files = this.#files;
     if (files === undefined) throw new DmigrateError("INTERNAL", "The freeze came before the copy; report this as a bug");
-    const folder = path.join(this.#context.config.runDir, "migrations", id);
-    this.#open.defer(() => rm(folder, { recursive: true, force: true }));
+    const folder = migrationFolder(this.#context.config, id);
+    this.#open.defer(() => removeMigrationFolder(this.#context.config, id));
     const configuration = dumpConfiguration((await stat(`/proc/${initPid}/ns/net`)).ino, this.#criuOptions);
     const dump = this.#open.use(await prepareDump({ container: description.id, folder, configuration }));
     const imageChannel = await this.#channel(CHANNELS.images, "metadata");

@@ -27,8 +27,8 @@ interface TargetTree {
   mountedAt: string;
 }
 
-/** The files of one container that has been created and does not run. Disposing of this unmounts what it mounted. */
-export class TargetFiles implements AsyncDisposable {
+/** The files of one container that has been created and does not run. What it mounts goes with the migration's folder. */
+export class TargetFiles {
   readonly #description: ContainerDescription;
   readonly #container: ContainerId;
   readonly #dockerRoot: string;
@@ -111,10 +111,6 @@ export class TargetFiles implements AsyncDisposable {
   continueAt(rootfs: string): void {
     const [tree] = this.#trees;
     if (tree !== undefined) tree.mountedAt = rootfs;
-  }
-
-  [Symbol.asyncDispose](): Promise<void> {
-    return this.release();
   }
 }
 

@@ -2,7 +2,7 @@
  * One migration as its target sees it: every call of the source is a method here, and everything a method made is undone by
  * `abort` until the container is committed.
  */
-import { readFile, readdir, rm, writeFile } from "node:fs/promises";
+import { readFile, readdir, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { DmigrateError } from "../../core/errors.ts";
 import type { ContainerId, HostName, MigrationId } from "../../core/ids.ts";
@@ -26,6 +26,7 @@ import { RUNTIME } from "../../core/preflight-hosts.ts";
 import { CHANNELS, treeChannel } from "../channels.ts";
 import type { AgentContext } from "../context.ts";
 import { receiveAll, type Channel, type ChannelHandler } from "../link.ts";
+import { migrationFolder, removeMigrationFolder } from "../migration-folder.ts";
 import type { Committed, Reservation } from "../migrations.ts";
 import { TargetFiles } from "./files.ts";
 import { Made } from "./made.ts";
@@ -252,10 +253,10 @@ export class TargetSession {
   }
 
   async #expectFiles(container: ContainerId): Promise<void> {
-    const folder = path.join(this.#context.config.runDir, "migrations", this.subject.id);
+    const { config } = this.#context;
+    this.#open.defer(() => removeMigrationFolder(config, this.subject.id));
+    const folder = migrationFolder(config, this.subject.id);
     const files = await TargetFiles.open(this.#engine, this.subject.description, container, folder);
-    this.#running.use(files);
-    this.#open.defer(() => rm(folder, { recursive: true, force: true }));
     this.#files = files;
     for (let index = 0; index < files.treeCount; index++) {
       this.#accept(treeChannel(index), (channel) => files.apply(index, receiveAll(channel)));

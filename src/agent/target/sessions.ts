@@ -8,6 +8,7 @@ import { Engine } from "../../docker/engine.ts";
 import { readArriving } from "../../preflight/schema.ts";
 import { hostFactsOf } from "../host-facts.ts";
 import type { AgentContext } from "../context.ts";
+import { removeMigrationFolder } from "../migration-folder.ts";
 import type { ReserveRequest, Reservation, TargetSessions } from "../migrations.ts";
 import type { MigrationRecord } from "../journal.ts";
 import { Made } from "./made.ts";
@@ -68,6 +69,7 @@ export function targetSessions(context: AgentContext): TargetSessions {
  */
 async function recoverSession(context: AgentContext, { id, state }: MigrationRecord): Promise<void> {
   try {
+    await removeMigrationFolder(context.config, id);
     if (state === "owner") return context.journal.move(id, "failed");
     await new Made(context.journal, id).undo(await Engine.connect(context.config.dockerSocket));
     context.journal.move(id, "rolled-back");

@@ -1,0 +1,133 @@
+/**
+ * Whatever breaks before the handover, the source runs on as if nothing had happened and the target is clean: each fault is made in a real
+ * migration, under one client that notices everything, and then the same container migrates.
+ */
+import assert from "node:assert/strict";
+import { existsSync } from "node:fs";
+import { readdir } from "node:fs/promises";
+import { after, before, test } from "node:test";
+import { startAgent } from "../../lab/cluster.ts";
+import { until, type Host } from "../../lab/host.ts";
+import { redisImage } from "../../lab/images/catalogue.ts";
+import type { Lab } from "../../lab/lab.ts";
+import type { ClientProcess } from "../../lab/workloads/client-control.ts";
+import type { RedisClientResult } from "../../lab/workloads/client-result.ts";
+import { assertClean, assertRuns, labOfTwo, migrate, runContainer, startRedisClient } from "../support/lab.ts";
+
+const ADDRESS = "10.77.0.201";
+const VOLUME_MEGABYTES = 48;
+let lab: Lab;
+let a: Host;
+let b: Host;
+let client: ClientProcess<RedisClientResult>;
+let initPid: string;
+
+before(async () => {
+  lab = await labOfTwo("tfault");
+  [a, b] = [lab.host("a"), lab.host("b")];
+  await runContainer(a, "redis", redisImage, "--ip", ADDRESS, "--restart", "always", "--volume", "data:/data");
+  await a.run("docker", "exec", "redis", "dd", "if=/dev/urandom", "of=/data/blob", "bs=1M", `count=${VOLUME_MEGABYTES}`);
+  initPid = await a.run("docker", "inspect", "--format", "{{.State.Pid}}", "redis");
+  client = startRedisClient(lab, ADDRESS);
+  await client.ready();
+});
+after(() => lab.down());
+
+/** The source runs the container it ran before, under its own restart policy; nothing of the attempt is left anywhere. */
+async function assertUndone(): Promise<void> {
+  await assertRuns(a, "redis");
+  assert.equal(await a.run("docker", "inspect", "--format", "{{.State.Pid}}", "redis"), initPid);
+  assert.equal((await a.run("docker", "inspect", "--format", "{{.HostConfig.RestartPolicy.Name}}", "redis")).trim(), "always");
+  assert.equal((await a.run("docker", "exec", "redis", "redis-cli", "ping")).trim(), "PONG");
+  await assertClean(b, "redis");
+  assert.equal(await b.run("docker", "image", "ls", "--quiet"), "");
+  assert.equal(await b.run("docker", "volume", "ls", "--quiet"), "");
+  assert.deepEqual(await readdir(`${a.root}/run/dmigrate/migrations`).catch(() => []), []);
+}
+
+async function killAgent(host: Host): Promise<void> {
+  await host.run("pkill", "-KILL", "-f", "dmigrate.ts agent");
+}
+
+/** Waits for what the other side finds out by itself. */
+async function cleaned(host: Host): Promise<void> {
+  await until(`host ${host.name} to clean up`, 120_000, async () => {
+    const containers = await host.run("docker", "ps", "--all", "--quiet");
+    return containers === "" && !existsSync(`${host.root}/run/dmigrate/expected/redis`);
+  });
+}
+
+for (const phase of ["copy", "stage", "freeze", "handover"]) {
+  test(`the target's agent is killed as the phase ${phase} begins`, async () => {
+    const result = await migrate(a, "redis", "b", { [phase]: () => killAgent(b) });
+    assert.equal(result.outcome, "rolled-back", result.message);
+    assert.notEqual(result.code, 0);
+    await startAgent(b);
+    await cleaned(b);
+    await assertUndone();
+  });
+}
+
+test("the restore fails: CRIU on the target breaks after the preflight", async () => {
+  const result = await migrate(a, "redis", "b", {
+    reserve: () => b.run("sh", "-c", "mv /usr/sbin/criu /usr/sbin/criu.away && printf '#!/bin/sh\\nexit 1\\n' > /usr/sbin/criu && chmod +x /usr/sbin/criu"),
+  });
+  await b.run("mv", "/usr/sbin/criu.away", "/usr/sbin/criu");
+  assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "RESTORE_FAILED"], result.message);
+  await assertUndone();
+});
+
+test("the wrong image: a file of the image differs on the target", async () => {
+  const result = await migrate(a, "redis", "b", {
+    stage: () => b.run("sh", "-c", "for f in /var/lib/docker/overlay2/*/diff/usr/bin/redis-server; do echo x >> $f; done"),
+  });
+  assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "RESTORE_FAILED"], result.message);
+  await assertUndone();
+});
+
+test("the target's disk is full", async () => {
+  await b.run("mount", "-t", "tmpfs", "-o", `size=${VOLUME_MEGABYTES / 2}m`, "tmpfs", "/var/lib/docker/volumes");
+  const result = await migrate(a, "redis", "b");
+  await b.run("umount", "/var/lib/docker/volumes");
+  assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "NO_SPACE"], result.message);
+  await assertUndone();
+});
+
+for (const phase of ["copy", "freeze"]) {
+  test(`the link is cut as the phase ${phase} begins`, async () => {
+    const result = await migrate(a, "redis", "b", { [phase]: () => lab.segment.setLink("b", "down") });
+    await lab.segment.setLink("b", "up");
+    assert.equal(result.outcome, "rolled-back", result.message);
+    await cleaned(b);
+    await assertUndone();
+  });
+}
+
+test("the source's agent is killed in the freeze: the next one lets the container run on", async () => {
+  await migrate(a, "redis", "b", { freeze: () => killAgent(a) }).catch(() => {}); // its command loses the agent
+  await startAgent(a);
+  await until("the container to run on", 60_000, async () => (await a.exec("timeout", "5", "docker", "exec", "redis", "redis-cli", "ping")).stdout.trim() === "PONG");
+  await cleaned(b);
+  await assertUndone();
+});
+
+test("a migration is cancelled while it copies", async () => {
+  const result = await migrate(a, "redis", "b", {
+    copy: () => a.run("sh", "-c", "/opt/dmigrate/bin/dmigrate cancel $(/opt/dmigrate/bin/dmigrate list --json | python3 -c 'import json,sys; print(json.load(sys.stdin)[\"migrations\"][0][\"id\"])')"),
+  });
+  assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "CANCELLED"], result.message);
+  await assertUndone();
+});
+
+test("after all that it migrates, and its client never noticed more than pauses", async () => {
+  const result = await migrate(a, "redis", "b");
+  assert.equal(result.outcome, "completed", result.message);
+  await assertRuns(b, "redis");
+  await assertClean(a, "redis");
+  const seen = await client.stop();
+  assert.deepEqual(
+    { connections: seen.connections, lostWrites: seen.lostWrites, doubleIncrements: seen.doubleIncrements, errors: seen.errors },
+    { connections: 1, lostWrites: 0, doubleIncrements: 0, errors: 0 },
+    seen.faults.join("\n"),
+  );
+});
