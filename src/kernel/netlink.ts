@@ -72,7 +72,7 @@ export class NetlinkSocket implements Disposable {
     return this.#socket.fd;
   }
 
-  /** Has requests carried out, as one transaction if they form a batch. They have been when this returns. Throws the first error there was. */
+  /** Has requests carried out, as one transaction if they form a batch. They have been when this returns. Throws their first error. */
   transact(requests: readonly Uint8Array[]): void {
     this.#socket.send(Buffer.concat(requests), netlinkAddress(0));
     if (this.receive().length === 0) throw new DmigrateError("KERNEL", "netlink gave no answer; check the kernel log");

@@ -26,7 +26,7 @@ const VIRTIO_NET_HDR_GSO_ECN = 0x80;
 const KEPT_BYTES_MAX = 64 * 1024 * 1024;
 const FRAME_BYTES_MAX = 128 * 1024; // frames have 64 KiB at most unless an administrator raised gro_max_size
 
-/** Work that the sender's kernel left to hardware and that a frame between virtual interfaces therefore still lacks (<linux/virtio_net.h>). */
+/** Work left to hardware, which a frame between virtual interfaces therefore still lacks (<linux/virtio_net.h>). */
 export interface Offload {
   /** The checksum still to be made: of all bytes from `start` on, the sum so far lying at `at`, where it also goes. */
   readonly checksum?: { readonly start: number; readonly at: number };

@@ -1,6 +1,6 @@
 /**
- * A TCP connection between two hosts of a segment, for the tests of this folder. Its server's end lives in the test, its client's in a process
- * of its own, because Node makes a client's socket too late to choose its namespace.
+ * A TCP connection between two hosts of a segment, for the tests of this folder. Its server's end lives in the test, its client's in
+ * a process of its own, because Node makes a client's socket too late to choose its namespace.
  */
 import { type ChildProcessByStdio, spawn } from "node:child_process";
 import { once } from "node:events";

@@ -2,18 +2,12 @@
 import assert from "node:assert/strict";
 import { createSocket, type Socket, type SocketOptions } from "node:dgram";
 import { afterEach, beforeEach, describe, it } from "node:test";
-import { checksumFor, onesSum, pseudoHeaderSum } from "./checksum.ts";
 import { inject } from "./inject.ts";
-import { PROTOCOL, viewOf } from "./ip.ts";
+import { ipv4, ipv6, PORT, udp } from "./packet.fixture.ts";
 import { Quarantine } from "./quarantine.ts";
 import { bytesOf, type Host, Segment, until } from "./segment.fixture.ts";
 
-const PORT = 7000;
 const OWN = 2;
-const [IPV4, IPV6] = [
-  (last: number) => bytesOf("0a490000").fill(last, 3),
-  (last: number) => bytesOf(`fd73${"00".repeat(14)}`).fill(last, 15),
-];
 const [LOOPBACK4, LOOPBACK6] = [bytesOf("7f000001"), bytesOf(`${"00".repeat(15)}01`)];
 const STRANGER = 99;
 
@@ -44,7 +38,7 @@ void describe("injection", { timeout: 60_000 }, () => {
   });
 
   void it("delivers packets from sources the namespace has no route to", async () => {
-    const packets = [udp(bytesOf("c0000201"), IPV4(OWN), "one"), udp(bytesOf(`20010db8${"00".repeat(12)}`), IPV6(OWN), "two")];
+    const packets = [udp(bytesOf("c0000201"), ipv4(OWN), "one"), udp(bytesOf(`20010db8${"00".repeat(12)}`), ipv6(OWN), "two")];
     assert.deepEqual(inject(host.namespace, packets), { deliveredCount: 2, refusedCount: 0 });
     await until(() => received.length === 2);
     assert.deepEqual(new Set(received), new Set(["192.0.2.1 one", "2001:db8:: two"]));
@@ -53,12 +47,12 @@ void describe("injection", { timeout: 60_000 }, () => {
   void it("delivers packets to a link-local address", async () => {
     host.ip("address", "add", "fe80::2/64", "dev", "eth0", "nodad");
     const address = bytesOf(`fe80${"00".repeat(13)}02`);
-    assert.equal(inject(host.namespace, [udp(IPV6(STRANGER), address, "hello")]).deliveredCount, 1);
+    assert.equal(inject(host.namespace, [udp(ipv6(STRANGER), address, "hello")]).deliveredCount, 1);
     await until(() => received.length === 1);
   });
 
   void it("delivers thousands of packets, all of them and in their order", async () => {
-    const packets = Array.from({ length: 5000 }, (_, number) => udp(IPV4(STRANGER), IPV4(OWN), String(number)));
+    const packets = Array.from({ length: 5000 }, (_, number) => udp(ipv4(STRANGER), ipv4(OWN), String(number)));
     assert.equal(inject(host.namespace, packets).deliveredCount, packets.length);
     await until(() => received.length === packets.length);
     assert.deepEqual(
@@ -69,20 +63,20 @@ void describe("injection", { timeout: 60_000 }, () => {
 
   const refused: Record<string, Uint8Array> = {
     nothing: new Uint8Array(),
-    "a truncated packet": udp(IPV4(STRANGER), IPV4(OWN), "hello").subarray(0, -1),
+    "a truncated packet": udp(ipv4(STRANGER), ipv4(OWN), "hello").subarray(0, -1),
     "a packet of another version": bytesOf("50").fill(0x50),
-    "a packet for someone else": udp(IPV4(STRANGER), IPV4(3), "hello"),
-    "a packet for a group": udp(IPV4(STRANGER), bytesOf("e0000001"), "hello"),
-    "an IPv6 packet for someone else": udp(IPV6(STRANGER), IPV6(3), "hello"),
-    "a packet for loopback": udp(IPV4(STRANGER), LOOPBACK4, "hello"),
-    "an IPv6 packet for loopback": udp(IPV6(STRANGER), LOOPBACK6, "hello"),
-    "a packet from loopback": udp(LOOPBACK4, IPV4(OWN), "hello"),
-    "an IPv6 packet from loopback": udp(LOOPBACK6, IPV6(OWN), "hello"),
-    "a packet from the namespace itself": udp(IPV4(OWN), IPV4(OWN), "hello"),
+    "a packet for someone else": udp(ipv4(STRANGER), ipv4(3), "hello"),
+    "a packet for a group": udp(ipv4(STRANGER), bytesOf("e0000001"), "hello"),
+    "an IPv6 packet for someone else": udp(ipv6(STRANGER), ipv6(3), "hello"),
+    "a packet for loopback": udp(ipv4(STRANGER), LOOPBACK4, "hello"),
+    "an IPv6 packet for loopback": udp(ipv6(STRANGER), LOOPBACK6, "hello"),
+    "a packet from loopback": udp(LOOPBACK4, ipv4(OWN), "hello"),
+    "an IPv6 packet from loopback": udp(LOOPBACK6, ipv6(OWN), "hello"),
+    "a packet from the namespace itself": udp(ipv4(OWN), ipv4(OWN), "hello"),
   };
   for (const [name, packet] of Object.entries(refused)) {
     void it(`refuses ${name}, and goes on`, async () => {
-      const good = udp(IPV4(STRANGER), IPV4(OWN), "good");
+      const good = udp(ipv4(STRANGER), ipv4(OWN), "good");
       assert.deepEqual(inject(host.namespace, [packet, good]), { deliveredCount: 1, refusedCount: 1 });
       await until(() => received.length > 0);
       assert.deepEqual(received, ["10.73.0.99 good"]);
@@ -92,30 +86,6 @@ void describe("injection", { timeout: 60_000 }, () => {
   void it("is refused by a quarantine", () => {
     using quarantine = new Quarantine(host.namespace);
     quarantine.impose();
-    assert.equal(inject(host.namespace, [udp(IPV4(STRANGER), IPV4(OWN), "hello")]).refusedCount, 1);
+    assert.equal(inject(host.namespace, [udp(ipv4(STRANGER), ipv4(OWN), "hello")]).refusedCount, 1);
   });
 });
-
-/** A UDP packet between two addresses of the same family. */
-function udp(source: Uint8Array, destination: Uint8Array, text: string): Uint8Array {
-  const addresses = Buffer.concat([source, destination]);
-  const datagram = Buffer.concat([bytesOf("0000 0000 0000 0000"), Buffer.from(text)]);
-  const header = viewOf(datagram);
-  header.setUint16(0, 1234);
-  header.setUint16(2, PORT);
-  header.setUint16(4, datagram.length);
-  header.setUint16(6, checksumFor(onesSum(datagram, pseudoHeaderSum(addresses, PROTOCOL.UDP, datagram.length))));
-  return Buffer.concat([source.length === 4 ? ipv4Header(datagram.length) : ipv6Header(datagram.length), addresses, datagram]);
-}
-
-function ipv4Header(payloadBytes: number): Uint8Array {
-  const header = bytesOf("4500 0000 0000 0000 4011 0000"); // the kernel makes its checksum
-  header.writeUInt16BE(20 + payloadBytes, 2);
-  return header;
-}
-
-function ipv6Header(payloadBytes: number): Uint8Array {
-  const header = bytesOf("60000000 0000 1140");
-  header.writeUInt16BE(payloadBytes, 4);
-  return header;
-}

@@ -1,5 +1,5 @@
 /**
- * The headers of IP packets (RFC 791, RFC 8200). Pure; packets come from strangers, and what is malformed is no packet rather than an error.
+ * The headers of IP packets (RFC 791, RFC 8200). Pure; packets come from strangers, and a malformed one is none, not an error.
  */
 
 /** Protocol numbers (IANA). */

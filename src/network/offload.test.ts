@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import fc from "fast-check";
-import type { Offload } from "../kernel/packet.ts";
+import { ETHERTYPE, type Offload } from "../kernel/packet.ts";
 import { checksumFor, onesSum, pseudoHeaderSum } from "./checksum.ts";
 import { type IpHeader, ipHeaderOf, PROTOCOL, viewOf } from "./ip.ts";
 import { packetsOf } from "./offload.ts";
@@ -86,7 +86,9 @@ void describe("packets of a captured frame", () => {
 });
 
 function frameOf(packet: Uint8Array, offload: Offload): { bytes: Uint8Array; toThisHost: boolean; offload: Offload } {
-  return { bytes: Buffer.concat([Buffer.alloc(ETHERNET_BYTES), packet]), toThisHost: true, offload };
+  const header = Buffer.alloc(ETHERNET_BYTES);
+  header.writeUInt16BE((packet[0] ?? 0) >> 4 === 4 ? ETHERTYPE.IPV4 : ETHERTYPE.IPV6, 12);
+  return { bytes: Buffer.concat([header, packet]), toThisHost: true, offload };
 }
 
 /** A TCP packet with every flag, 12 bytes of options and no checksum. */

@@ -4,11 +4,12 @@
  * Between virtual interfaces nobody computes checksums, and one frame of up to 64 KiB stands for many TCP segments. Elsewhere
  * it would be dropped as corrupt. A checksum that is there stays as it is: it may tell that a packet really is.
  */
-import type { Frame } from "../kernel/packet.ts";
+import { ETHERTYPE, type Frame } from "../kernel/packet.ts";
 import { checksumFor, onesSum, pseudoHeaderSum } from "./checksum.ts";
 import { type IpHeader, ipHeaderOf, PROTOCOL, viewOf } from "./ip.ts";
 
 const ETHERNET_HEADER_BYTES = 14;
+const ETHERNET_PROTOCOL = 12;
 const [IPV4_LENGTH, IPV4_ID, IPV4_CHECKSUM, IPV6_LENGTH] = [2, 4, 10, 4];
 const [TCP_SEQUENCE, TCP_DATA_OFFSET, TCP_FLAGS, TCP_CHECKSUM] = [4, 12, 13, 16];
 const [TCP_FIN, TCP_PSH, TCP_CWR] = [0x01, 0x08, 0x80];
@@ -17,13 +18,19 @@ const [UDP_LENGTH, UDP_CHECKSUM] = [4, 6];
 /** The packets that `frame` stands for, in memory of their own; none if it carries no whole IP packet. */
 export function packetsOf(frame: Frame): Uint8Array[] {
   const bytes = frame.bytes.subarray(ETHERNET_HEADER_BYTES);
-  const header = ipHeaderOf(bytes);
+  const header = isIp(frame) ? ipHeaderOf(bytes) : undefined;
   if (header === undefined) return [];
   const packet = Uint8Array.from(bytes.subarray(0, header.totalBytes)); // short frames are padded
   const { checksum, segmentBytes } = frame.offload;
   if (segmentBytes !== undefined) return segmentsOf(packet, header, segmentBytes);
   if (checksum !== undefined) completeChecksum(packet, checksum.start - ETHERNET_HEADER_BYTES, checksum.at - ETHERNET_HEADER_BYTES);
   return [packet];
+}
+
+function isIp({ bytes }: Frame): boolean {
+  if (bytes.length < ETHERNET_HEADER_BYTES) return false;
+  const protocol = viewOf(bytes).getUint16(ETHERNET_PROTOCOL);
+  return protocol === ETHERTYPE.IPV4 || protocol === ETHERTYPE.IPV6;
 }
 
 /** Replaces the sum of the pseudo header, which lies at `at`, by the checksum of all from `start` on. */

@@ -72,6 +72,9 @@ export class Host implements Disposable {
   }
 }
 
+/** What an interface is: one end of a cable whose other end is in the switch, or one of several on a host that has such a cable. */
+export type InterfaceKind = "veth" | "macvlan";
+
 /** A switch and the hosts that were plugged in. */
 export class Segment implements Disposable {
   readonly switch = new Host("switch");
@@ -89,18 +92,26 @@ export class Segment implements Disposable {
     return this.#hosts.use(new Host(role));
   }
 
-  /** Gives a host eth0, behind the port named after `role`, with an Ethernet address that ends with `number`; down and without IP addresses. */
-  plugIn(host: Host, port: string, number: number): void {
-    const end = ["peer", "name", "eth0", "address", macOf(number), "netns", host.name];
-    this.switch.ip("link", "add", port, "type", "veth", ...end);
-    this.switch.sysctl(`ipv6/conf/${port}/disable_ipv6`, 1);
-    this.switch.ip("link", "set", port, "master", "br0", "up");
+  /** Gives a host eth0, down and without IP addresses, behind `port` of the switch; its Ethernet address ends with `number`. */
+  plugIn(host: Host, port: string, number: number, kind: InterfaceKind = "veth"): void {
+    if (kind === "veth") {
+      const end = ["peer", "name", "eth0", "address", macOf(number), "netns", host.name];
+      this.switch.ip("link", "add", port, "type", "veth", ...end);
+      this.switch.sysctl(`ipv6/conf/${port}/disable_ipv6`, 1);
+      this.switch.ip("link", "set", port, "master", "br0", "up");
+    } else {
+      const parent = this.host(`${port}-parent`);
+      this.plugIn(parent, port, number + 50);
+      parent.ip("link", "set", "eth0", "up");
+      parent.ip("link", "add", "link", "eth0", "name", "mv0", "address", macOf(number), "type", "macvlan", "mode", "bridge");
+      parent.ip("link", "set", "mv0", "netns", host.name, "name", "eth0");
+    }
   }
 
   /** A host with eth0 up, and the addresses 10.73.0.NUMBER and fd73::NUMBER. */
-  hostWithAddress(role: string, number: number): Host {
+  hostWithAddress(role: string, number: number, kind: InterfaceKind = "veth"): Host {
     const host = this.host(role);
-    this.plugIn(host, role, number);
+    this.plugIn(host, role, number, kind);
     host.ip("link", "set", "eth0", "up");
     host.ip("address", "add", `${ipv4Of(number)}/24`, "dev", "eth0");
     host.ip("address", "add", `${ipv6Of(number)}/64`, "dev", "eth0", "nodad");
