@@ -2,7 +2,7 @@
  * Checks of the container's place on the target: name, memory, disk, processors, networks, ports, volumes, devices.
  */
 import { blocker, count, size, warning, type ArrivalSubject, type Check, type Problem } from "./preflight-check.ts";
-import type { ContainerFacts, HostFacts } from "./preflight-facts.ts";
+import type { ContainerFacts, HostFacts, PublishedPort } from "./preflight-facts.ts";
 
 /** What CRIU's images take beside memory: registers, descriptors, page maps. */
 const IMAGE_BASE_BYTES = 16 * 1024 * 1024;
@@ -99,15 +99,15 @@ export const arrivalChecks = {
   ports: {
     passed: (s) => `The host ports it publishes are free on ${s.target.host}`,
     *find({ source, target: { host }, container: { needs }, arrival }) {
-      for (const { port, by } of arrival.portsTaken) {
+      for (const [port, by] of new Map(arrival.portsTaken.map((taken) => [portName(taken.port), taken.by]))) {
         yield blocker(
-          `Port ${port.hostPort}/${port.protocol} of ${host}, which the container publishes, is used by ${by}`,
+          `Port ${port} of ${host}, which the container publishes, is used by ${by}`,
           `stop ${by}, or choose another target`,
           host,
         );
       }
       if (needs.ports.length === 0) return;
-      const ports = [...new Set(needs.ports.map(({ hostPort, protocol }) => `${hostPort}/${protocol}`))].join(", ");
+      const ports = [...new Set(needs.ports.map(portName))].join(", ");
       yield warning(
         `Clients that reach the container through ${ports} of ${source.host} lose their connections: the address of ${source.host} does not move`,
         "give the container an address of its own on a macvlan network, or send those clients to the target afterwards",
@@ -244,6 +244,10 @@ function socketsOn(container: ContainerFacts, addresses: readonly string[]) {
     .flatMap((process) => process.descriptors)
     .flatMap((descriptor) => (descriptor.kind === "socket" ? [descriptor.socket] : []))
     .filter((socket) => (socket.type === "tcp" || socket.type === "udp") && addresses.includes(socket.local));
+}
+
+function portName({ hostPort, protocol }: PublishedPort): string {
+  return `${hostPort}/${protocol}`;
 }
 
 function diskBytes({ container: { needs }, arrival }: ArrivalSubject): number {

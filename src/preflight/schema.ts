@@ -1,9 +1,9 @@
 /**
- * What crosses between hosts in a preflight: the container that is about to come, and the facts of the host it comes to.
+ * What a source tells a target's preflight: the container that is about to come.
  */
 import * as z from "zod";
 import { DmigrateError } from "../core/errors.ts";
-import { containerNeeds, hostFacts, type ContainerNeeds, type HostFacts } from "../core/preflight-facts.ts";
+import { containerNeeds, type ContainerNeeds } from "../core/preflight-facts.ts";
 import { readDescription, writeDescription, type ContainerDescription } from "../docker/description.ts";
 
 /** A container that is about to come. */
@@ -21,20 +21,11 @@ export function writeArriving({ needs, description }: Arriving): unknown {
 
 /** Checks what `writeArriving` made. Throws PROTOCOL. */
 export function readArriving(json: unknown): Arriving {
-  return understood(arriving, json, "description of the container");
-}
-
-/** Checks the facts another host sent. Throws PROTOCOL. */
-export function readHostFacts(json: unknown): HostFacts {
-  return understood(hostFacts, json, "description of the host");
-}
-
-function understood<T>(schema: z.ZodType<T>, json: unknown, what: string): T {
-  const result = schema.safeParse(json);
+  const result = arriving.safeParse(json);
   if (result.success) return result.data;
   throw new DmigrateError(
     "PROTOCOL",
-    `Malformed ${what}: ${z.prettifyError(result.error)}; update both agents to the same release`,
+    `Malformed needs of a container: ${z.prettifyError(result.error)}; update both agents to the same release`,
     result.error,
   );
 }

@@ -1,0 +1,256 @@
+/**
+ * The preflight of containers of a real engine: what it says of one is what CRIU then does, and what it says of a target is so.
+ */
+import assert from "node:assert/strict";
+import { mkdirSync, statSync, writeFileSync } from "node:fs";
+import { after, before, describe, test } from "node:test";
+import { until, type Host } from "../../lab/host.ts";
+import { busyboxImage } from "../../lab/images/catalogue.ts";
+import type { ImageSpec } from "../../lab/images/image.ts";
+import { Lab } from "../../lab/lab.ts";
+import { CHECKOUT_IN_HOST } from "../../lab/paths.ts";
+import { examine, type CheckId, type Examination } from "../../src/core/preflight.ts";
+import { hostFacts, type ContainerFacts, type HostFacts } from "../../src/core/preflight-facts.ts";
+import { dumpConfiguration } from "../../src/criu/configuration.ts";
+import { RUNC_ROOT } from "../../src/criu/lazy-dump.ts";
+import { Engine } from "../../src/docker/engine.ts";
+import { provideImage } from "../support/lab.ts";
+
+/** Perl can make any system call, whatever it is for. */
+function perlImage(rootDir: string): ImageSpec {
+  const base = busyboxImage(rootDir);
+  const layer = { comment: "perl", fromRoot: ["usr/bin/perl", "usr/lib/*/perl-base/**"] };
+  return { ...base, name: "dmigrate/perl:latest", layers: [...base.layers, layer] };
+}
+
+const CALLS = process.arch === "arm64" ? { inotify_init1: 26, inotify_add_watch: 27 } : { inotify_init1: 294, inotify_add_watch: 254 };
+const IO_URING_SETUP = 425;
+
+/** A program that holds something, says so, and waits. */
+function perl(script: string): string[] {
+  return ["perl", "-e", `use Socket; use Fcntl ":flock"; $| = 1; ${script}; print "holding\\n"; sleep 1 while 1`];
+}
+
+const IO_URING = `my $p = "\\0" x 120; syscall(${IO_URING_SETUP}, 4, $p) >= 0 or die $!`;
+const WATCH = `mkdir "/watched"; my $w = syscall(${CALLS.inotify_init1}, 0); my $n = "/watched\\0"; syscall(${CALLS.inotify_add_watch}, $w, $n, 2) >= 0 or die $!`;
+const DELETED = `open(my $d, ">", "/deleted"); syswrite($d, "x" x 3145728); unlink "/deleted"`;
+const LINKED = `open(my $l, ">", "/one"); link "/one", "/other"; unlink "/one"`;
+const LOCKED = `open(my $f, ">", "/locked"); flock($f, LOCK_EX) or die $!`;
+const LISTENING = `socket(my $s, AF_INET, SOCK_STREAM, 0); bind($s, sockaddr_in(7777, INADDR_ANY)) or die $!; listen($s, 5) or die $!`;
+const MPTCP = `socket(my $s, AF_INET, SOCK_STREAM, 262) or die $!; bind($s, sockaddr_in(7777, INADDR_ANY)); listen($s, 5) or die $!`;
+const TO_HOST = `socket(my $s, AF_UNIX, SOCK_STREAM, 0); connect($s, sockaddr_un("/docker.sock")) or die $!`;
+
+/** A container, the check that forbids it if one does, and the options found. */
+interface Case {
+  readonly argv: readonly string[];
+  readonly options?: readonly string[];
+  readonly blocker?: CheckId;
+  readonly criuOptions?: readonly string[];
+}
+
+const CASES: Readonly<Record<string, Case>> = {
+  plain: { argv: perl("1") },
+  terminal: { argv: ["sleep", "600"], options: ["--tty", "--interactive"] },
+  "io-uring": { argv: perl(IO_URING), options: ["--security-opt", "seccomp=unconfined"], blocker: "descriptors" },
+  mptcp: { argv: perl(MPTCP), blocker: "sockets" },
+  "to-host": { argv: perl(TO_HOST), options: ["--volume", "/run/docker.sock:/docker.sock"], blocker: "sockets" },
+  pair: { argv: perl("socketpair(my $a, my $b, AF_UNIX, SOCK_STREAM, 0); fork") },
+  queue: { argv: ["sh", "-c", "touch /dev/mqueue/jobs && echo holding && exec sleep 600"], blocker: "message-queues" },
+  nested: { argv: ["sh", "-c", "unshare -u sleep 600 & echo holding; wait"], options: ["--cap-add", "SYS_ADMIN"], blocker: "namespaces" },
+  device: { argv: perl('open(my $f, "+<", "/dev/fuse") or die $!'), options: ["--device", "/dev/fuse"], blocker: "open-devices" },
+  watching: { argv: perl(WATCH), criuOptions: ["irmap-scan-path /watched"] },
+  deleted: { argv: perl(DELETED), criuOptions: ["ghost-limit 6291456"] },
+  linked: { argv: perl(LINKED), criuOptions: ["link-remap", "ghost-limit 2097152"] },
+  locked: { argv: perl(LOCKED), criuOptions: ["file-locks"] },
+  listening: { argv: perl(LISTENING), criuOptions: ["skip-in-flight"] },
+};
+
+interface Gathered {
+  readonly container: ContainerFacts;
+  readonly arriving: unknown;
+}
+
+/** The same as JSON can hold it. */
+interface Printed extends Omit<Gathered, "container"> {
+  readonly facts: Omit<ContainerFacts, "watchedPaths"> & { readonly watchedPaths: readonly (readonly [number, string])[] };
+}
+
+let lab: Lab;
+let [a, b]: Host[] = [];
+let source: HostFacts;
+
+const hosts = (): { a: Host; b: Host } => {
+  assert.ok(a !== undefined && b !== undefined);
+  return { a, b };
+};
+
+before(async () => {
+  lab = await Lab.up({ name: "h5", hosts: ["a", "b"] });
+  [a, b] = [lab.host("a"), lab.host("b")];
+  await Promise.all([a, b].map((host) => provideImage(host, perlImage)));
+  source = await gatherHostFacts(a);
+});
+
+after(async () => await lab.down());
+
+async function gather(host: Host, ...args: readonly string[]): Promise<unknown> {
+  const script = `${CHECKOUT_IN_HOST}/test/engine/preflight-gather.ts`;
+  return JSON.parse(await host.run("env", "--chdir=/", `${CHECKOUT_IN_HOST}/bin/node`, script, ...args));
+}
+
+async function gatherHostFacts(host: Host, arriving?: unknown): Promise<HostFacts> {
+  return hostFacts.parse(await gather(host, "host", host.name, ...(arriving === undefined ? [] : [JSON.stringify(arriving)])));
+}
+
+async function gatherContainers(host: Host, ...names: readonly string[]): Promise<Gathered[]> {
+  const gathered = (await gather(host, "container", ...names)) as Printed[]; // printed by preflight-gather.ts
+  return gathered.map(({ facts, arriving }) => {
+    const container = Object.assign(facts, { watchedPaths: new Map(facts.watchedPaths) });
+    return { container, arriving };
+  });
+}
+
+/** Runs a container until it says that it holds what it is to hold. */
+async function start(host: Host, name: string, argv: readonly string[], options: readonly string[] = [], network = "lan"): Promise<void> {
+  await host.run("docker", "run", "--detach", "--name", name, "--network", network, ...options, "dmigrate/perl:latest", ...argv);
+  const speaks = argv.some((word) => word.includes("holding"));
+  if (speaks) await until(`container ${name}`, 10_000, async () => (await host.run("docker", "logs", name)).includes("holding"));
+}
+
+const blockersOf = ({ findings }: Examination): CheckId[] =>
+  findings.flatMap(({ severity, check }) => (severity === "blocker" ? [check] : []));
+
+/** Has CRIU dump the container, which runs on. */
+async function dump(host: Host, name: string, criuOptions: readonly string[]): Promise<{ dumped: boolean; said: string }> {
+  const [id = "", pid = ""] = (await host.run("docker", "inspect", "--format", "{{.Id}} {{.State.Pid}}", name)).trim().split(" ");
+  const { ino } = statSync(`${host.root}/proc/${pid}/ns/net`);
+  mkdirSync(`${host.root}/etc/criu`, { recursive: true });
+  writeFileSync(`${host.root}/etc/criu/runc.conf`, dumpConfiguration(ino, criuOptions));
+  const folder = `/tmp/dump-${name}`;
+  const argv = ["runc", "--root", RUNC_ROOT, "checkpoint", "--leave-running", "--image-path", folder, "--work-path", folder, id];
+  const { code, stderr } = await host.exec("env", "--chdir=/", ...argv);
+  return { dumped: code === 0, said: stderr };
+}
+
+describe("what the preflight says of a container is what CRIU does", () => {
+  const gathered = new Map<string, Gathered>();
+
+  before(async () => {
+    const { a: host } = hosts();
+    await Promise.all(Object.entries(CASES).map(([name, { argv, options }]) => start(host, name, argv, options)));
+    const all = await gatherContainers(host, ...Object.keys(CASES));
+    for (const [index, name] of Object.keys(CASES).entries()) {
+      const one = all[index];
+      if (one !== undefined) gathered.set(name, one);
+    }
+  });
+
+  for (const [name, { blocker, criuOptions = [] }] of Object.entries(CASES)) {
+    test(name, async () => {
+      const { a: host } = hosts();
+      const one = gathered.get(name);
+      assert.ok(one !== undefined);
+      const target = { ...source, docker: { ...source.docker, arrival: undefined } };
+      const examination = examine(source, hostFacts.parse(target), one.container);
+      assert.deepEqual(blockersOf(examination), blocker === undefined ? [] : [blocker]);
+      assert.deepEqual(examination.criuOptions, blocker === undefined ? criuOptions : examination.criuOptions);
+      const { dumped, said } = await dump(host, name, examination.criuOptions);
+      assert.equal(dumped, blocker === undefined, said);
+    });
+  }
+
+  for (const name of ["watching", "deleted", "linked"]) {
+    test(`without its options ${name} can't be dumped`, async () => {
+      assert.equal((await dump(hosts().a, name, [])).dumped, false);
+    });
+  }
+});
+
+describe("processes that the container's init did not start", () => {
+  test("are told apart: a health check in flight, and what somebody executes", async () => {
+    const { a: host } = hosts();
+    const check = ["--health-cmd", "sleep 555", "--health-interval", "1s", "--health-timeout", "600s"];
+    await start(host, "checked", ["sleep", "600"], check);
+    await host.run("docker", "exec", "--detach", "checked", "sleep", "444");
+    const originsOf = async (): Promise<string[]> => {
+      const [one] = await gatherContainers(host, "checked");
+      return (one?.container.processes ?? []).map(({ name, origin }) => `${name} ${origin}`).toSorted();
+    };
+    await until("the health check", 20_000, async () => (await originsOf()).some((each) => each.endsWith("health-check")));
+    assert.deepEqual(
+      (await originsOf()).filter((each) => each.startsWith("sleep")),
+      ["sleep container", "sleep exec", "sleep health-check"],
+    );
+  });
+});
+
+describe("a target", () => {
+  const options = ["--volume", "data:/data", "--volume", "/opt/only-a:/only-a", "--publish", "7070:70", "--cpus", "0.5"];
+
+  before(async () => {
+    const { a: host } = hosts();
+    await host.run("docker", "network", "create", "--subnet", "10.90.0.0/24", "app");
+    await host.run("mkdir", "-p", "/opt/only-a");
+    await start(host, "moving", perl(`open(my $f, ">", "/data/f"); syswrite($f, "x" x 5000000); close $f`), options, "app");
+  });
+
+  const examined = async (): Promise<Examination> => {
+    const [moving] = await gatherContainers(hosts().a, "moving");
+    assert.ok(moving !== undefined);
+    return examine(source, await gatherHostFacts(hosts().b, moving.arriving), moving.container);
+  };
+
+  test("that lacks a path of the host is told, and how much has to come is known", async () => {
+    const [moving] = await gatherContainers(hosts().a, "moving");
+    const needs = moving?.container.needs;
+    assert.ok(needs !== undefined && (needs.volumes[0]?.bytes ?? 0) >= 5_000_000 && needs.imageBytes > 1_000_000);
+    assert.deepEqual(needs.cpus, { count: 0.5, set: "" });
+    assert.ok(needs.ports.length > 0 && needs.ports.every(({ hostPort, protocol }) => hostPort === 7070 && protocol === "tcp"));
+    const { findings } = await examined();
+    assert.deepEqual(
+      findings.map(({ severity, check }) => `${severity} ${check}`),
+      ["warning ports", "blocker binds"],
+    );
+  });
+
+  test("in which everything is taken is told thing by thing", async () => {
+    const { b: host } = hosts();
+    await host.run("mkdir", "-p", "/opt/only-a");
+    await host.run("docker", "network", "create", "--subnet", "10.91.0.0/24", "app");
+    await start(host, "moving", ["sleep", "600"], ["--volume", "data:/x", "--publish", "7070:71"], "app");
+    const { findings } = await examined();
+    const blockers = findings.filter(({ severity }) => severity === "blocker");
+    assert.deepEqual(
+      blockers.map(({ check }) => check),
+      ["name", "networks", "ports", "volumes"],
+    );
+    assert.match(
+      blockers.map(({ message }) => message).join("\n"),
+      /subnets is 10\.91\.0\.0\/24 instead of 10\.90\.0\.0\/24[^]*Port 7070\/tcp of b.* container moving[^]*Volume data exists on b and is used by moving/,
+    );
+  });
+
+  test("where the address is another's is told", async () => {
+    const { a: from, b: host } = hosts();
+    await start(from, "addressed", ["sleep", "600"], ["--ip", "10.77.0.200"]);
+    await start(host, "squatter", ["sleep", "600"], ["--ip", "10.77.0.200"]);
+    const [addressed] = await gatherContainers(from, "addressed");
+    assert.ok(addressed !== undefined);
+    const { findings } = examine(source, await gatherHostFacts(host, addressed.arriving), addressed.container);
+    assert.deepEqual(
+      findings.map(({ check, message }) => [check, /10\.77\.0\.200, is taken by squatter/.test(message)]),
+      [["networks", true]],
+    );
+  });
+
+  test("without an engine is told", async () => {
+    const { b: host } = hosts();
+    const [moving] = await gatherContainers(hosts().a, "moving");
+    const engine = await Engine.connect(host.dockerSocket);
+    assert.ok((await engine.info()).Runtimes["dmigrate"] !== undefined);
+    await host.run("mv", "/run/docker.sock", "/run/moved.sock");
+    const facts = await gatherHostFacts(host, moving?.arriving);
+    await host.run("mv", "/run/moved.sock", "/run/docker.sock");
+    assert.ok(!facts.docker.reachable && facts.docker.reason.includes("/run/docker.sock"));
+  });
+});
