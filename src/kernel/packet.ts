@@ -128,7 +128,7 @@ function frameOf(message: Buffer, toThisHost: boolean): Frame {
   const needsChecksum = (message.readUInt8(0) & VIRTIO_NET_HDR_F_NEEDS_CSUM) !== 0;
   const start = message.readUInt16LE(6);
   return {
-    bytes: Uint8Array.from(message.subarray(VNET_HEADER_BYTES)),
+    bytes: new Uint8Array(message.subarray(VNET_HEADER_BYTES)),
     toThisHost,
     offload: {
       ...(needsChecksum && { checksum: { start, at: start + message.readUInt16LE(8) } }),

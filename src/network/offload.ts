@@ -20,7 +20,7 @@ export function packetsOf(frame: Frame): Uint8Array[] {
   const bytes = frame.bytes.subarray(ETHERNET_HEADER_BYTES);
   const header = isIp(frame) ? ipHeaderOf(bytes) : undefined;
   if (header === undefined) return [];
-  const packet = Uint8Array.from(bytes.subarray(0, header.totalBytes)); // short frames are padded
+  const packet = new Uint8Array(bytes.subarray(0, header.totalBytes)); // short frames are padded
   const { checksum, segmentBytes } = frame.offload;
   if (segmentBytes !== undefined) return segmentsOf(packet, header, segmentBytes);
   if (checksum !== undefined) completeChecksum(packet, checksum.start - ETHERNET_HEADER_BYTES, checksum.at - ETHERNET_HEADER_BYTES);
@@ -46,7 +46,7 @@ function segmentsOf(packet: Uint8Array, header: IpHeader, segmentBytes: number):
   if (payloadStart === undefined || segmentBytes === 0) return [];
   const segments: Uint8Array[] = [];
   for (let at = payloadStart; at < packet.length; at += segmentBytes) {
-    const segment = Uint8Array.from(Buffer.concat([packet.subarray(0, payloadStart), packet.subarray(at, at + segmentBytes)]));
+    const segment = Buffer.concat([packet.subarray(0, payloadStart), packet.subarray(at, at + segmentBytes)]);
     const transport = segment.subarray(header.headerBytes);
     adaptIpHeader(segment, header, segments.length);
     if (header.protocol === PROTOCOL.TCP) adaptTcpHeader(transport, at - payloadStart, at + segmentBytes >= packet.length);
