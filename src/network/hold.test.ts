@@ -148,6 +148,20 @@ for (const kind of ["veth", "macvlan"] as const)
       );
     });
 
+    void it("gives back on release what had been drained for a target that then failed", async () => {
+      await using connection = await connect(client, server, ipv4Of(SERVER));
+      const received = new Received(connection.server);
+      await using held = new HeldNetwork(server.namespace);
+
+      held.lock();
+      connection.client.input.write("drained");
+      const packets: Uint8Array[] = [];
+      await until(() => packets.push(...held.drain()) > 0);
+      held.release();
+      await until(() => received.text === "drained");
+      assert.equal(client.counter("snmp", "Tcp", "RetransSegs"), 0);
+    });
+
     void it("forwards stragglers as they arrive", async () => {
       await using connection = await connect(client, server, ipv4Of(SERVER));
       await using held = new HeldNetwork(server.namespace);

@@ -25,6 +25,7 @@ export class HeldNetwork implements AsyncDisposable {
   readonly #namespace: NetworkNamespace;
   readonly #tap: PacketTap;
   readonly #quarantine: Quarantine;
+  #drained: Uint8Array[] = [];
 
   /** Gets everything ready so that `lock` is quick. Throws NETWORK if the namespace is the agent's own. */
   constructor(namespace: NetworkNamespace) {
@@ -44,17 +45,15 @@ export class HeldNetwork implements AsyncDisposable {
 
   /** The IP packets held since the last call, in their order and ready to be injected elsewhere. */
   drain(): Uint8Array[] {
-    return this.#tap
-      .receive()
-      .filter((frame) => frame.toThisHost)
-      .flatMap(packetsOf)
-      .filter((packet) => !isNeighbourDiscovery(packet));
+    const packets = this.#take();
+    this.#drained = this.#drained.concat(packets);
+    return packets;
   }
 
-  /** Like `drain` again and again, as packets arrive: for those whose way still leads here after the handover. Ends with `signal`. */
+  /** What still arrives after the handover, from those whose way leads here yet: batches of IP packets as they come. Ends with `signal`. */
   async *stragglers(signal: AbortSignal): AsyncGenerator<Uint8Array[], void> {
     while (await readable(this.#tap.fd, signal)) {
-      const packets = this.drain();
+      const packets = this.#take();
       if (packets.length > 0) yield packets;
     }
   }
@@ -64,15 +63,23 @@ export class HeldNetwork implements AsyncDisposable {
     return this.#tap.lostCount();
   }
 
-  /** For a rollback: the container stays here, hears again, and gets what was held. */
+  /** For a rollback: the container stays here, hears again, and gets all that was held, drained before or not. */
   release(): Injected {
     this.#quarantine.lift();
-    return inject(this.#namespace, this.drain());
+    return inject(this.#namespace, [...this.#drained, ...this.#take()]);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#quarantine[Symbol.dispose]();
     await this.#tap[Symbol.asyncDispose]();
+  }
+
+  #take(): Uint8Array[] {
+    return this.#tap
+      .receive()
+      .filter((frame) => frame.toThisHost)
+      .flatMap(packetsOf)
+      .filter((packet) => !isNeighbourDiscovery(packet));
   }
 }
 
