@@ -5,8 +5,8 @@ import { NetworkNamespace } from "../kernel/netns.ts";
 import { HeldNetwork } from "./hold.ts";
 
 /**
- * Throws KERNEL if the host lacks what a handover needs of the network. A good end has a second use: whatever lies in the downtime has
- * then run once in this process, and is several times quicker for it.
+ * Throws KERNEL if the host lacks what a handover needs of the network. It has a second use: what lies in the downtime has then run once
+ * in this process, and the first time is the slowest.
  */
 export async function probeNetwork(): Promise<void> {
   using namespace = NetworkNamespace.create();
