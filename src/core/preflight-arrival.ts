@@ -53,7 +53,7 @@ export const arrivalChecks = {
       const { host, docker } = s.target;
       if (!docker.reachable || diskBytes(s) <= docker.diskFreeBytes) return;
       yield blocker(
-        `Image layers, writable layer and volumes take ${size(diskBytes(s))}; ${host} has ${size(docker.diskFreeBytes)} free at ${docker.rootDir}`,
+        `Image, writable layer and volumes take ${size(diskBytes(s))}; ${host} has ${size(docker.diskFreeBytes)} free at ${docker.rootDir}`,
         `free space on ${host}: \`docker system prune\` removes what nothing uses`,
         host,
       );
@@ -65,7 +65,8 @@ export const arrivalChecks = {
       for (const { host, imageSpace } of [s.source, s.target]) {
         if (imageBytes(s.container) <= imageSpace.freeBytes) continue;
         yield blocker(
-          `CRIU's images can take ${size(imageBytes(s.container))}, with the memory that can't be sent later; ${host} has ${size(imageSpace.freeBytes)} free at ${imageSpace.path}`,
+          `CRIU's images can take ${size(imageBytes(s.container))}, with the memory that can't be sent later; ` +
+            `${host} has ${size(imageSpace.freeBytes)} free at ${imageSpace.path}`,
           `free space at ${imageSpace.path} on ${host}, or mount something larger there`,
           host,
         );
@@ -109,7 +110,7 @@ export const arrivalChecks = {
       if (needs.ports.length === 0) return;
       const ports = [...new Set(needs.ports.map(portName))].join(", ");
       yield warning(
-        `Clients that reach the container through ${ports} of ${source.host} lose their connections: the address of ${source.host} does not move`,
+        `Clients that reach the container through ${ports} of ${source.host} lose their connections: that address does not move`,
         "give the container an address of its own on a macvlan network, or send those clients to the target afterwards",
       );
     },
@@ -192,7 +193,7 @@ function* findNetworks({ source, target: { host, docker }, container, arrival }:
     } else if (missingInterface !== undefined) {
       yield blocker(
         `Network ${name} is missing on ${host} and can't be made there: ${host} has no interface ${missingInterface}`,
-        `make it on another interface: \`docker network create --driver ${driver} --opt parent=INTERFACE --subnet SUBNET ${name}\` on ${host}`,
+        `make it on another one: \`docker network create --driver ${driver} --opt parent=INTERFACE --subnet SUBNET ${name}\` on ${host}`,
         host,
       );
     } else if (differences.length > 0) {
@@ -217,7 +218,9 @@ function* findNetworks({ source, target: { host, docker }, container, arrival }:
 /** On the default network the container gets another address, and a socket can't be restored on an address that is not there. */
 function* loseAddress(container: ContainerFacts, addresses: readonly string[]): Iterable<Problem> {
   const { name } = container.needs;
-  const remedy = `move it to a network of your own: \`docker network create --subnet SUBNET NETWORK\`, \`docker network connect NETWORK ${name}\`, \`docker network disconnect bridge ${name}\``;
+  const remedy =
+    "move it to a network of your own: `docker network create --subnet SUBNET NETWORK`, " +
+    `\`docker network connect NETWORK ${name}\`, \`docker network disconnect bridge ${name}\``;
   const bound = socketsOn(container, addresses).length;
   if (bound > 0) {
     yield blocker(

@@ -171,7 +171,7 @@ export const containerChecks = {
         for (const { file, where } of deletedFiles(process)) {
           if (file.diskBytes < FROZEN_BYTES_TOLD) continue;
           yield warning(
-            `${nameOf(process)} holds ${file.path} (${where}), deleted but still ${size(file.diskBytes)}: it crosses while the container is frozen`,
+            `${nameOf(process)} holds ${file.path} (${where}), deleted but still ${size(file.diskBytes)}: it crosses in the freeze`,
             "let the process close it: restart it, or make it open its files again",
           );
         }
@@ -228,6 +228,16 @@ export const containerChecks = {
       }
     },
   },
+  "shareable-files": {
+    passed: () => "No file lies in a /dev/shm that is shared with other containers",
+    *find({ container: { shareableFiles, needs } }) {
+      if (shareableFiles.length === 0) return;
+      yield blocker(
+        `Files in /dev/shm would stay behind, for other containers may share it (--ipc shareable): ${shareableFiles.join(", ")}`,
+        `run ${needs.name} with --ipc private`,
+      );
+    },
+  },
   "message-queues": {
     passed: () => "There is no POSIX message queue",
     *find({ container: { messageQueues } }) {
@@ -244,7 +254,8 @@ export const containerChecks = {
       const bytes = frozenBytes(container);
       if (bytes < FROZEN_BYTES_TOLD) return;
       yield warning(
-        `Up to ${size(bytes)} of shared memory, locked memory and files in tmpfs cross while the container is frozen: up to ${Math.ceil(bytes / BYTES_PER_MS)} ms at 1 Gbit/s`,
+        `Up to ${size(bytes)} of shared memory, locked memory and files in tmpfs cross while the container is frozen: ` +
+          `up to ${Math.ceil(bytes / BYTES_PER_MS)} ms at 1 Gbit/s`,
         "none needed if that is short enough; otherwise configure less shared memory, or remove files from /dev/shm and tmpfs",
       );
     },

@@ -129,6 +129,8 @@ export const hostFacts = z.object({
   criuFeatures: z.array(z.string()),
   /** An OCI runtime that knows lazy pages. */
   runc: feature,
+  /** Where this installation's runtime lies, to be registered with Docker. */
+  runtimePath: z.string(),
   /** Packet filters that silence a network namespace. */
   quarantine: feature,
   docker: z.discriminatedUnion("reachable", [dockerFacts, z.object({ reachable: z.literal(false), reason: z.string() })]),
@@ -161,6 +163,8 @@ export interface ContainerFacts {
   readonly volumesShared: readonly { readonly volume: string; readonly with: readonly string[] }[];
   /** Mounts whose content is not copied as files: CRIU has to make them anew. */
   readonly mounts: readonly MountFacts[];
+  /** Files in a /dev/shm that other containers may join (`--ipc shareable`): it lies on the host, and they would stay there. */
+  readonly shareableFiles: readonly string[];
   /** POSIX message queues, mq_overview(7). */
   readonly messageQueues: readonly string[];
   /** Where watched files of its root lie, by inode number; those that are nowhere are missing. */

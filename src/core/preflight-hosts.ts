@@ -1,7 +1,7 @@
 /**
  * Checks of the two hosts: whether both have what a migration needs, and whether they are enough alike.
  */
-import { blocker, type Check } from "./preflight-check.ts";
+import { blocker, nameOf, type Check } from "./preflight-check.ts";
 import type { CriuFeature, HostFacts, IdMap } from "./preflight-facts.ts";
 
 /**
@@ -89,11 +89,12 @@ export const hostChecks = {
   },
   runtime: {
     passed: (s) => `Docker Engine on ${s.target.host} knows the runtime ${RUNTIME}`,
-    *find({ target: { host, docker } }) {
+    *find({ target: { host, docker, runtimePath } }) {
       if (!docker.reachable || docker.runtimes.includes(RUNTIME)) return;
       yield blocker(
         `Docker Engine on ${host} does not know the runtime ${RUNTIME}`,
-        `add "runtimes": {"${RUNTIME}": {"path": "/usr/local/bin/dmigrate-runtime"}} to /etc/docker/daemon.json on ${host} and run \`systemctl reload docker\``,
+        `add "runtimes": {"${RUNTIME}": {"path": "${runtimePath}"}} to /etc/docker/daemon.json on ${host}, ` +
+          "then `systemctl reload docker`",
         host,
       );
     },
@@ -116,7 +117,8 @@ export const hostChecks = {
     *find({ source: { host, hasSysResource, pipeMaxBytes } }) {
       if (hasSysResource || pipeMaxBytes >= CRIU_PIPE_BYTES) return;
       yield blocker(
-        `CRIU on ${host} needs pipes of ${CRIU_PIPE_BYTES} bytes; fs.pipe-max-size allows ${pipeMaxBytes}, and the agent lacks CAP_SYS_RESOURCE to exceed it`,
+        `CRIU on ${host} needs pipes of ${CRIU_PIPE_BYTES} bytes; fs.pipe-max-size allows ${pipeMaxBytes}, ` +
+          "and the agent lacks CAP_SYS_RESOURCE to exceed it",
         `run \`sysctl -w fs.pipe-max-size=${CRIU_PIPE_BYTES}\` on ${host}`,
         host,
       );
@@ -129,7 +131,7 @@ export const hostChecks = {
       const other = container.processes.find((process) => process.uid !== 0);
       if (other === undefined) return;
       yield blocker(
-        `${other.name} (pid ${other.innerPid} in the container) runs as user ${other.uid}, which CRIU can't dump without CAP_SYS_RESOURCE; the agent on ${host} lacks it`,
+        `${nameOf(other)} runs as user ${other.uid}, which CRIU can't dump without CAP_SYS_RESOURCE; the agent on ${host} lacks it`,
         `give the agent CAP_SYS_RESOURCE, or set "userns-remap" in /etc/docker/daemon.json on both hosts`,
         host,
       );
@@ -180,7 +182,8 @@ export const hostChecks = {
       const [here, there] = [source.docker.securityModules, target.docker.securityModules];
       if (here.toSorted().join() === there.toSorted().join()) return;
       yield blocker(
-        `${source.host} confines containers with ${here.join(" and ") || "no security module"}, ${target.host} with ${there.join(" and ") || "none"}: labels of running processes can't be restored`,
+        `${source.host} confines containers with ${here.join(" and ") || "no security module"}, ` +
+          `${target.host} with ${there.join(" and ") || "none"}: labels of running processes can't be restored`,
         "enable the same security modules on both hosts",
         target.host,
       );
@@ -191,7 +194,8 @@ export const hostChecks = {
     *find({ source, target, container: { needs } }) {
       if (!target.docker.reachable || sameIdMap(needs.idMap, target.docker.idMap)) return;
       yield blocker(
-        `The container's root is ${describeIdMap(needs.idMap)} on ${source.host}, but would be ${describeIdMap(target.docker.idMap)} on ${target.host}`,
+        `The container's root is ${describeIdMap(needs.idMap)} on ${source.host}, ` +
+          `but would be ${describeIdMap(target.docker.idMap)} on ${target.host}`,
         `set the same "userns-remap" in /etc/docker/daemon.json, and the same ranges in /etc/subuid and /etc/subgid, on both hosts`,
         target.host,
       );
@@ -217,7 +221,8 @@ const X86_INSTRUCTION_SETS = new RegExp(
     "fpu|cx8|cx16|cmov|mmx|mmxext|fxsr|fxsr_opt|clflush|clflushopt|clwb|clzero|cldemote|lm|la57|lahf_lm",
     "sse.*|ssse3|pni|misalignsse|3dnow.*|avx.*|amx.*|fma|fma4|f16c|xop|tbm|lwp|bmi1|bmi2|abm|adx|popcnt|movbe",
     "aes|vaes|pclmulqdq|vpclmulqdq|gfni|sha.*|sm3|sm4|crc32.*|rdtscp|rdrand|rdseed|rdpid|rdpru|fsgsbase|erms|fsrm|fsrs|fzrm|fsrc",
-    "rtm|hle|mpx|pku|ospke|user_shstk|xsave.*|xgetbv1|serialize|tsxldtrk|waitpkg|monitorx|mwaitx|movdiri|movdir64b|enqcmd|cmpccxadd|raoint|apx",
+    "rtm|hle|mpx|pku|ospke|user_shstk|xsave.*|xgetbv1|serialize|tsxldtrk|waitpkg|monitorx|mwaitx|movdiri|movdir64b|enqcmd",
+    "cmpccxadd|raoint|apx",
   ].join("|")})$`,
 );
 

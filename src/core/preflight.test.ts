@@ -1,3 +1,6 @@
+/**
+ * Each check of the preflight shown to find what it is for, and nothing else.
+ */
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { hostName } from "./ids.ts";
@@ -55,6 +58,7 @@ const HOST: HostFacts = {
   criuDump: { works: true, version: "" },
   criuFeatures: ["uffd", "uffd-noncoop", "net_diag_raw", "memfd_hugetlb"],
   runc: { works: true, version: "1.3.0" },
+  runtimePath: "/opt/dmigrate/dmigrate-runtime",
   quarantine: { works: true, version: "" },
   docker: DOCKER,
 };
@@ -100,6 +104,7 @@ const CONTAINER: ContainerFacts = {
   hostNamespaces: [],
   volumesShared: [],
   mounts: [{ path: "/dev/shm", type: "tmpfs", ofRoot: true, usedBytes: 0 }],
+  shareableFiles: [],
   messageQueues: [],
   watchedPaths: new Map(),
   processes: [PROCESS],
@@ -284,6 +289,7 @@ const CASES: readonly Case[] = [
     "mounts",
     /fuse\.sshfs is mounted at \/mnt/,
   ],
+  [{ container: { shareableFiles: ["buffers"] } }, "blocker", "shareable-files", /stay behind.*buffers/],
   [{ container: { messageQueues: ["jobs"] } }, "blocker", "message-queues", /jobs/],
   [
     { process: { memory: { ...PROCESS.memory, sharedBytes: 125 * 1000 * 1000 } } },

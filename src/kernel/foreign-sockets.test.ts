@@ -1,3 +1,6 @@
+/**
+ * What the kernel tells of sockets that other processes hold.
+ */
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { mkdtempSync, readdirSync, readlinkSync, rmSync } from "node:fs";

@@ -76,7 +76,7 @@ const getxattr = declare<(path: string, name: string, value: Uint8Array, bytes: 
   "long getxattr(const char *path, const char *name, void *value, size_t size)",
 );
 
-/** Name of a socket's protocol, like `TCP` or `MPTCP`, by its path under /proc/PID/fd (net/socket.c, sockfs_xattr_handlers). Throws KERNEL. */
+/** Name of a socket's protocol, like `TCP` or `MPTCP`, by its path in /proc/PID/fd (net/socket.c, sockfs_xattr_handlers). Throws KERNEL. */
 export function socketProtocol(path: string): string {
   const value = Buffer.alloc(64);
   const length = must("getxattr", getxattr(path, "system.sockprotoname", value, value.length));

@@ -81,6 +81,7 @@ async function gather(
     hostNamespaces: (["network", "pid", "ipc"] as const).filter((kind) => modes[kind] === "host"),
     volumesShared: await sharedVolumes(engine, container),
     mounts: await ownMounts(container, init, mounts),
+    shareableFiles: modes.ipc === "shareable" ? await readdir(`${init}/root/dev/shm`) : [],
     messageQueues: await messageQueues(init, mounts),
     watchedPaths: await pathsOf(`${init}/root`, watchedInodes(processes)),
     processes,
@@ -160,7 +161,8 @@ async function sharedVolumes(engine: Engine, { Id, Mounts }: InspectedContainer)
 /** All mounts but those of files that are copied or, as binds, expected on the target. */
 async function ownMounts(container: InspectedContainer, init: string, mounts: readonly Mount[]): Promise<MountFacts[]> {
   const given = container.Mounts.filter(({ Type }) => Type !== "tmpfs").map(({ Destination }) => Destination);
-  const own = mounts.filter(({ path }) => !DOCKER_MOUNTS.includes(path) && !given.includes(path));
+  const shareable = container.HostConfig.IpcMode === "shareable" ? ["/dev/shm"] : [];
+  const own = mounts.filter(({ path }) => ![...DOCKER_MOUNTS, ...given, ...shareable].includes(path));
   return await Promise.all(
     own.map(async ({ path, type, root }) => {
       const ofRoot = root === "/";

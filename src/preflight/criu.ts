@@ -31,16 +31,19 @@ export async function criuFeatures(): Promise<CriuFeature[]> {
  */
 export async function tryDump(): Promise<Feature> {
   const folder = await mkdtemp(path.join(tmpdir(), "dmigrate-preflight-"));
-  using socket = new RawSocket(AF.INET, IPPROTO_ICMP);
-  const subject = spawn("sleep", ["60"], { cwd: "/", detached: true, stdio: ["ignore", "ignore", "ignore", socket.fd] });
   try {
+    using socket = new RawSocket(AF.INET, IPPROTO_ICMP);
+    const subject = spawn("sleep", ["60"], { cwd: "/", detached: true, stdio: ["ignore", "ignore", "ignore", socket.fd] });
     await once(subject, "spawn");
+    const ended = once(subject, "exit");
     const args = ["dump", "--tree", String(subject.pid), "--images-dir", folder, "--leave-running", "--manage-cgroups=ignore"];
-    return feature(await run("criu", args), "");
+    const dump = await run("criu", args);
+    subject.kill("SIGKILL");
+    await ended;
+    return feature(dump, "");
   } catch (error) {
     return { works: false, reason: messageOf(error) };
   } finally {
-    subject.kill("SIGKILL");
     await rm(folder, { recursive: true, force: true });
   }
 }

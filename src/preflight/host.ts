@@ -4,6 +4,7 @@
  */
 import { readFile, statfs } from "node:fs/promises";
 import { cpus, machine, release } from "node:os";
+import { fileURLToPath } from "node:url";
 import { messageOf } from "../core/errors.ts";
 import type { HostName } from "../core/ids.ts";
 import type { DockerFacts, Feature, HostFacts, IdMap } from "../core/preflight-facts.ts";
@@ -16,6 +17,8 @@ import type { Arriving } from "./schema.ts";
 
 /** Bit of capabilities(7). */
 const CAP_SYS_RESOURCE = 24n;
+
+const RUNTIME_PATH = fileURLToPath(new URL("../shim/dmigrate-runtime", import.meta.url));
 
 /** What a host can't find out about itself. */
 export interface HostOptions {
@@ -58,6 +61,7 @@ export async function gatherHost(options: HostOptions): Promise<HostFacts> {
     criuDump,
     criuFeatures: features,
     runc,
+    runtimePath: RUNTIME_PATH,
     quarantine: attempt(options.tryQuarantine),
     docker,
   };

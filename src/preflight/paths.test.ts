@@ -1,3 +1,6 @@
+/**
+ * What lies at a path, how much, and where something lies.
+ */
 import assert from "node:assert/strict";
 import { linkSync, mkdirSync, mkdtempSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

@@ -1,3 +1,6 @@
+/**
+ * The text files of /proc: this process's own, and lines that are hard to read.
+ */
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { describe, test } from "node:test";

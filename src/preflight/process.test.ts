@@ -1,3 +1,6 @@
+/**
+ * A process that holds all kinds of things, and processes in special states, as they are read.
+ */
 import assert from "node:assert/strict";
 import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
@@ -27,7 +30,7 @@ const HOLDER = String.raw`
   sub told { my ($name, $fd) = @_; print "$name $fd\n"; $fd }
   sub kept { my ($name, $file) = @_; push @kept, $file; told($name, fileno $file) }
   sub opened { my ($name, $mode, $path) = @_; open(my $file, $mode, $path) or return told($name, -1); kept($name, $file); $file }
-  sub made { my ($name, $family, $type, $protocol) = @_; socket(my $s, $family, $type, $protocol) or return told($name, -1); kept($name, $s); $s }
+  sub made { my ($name, @how) = @_; socket(my $s, $how[0], $how[1], $how[2]) or return told($name, -1); kept($name, $s); $s }
   $^F = 1000;
   my $params = "\0" x 120;
   my $ring = told("io_uring", syscall($nr{io_uring_setup}, 4, $params));

@@ -1,3 +1,6 @@
+/**
+ * The processes of a cgroup and where they came from.
+ */
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";

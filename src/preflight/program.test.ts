@@ -1,3 +1,6 @@
+/**
+ * What becomes of programs that work, fail, or are missing.
+ */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { complaint, feature, run } from "./program.ts";

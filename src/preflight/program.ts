@@ -30,7 +30,7 @@ export function feature(attempt: ProgramRun, version: string): Feature {
   return attempt.succeeded ? { works: true, version } : { works: false, reason: complaint(attempt.said) };
 }
 
-/** What of a program's output says what went wrong: the errors of CRIU's log without their place in its source, or all of it in one line. */
+/** What a program complained of: the errors of CRIU's log without their place in its source, or else all it said, in one line. */
 export function complaint(said: string): string {
   const lines = said
     .split("\n")

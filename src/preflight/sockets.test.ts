@@ -1,3 +1,6 @@
+/**
+ * The tables of sockets of a network namespace.
+ */
 import assert from "node:assert/strict";
 import { createSocket } from "node:dgram";
 import { once } from "node:events";

@@ -3,12 +3,14 @@
  */
 import assert from "node:assert/strict";
 import { mkdirSync, statSync, writeFileSync } from "node:fs";
+import path from "node:path";
 import { after, before, describe, test } from "node:test";
+import { fileURLToPath } from "node:url";
 import { until, type Host } from "../../lab/host.ts";
 import { busyboxImage } from "../../lab/images/catalogue.ts";
 import type { ImageSpec } from "../../lab/images/image.ts";
 import { Lab } from "../../lab/lab.ts";
-import { CHECKOUT_IN_HOST } from "../../lab/paths.ts";
+import { CHECKOUT, CHECKOUT_IN_HOST } from "../../lab/paths.ts";
 import { examine, type CheckId, type Examination } from "../../src/core/preflight.ts";
 import { hostFacts, type ContainerFacts, type HostFacts } from "../../src/core/preflight-facts.ts";
 import { dumpConfiguration } from "../../src/criu/configuration.ts";
@@ -32,7 +34,9 @@ function perl(script: string): string[] {
 }
 
 const IO_URING = `my $p = "\\0" x 120; syscall(${IO_URING_SETUP}, 4, $p) >= 0 or die $!`;
-const WATCH = `mkdir "/watched"; my $w = syscall(${CALLS.inotify_init1}, 0); my $n = "/watched\\0"; syscall(${CALLS.inotify_add_watch}, $w, $n, 2) >= 0 or die $!`;
+const WATCH =
+  `mkdir "/watched"; my $w = syscall(${CALLS.inotify_init1}, 0); my $n = "/watched\\0"; ` +
+  `syscall(${CALLS.inotify_add_watch}, $w, $n, 2) >= 0 or die $!`;
 const DELETED = `open(my $d, ">", "/deleted"); syswrite($d, "x" x 3145728); unlink "/deleted"`;
 const LINKED = `open(my $l, ">", "/one"); link "/one", "/other"; unlink "/one"`;
 const LOCKED = `open(my $f, ">", "/locked"); flock($f, LOCK_EX) or die $!`;
@@ -93,9 +97,11 @@ before(async () => {
 
 after(async () => await lab.down());
 
+/** Where a host sees the program that gathers there. */
+const GATHER = path.join(CHECKOUT_IN_HOST, path.relative(CHECKOUT, fileURLToPath(import.meta.resolve("./preflight-gather.ts"))));
+
 async function gather(host: Host, ...args: readonly string[]): Promise<unknown> {
-  const script = `${CHECKOUT_IN_HOST}/test/engine/preflight-gather.ts`;
-  return JSON.parse(await host.run("env", "--chdir=/", `${CHECKOUT_IN_HOST}/bin/node`, script, ...args));
+  return JSON.parse(await host.run("env", "--chdir=/", `${CHECKOUT_IN_HOST}/bin/node`, GATHER, ...args));
 }
 
 async function gatherHostFacts(host: Host, arriving?: unknown): Promise<HostFacts> {
@@ -184,8 +190,26 @@ describe("processes that the container's init did not start", () => {
   });
 });
 
+test("files in a /dev/shm that others may join are told: CRIU dumps the container, but can't find them at the restore", async () => {
+  const { a: host } = hosts();
+  await start(host, "shareable", ["sh", "-c", "echo x > /dev/shm/buffers && echo holding && exec sleep 600"], ["--ipc", "shareable"]);
+  const [shareable] = await gatherContainers(host, "shareable");
+  assert.deepEqual(shareable?.container.shareableFiles, ["buffers"]);
+});
+
 describe("a target", () => {
-  const options = ["--volume", "data:/data", "--volume", "/opt/only-a:/only-a", "--publish", "7070:70", "--cpus", "0.5"];
+  const options = [
+    "--volume",
+    "data:/data",
+    "--volume",
+    "/opt/only-a:/only-a",
+    "--publish",
+    "7070:70",
+    "--publish",
+    "7171:71",
+    "--cpus",
+    "0.5",
+  ];
 
   before(async () => {
     const { a: host } = hosts();
@@ -205,7 +229,9 @@ describe("a target", () => {
     const needs = moving?.container.needs;
     assert.ok(needs !== undefined && (needs.volumes[0]?.bytes ?? 0) >= 5_000_000 && needs.imageBytes > 1_000_000);
     assert.deepEqual(needs.cpus, { count: 0.5, set: "" });
-    assert.ok(needs.ports.length > 0 && needs.ports.every(({ hostPort, protocol }) => hostPort === 7070 && protocol === "tcp"));
+    assert.ok(
+      needs.ports.length > 0 && needs.ports.every(({ hostPort, protocol }) => [7070, 7171].includes(hostPort) && protocol === "tcp"),
+    );
     const { findings } = await examined();
     assert.deepEqual(
       findings.map(({ severity, check }) => `${severity} ${check}`),
@@ -218,15 +244,17 @@ describe("a target", () => {
     await host.run("mkdir", "-p", "/opt/only-a");
     await host.run("docker", "network", "create", "--subnet", "10.91.0.0/24", "app");
     await start(host, "moving", ["sleep", "600"], ["--volume", "data:/x", "--publish", "7070:71"], "app");
+    host.spawn(["busybox", "nc", "-l", "-p", "7171"], { stdio: "ignore" });
+    await until("a listener", 10_000, async () => (await host.run("ss", "-tln")).includes(":7171"));
     const { findings } = await examined();
     const blockers = findings.filter(({ severity }) => severity === "blocker");
     assert.deepEqual(
       blockers.map(({ check }) => check),
-      ["name", "networks", "ports", "volumes"],
+      ["name", "networks", "ports", "ports", "volumes"],
     );
     assert.match(
       blockers.map(({ message }) => message).join("\n"),
-      /subnets is 10\.91\.0\.0\/24 instead of 10\.90\.0\.0\/24[^]*Port 7070\/tcp of b.* container moving[^]*Volume data exists on b and is used by moving/,
+      /Port 7070\/tcp of b.* container moving\nPort 7171\/tcp of b.* a process of the host\nVolume data exists on b and is used by moving/,
     );
   });
 
