@@ -46,10 +46,10 @@ export interface LazyDump {
   /** Fulfilled when all images are written and the page server listens; DUMP_FAILED if CRIU ends before. */
   readonly ready: Promise<void>;
   /**
-   * Fulfilled when CRIU ended: it has served every page and killed the tasks, or its peer left and the tasks are as frozen as
-   * they were before; `served` tells which.
+   * Fulfilled when CRIU ended. The tasks are as frozen as they were before, whether every page was served or not: CRIU must not decide that, for it
+   * takes any peer that closes its connection to have all it wants (docs/decisions/0002-fence.md).
    */
-  readonly ended: Promise<{ readonly served: boolean }>;
+  readonly ended: Promise<void>;
   /**
    * Gives the dump up; returns when CRIU ended and the tasks are frozen, and nothing else. CRIU must never be killed: it would
    * leave its own code in the tasks. So this lets it come to the point where it serves pages, and then breaks off.
@@ -69,7 +69,17 @@ export async function prepareDump({ container, folder, configuration }: LazyDump
     // The container stands still meanwhile: CRIU goes before whatever else this host does.
     ...["-n", "-20", "unshare", "--mount", "--propagation", "private", "--", "sh", WITH_CONFIGURATION, configurationFile],
     ...["runc", "--root", RUNC_ROOT, "checkpoint", "--image-path", images, "--work-path", work],
-    ...["--lazy-pages", "--page-server", `127.0.0.1:${port}`, "--status-fd", "3", "--tcp-established", "--file-locks", container],
+    ...[
+      "--leave-running",
+      "--lazy-pages",
+      "--page-server",
+      `127.0.0.1:${port}`,
+      "--status-fd",
+      "3",
+      "--tcp-established",
+      "--file-locks",
+      container,
+    ],
   ];
   return { images, port, start: () => start(argv, port, work, status), [Symbol.dispose]: () => status[Symbol.dispose]() };
 }
@@ -79,9 +89,9 @@ function start(argv: readonly string[], port: number, work: string, status: Stat
   status.closeWriteEnd();
   let said = "";
   child.stderr?.on("data", (chunk: Buffer) => (said += chunk.toString()));
-  const ended = new Promise<{ served: boolean }>((resolve, reject) => {
+  const ended = new Promise<void>((resolve, reject) => {
     child.once("error", reject);
-    child.once("close", (code) => resolve({ served: code === 0 }));
+    child.once("close", () => resolve());
   });
   const ready = status.firstByte().then(async (came) => {
     if (came) return;

@@ -180,7 +180,8 @@ export class SourceSession {
     });
     await sendingFiles;
     await openExit(pageChannel, dump.port, (chunk) => (this.#pageBytes += chunk.length));
-    return { dump: running, held };
+    this.#undo.defer(() => void pageChannel.destroy()); // CRIU's only client leaves
+    return { dump: running, held, freezer };
   }
 
   /** Everything for the freeze that can be done before it. */
@@ -260,18 +261,18 @@ export class SourceSession {
   }
 
   /** Every page is on the target: what is left here is an empty shell. */
-  async #finish({ dump }: Frozen): Promise<void> {
+  async #finish({ dump, freezer }: Frozen): Promise<void> {
     const { id, description, request } = this.#subject;
     await this.#persist(dump, () => this.#target.finish(id));
-    const { served } = await dump.ended;
-    if (!served) this.#warn("CRIU on the source did not end in order, though every page arrived");
+    await dump.ended;
+    await freezer.kill();
     if (!request.keepSource) await discardContainer(this.#engine, description.id, { volumes: true });
   }
 
   /** Asks the target again after the link was lost, for as long as the pages have a way to it. */
   async #persist<T>(dump: LazyDump, call: () => Promise<T>): Promise<T> {
     let broken = false;
-    void dump.ended.then(({ served }) => (broken = !served));
+    void dump.ended.then(() => (broken = true));
     for (;;) {
       try {
         return await call();
@@ -380,6 +381,7 @@ export class SourceSession {
 interface Frozen {
   readonly dump: LazyDump;
   readonly held: HeldNetwork;
+  readonly freezer: Freezer;
 }
 
 /** The commit may or may not have happened: neither side may run the container by itself. */
