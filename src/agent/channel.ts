@@ -132,7 +132,10 @@ export class Channel implements ChannelId, Disposable {
   /** On the side that opened it: ends the channel once the other side's handler has ended. Throws what that threw, or TRANSFER_FAILED. */
   async close(): Promise<void> {
     this.#discard();
-    await this.#write(OK_FRAME);
+    // The other side may have answered and gone before this is written.
+    await this.#write(OK_FRAME).catch((error: unknown) => {
+      if (!this.#peerDone) throw error;
+    });
     while (!this.#peerDone) await this.#nextArrival();
     this.#socket.destroySoon();
   }
