@@ -45,7 +45,8 @@ export class Peers implements Disposable {
   to(host: HostName): Peer {
     const { membership } = this.#cluster;
     const member = this.#cluster.member(host);
-    if (host === membership.self) throw new DmigrateError("HOST_IS_SOURCE", `${host} is this host; name another one`);
+    if (host === membership.self)
+      throw new DmigrateError("HOST_IS_SOURCE", `${host} is this host; name another one, \`dmigrate hosts list\` shows them`);
     const kept = this.#connections.get(host);
     if (kept?.member === member && kept.keys === membership.keys) return kept.peer;
     kept?.calls[Symbol.dispose]();

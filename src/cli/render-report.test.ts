@@ -39,6 +39,17 @@ test("a migration that was undone says that the source runs, and why", () => {
   assert.equal(extent, "  Migration m0k3v9x2q7ab1; the container never stood still.");
 });
 
+test("one that the preflight refused did not begin, and every reason has a line", () => {
+  const message = "redis can't move to b:\n- redis is paused; run `docker unpause redis`\n- CRIU does not work on b; install it";
+  const refused = { ...CANCELLED, error: { code: "PREFLIGHT_BLOCKED", message } };
+  assert.deepEqual(renderReport(refused, 80, colourless).slice(0, 4), [
+    "✗ redis still runs on a. Its migration to b did not begin.",
+    "  PREFLIGHT_BLOCKED  redis can't move to b:",
+    "  - redis is paused; run `docker unpause redis`",
+    "  - CRIU does not work on b; install it",
+  ]);
+});
+
 test("a failed one claims nothing about who runs the container", () => {
   const failed = {
     ...REPORT,

@@ -23,7 +23,7 @@ export function renderReport(report: Report, columns: number, paint: Paint): str
 
 /** Who runs the container now, and what it took. */
 function verdict({ container, source, target, outcome, totalMs, downtimeMs, error, id }: Report, paint: Paint): string[] {
-  const because = error === undefined ? [] : [`  ${paint("bad", error.code)}  ${error.message}`];
+  const because = error === undefined ? [] : `${paint("bad", error.code)}  ${error.message}`.split("\n").map((line) => `  ${line}`);
   const stood = paint("downtime", duration(downtimeMs));
   switch (outcome) {
     case "completed":
@@ -33,7 +33,7 @@ function verdict({ container, source, target, outcome, totalMs, downtimeMs, erro
       ];
     case "rolled-back":
       return [
-        `${paint("bad", "✗")} ${paint("strong", `${container} still runs on ${source}.`)} Its migration to ${target} was undone.`,
+        `${paint("bad", "✗")} ${paint("strong", `${container} still runs on ${source}.`)} Its migration to ${target} ${error?.code === "PREFLIGHT_BLOCKED" ? "did not begin" : "was undone"}.`,
         ...because,
         paint("quiet", `  Migration ${id}; ${plain(downtimeMs)}.`),
       ];

@@ -291,6 +291,7 @@ function* findAnonymous(process: ProcessFacts): Iterable<Problem> {
 }
 
 function* findOutside(process: ProcessFacts): Iterable<Problem> {
+  if (process.origin !== "container") return; // it was given what it holds from outside, and must end anyway
   for (const descriptor of process.descriptors) {
     const where = `${nameOf(process)} holds`;
     const remedy = `let the application close ${fds([descriptor])}`;

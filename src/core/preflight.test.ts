@@ -461,6 +461,17 @@ describe("examine", () => {
     for (const change of harmless) assert.deepEqual(examined(change).findings, [], JSON.stringify(change));
   });
 
+  test("what a process that came in by `docker exec` holds from outside is not told: it has to end anyway", () => {
+    const descriptor = { kind: "outside-file", fd: 0, path: "/null" } as const;
+    for (const origin of ["exec", "health-check"] as const) {
+      const { findings } = examined({ process: { origin }, descriptor });
+      assert.deepEqual(
+        findings.map(({ check }) => check),
+        ["outside-processes"],
+      );
+    }
+  });
+
   test("a socket whose peer another process of the container holds is no connection to the outside", () => {
     const processes = [
       { ...PROCESS, descriptors: [socketOf(1, 2)] },

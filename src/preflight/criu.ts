@@ -13,10 +13,12 @@ import { feature, run } from "./program.ts";
 
 const IPPROTO_ICMP = 1;
 
-/** `criu check`. */
+/** `criu check`, by something that says it is CRIU. */
 export async function tryCriu(): Promise<Feature> {
-  const [check, version] = await Promise.all([run("criu", ["check"]), run("criu", ["--version"])]);
-  return feature(check, /Version: (\S+)/.exec(version.said)?.[1] ?? "");
+  const [check, { said }] = await Promise.all([run("criu", ["check"]), run("criu", ["--version"])]);
+  const version = /Version: (\S+)/.exec(said)?.[1];
+  if (check.succeeded && version === undefined) return { works: false, reason: "`criu --version` tells no version" };
+  return feature(check, version ?? "");
 }
 
 /** The features that `criu check --feature` confirms. */

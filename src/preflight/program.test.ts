@@ -15,7 +15,8 @@ test("one that fails says why, one that is missing is named", async () => {
     reason: "ls: cannot access '/missing/file': No such file or directory",
   });
   assert.deepEqual(feature(await run("no-such-program", []), ""), { works: false, reason: "no-such-program is not installed" });
-  assert.deepEqual(feature(await run("sh", ["-c", "kill -9 $$"]), "").works, false);
+  assert.deepEqual(feature(await run("/etc/passwd", []), ""), { works: false, reason: "/etc/passwd may not be executed" });
+  assert.deepEqual(feature(await run("sh", ["-c", "kill -SEGV $$"]), ""), { works: false, reason: "sh was ended by SIGSEGV" });
 });
 
 test("of CRIU's log the errors remain, without where they are in its source and without the one it always has", () => {

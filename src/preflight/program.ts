@@ -1,7 +1,7 @@
 /**
  * Runs a program to see whether it works.
  */
-import { execFile } from "node:child_process";
+import { execFile, type ExecFileException } from "node:child_process";
 import type { Feature } from "../core/preflight-facts.ts";
 
 /** A program that takes longer is taken for broken: CRIU can hang in ptrace(2). */
@@ -18,11 +18,17 @@ export function run(program: string, args: readonly string[]): Promise<ProgramRu
   return new Promise((resolve) => {
     execFile(program, args, { cwd: "/", timeout: LIMIT_MS, killSignal: "SIGKILL" }, (error, stdout, stderr) => {
       if (error === null) resolve({ succeeded: true, said: stdout + stderr });
-      else if (error.code === "ENOENT") resolve({ succeeded: false, said: `${program} is not installed` });
-      else if (error.killed === true) resolve({ succeeded: false, said: `${program} did not end within ${LIMIT_MS / 1000} s` });
-      else resolve({ succeeded: false, said: stderr + stdout || error.message });
+      else resolve({ succeeded: false, said: whyNot(program, error) ?? (stderr + stdout || error.message) });
     });
   });
+}
+
+/** Why a program could not come to an end by itself; undefined if it did. */
+function whyNot(program: string, { code, killed, signal }: ExecFileException): string | undefined {
+  if (code === "ENOENT") return `${program} is not installed`;
+  if (code === "EACCES") return `${program} may not be executed`;
+  if (killed === true) return `${program} did not end within ${LIMIT_MS / 1000} s`;
+  return signal ? `${program} was ended by ${signal}` : undefined;
 }
 
 /** What works, or the reason in the program's own words. */

@@ -13,6 +13,9 @@ import { runPreflight } from "./preflight.ts";
 import { recoverMigrations } from "./recovery.ts";
 import { SourceSession } from "./session.ts";
 
+/** A container's name or a beginning of its id; anything else would be another path of the engine's API. */
+const CONTAINER_NAME = /^\/?[a-zA-Z0-9][\w.-]*$/;
+
 /** Makes the source's side of the migration logic. */
 export function sourceMigrations(context: AgentContext): Migrations {
   const running = new Map<MigrationId, { readonly cancel: AbortController; readonly over: Promise<void> }>();
@@ -21,10 +24,13 @@ export function sourceMigrations(context: AgentContext): Migrations {
     container: string,
     target: HostName,
   ): Promise<{ engine: Engine; description: ContainerDescription; initPid: number }> => {
-    if (target === context.self()) {
-      throw new DmigrateError("HOST_IS_SOURCE", `${target} is this host; name another one, \`dmigrate hosts list\` shows them`);
-    }
     context.peers.to(target);
+    if (!CONTAINER_NAME.test(container)) {
+      throw new DmigrateError(
+        "CONTAINER_NOT_FOUND",
+        `No container can be called ${JSON.stringify(container)}; \`docker ps\` shows those there are`,
+      );
+    }
     const engine = await Engine.connect(context.config.dockerSocket);
     const description = await describe(engine, container);
     const { State } = await engine.inspectContainer(description.id);

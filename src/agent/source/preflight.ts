@@ -30,6 +30,7 @@ export async function runPreflight(
 export function refuseBlockers(container: string, target: HostName, findings: readonly Finding[]): void {
   const blockers = findings.filter(({ severity }) => severity === "blocker");
   if (blockers.length === 0) return;
-  const list = blockers.map(({ message, remedy }) => `${message}; ${remedy}`).join("\n");
-  throw new DmigrateError("PREFLIGHT_BLOCKED", `${container} can't move to ${target}: ${list}`);
+  const reasons = blockers.map(({ message, remedy }) => `${message}; ${remedy}`);
+  const list = reasons.length === 1 ? ` ${reasons[0]}` : reasons.map((reason) => `\n- ${reason}`).join("");
+  throw new DmigrateError("PREFLIGHT_BLOCKED", `${container} can't move to ${target}:${list}`);
 }
