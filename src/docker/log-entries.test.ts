@@ -4,12 +4,13 @@
 import assert from "node:assert/strict";
 import { BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
 import { execFileSync } from "node:child_process";
-import { createReadStream, mkdtempSync, rmSync } from "node:fs";
+import { closeSync, constants, createReadStream, mkdtempSync, openSync, readSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { Readable } from "node:stream";
 import { text } from "node:stream/consumers";
 import { test } from "node:test";
+import { setImmediate } from "node:timers/promises";
 import fc from "fast-check";
 import { decodeEntries, decodeOutput, encodeOutput, replayOutput, type Output } from "./log-entries.ts";
 
@@ -132,9 +133,24 @@ test("output goes to the pipes it belongs to, more of it than a pipe holds", asy
 async function replayWhenRead(pipes: { stdout: string; stderr: string }, outputs: readonly Output[]): Promise<void> {
   const holders = Object.values(pipes).map((pipe) => createReadStream(pipe, { flags: "r+" }));
   await Promise.all(holders.map((holder) => new Promise((resolve) => holder.once("open", resolve))));
-  await replayOutput(pipes, Readable.from(outputs.map(encodeOutput)));
+  using _pipes = await replayOutput(pipes, Readable.from(outputs.map(encodeOutput)));
   for (const holder of holders) holder.destroy();
 }
+
+test("the pipes stay open until they are given back: their end would be the container's", async (t) => {
+  const folder = mkdtempSync(path.join(tmpdir(), "dmigrate-pipes-"));
+  t.after(() => rmSync(folder, { recursive: true }));
+  const pipes = { stdout: path.join(folder, "out"), stderr: path.join(folder, "err") };
+  execFileSync("mkfifo", Object.values(pipes));
+  const reader = openSync(pipes.stdout, constants.O_RDONLY | constants.O_NONBLOCK);
+  t.after(() => closeSync(reader));
+  const replayed = await replayOutput(pipes, Readable.from([encodeOutput({ to: "stdout", bytes: Buffer.from("hello\n") })]));
+  assert.equal(readSync(reader, Buffer.alloc(100)), 6);
+  assert.throws(() => readSync(reader, Buffer.alloc(100)), { code: "EAGAIN" });
+  replayed[Symbol.dispose]();
+  await setImmediate();
+  assert.equal(readSync(reader, Buffer.alloc(100)), 0);
+});
 
 test("pipes that nobody reads are an error, not a wait", async (t) => {
   const folder = mkdtempSync(path.join(tmpdir(), "dmigrate-pipes-"));

@@ -2,11 +2,9 @@
  * Entries of Docker Engine's log files, and the way back: having an engine log once more what they say was printed.
  */
 import { BinaryReader } from "@bufbuild/protobuf/wire";
-import { once } from "node:events";
 import { constants, openSync } from "node:fs";
 import { Socket } from "node:net";
 import path from "node:path";
-import { finished } from "node:stream/promises";
 import * as z from "zod";
 import { DmigrateError } from "../core/errors.ts";
 import type { ContainerId } from "../core/ids.ts";
@@ -141,21 +139,19 @@ export function outputPipes(id: ContainerId, execRoot = "/run/docker"): OutputPi
 
 /**
  * Has the engine log what its container printed elsewhere, with the time of now: while the container is held, for the engine has opened
- * the log files by then and takes no other entries. Returns when all of it has been written to the pipes.
+ * the log files by then and takes no other entries. Returns when all of it has been written to the pipes. They stay open until what it
+ * returns is disposed of, which must be after the container has started: the engine takes a pipe that its last writer closes for ended.
  * @throws DOCKER if no engine reads the pipes, PROTOCOL, TRANSFER_FAILED
  */
-export async function replayOutput(pipes: OutputPipes, stream: AsyncIterable<Uint8Array>): Promise<void> {
+export async function replayOutput(pipes: OutputPipes, stream: AsyncIterable<Uint8Array>): Promise<Disposable> {
+  using opened = new DisposableStack();
   const sinks = new Map<OutputName, Socket>();
-  try {
-    for await (const { to, bytes } of decodeOutput(stream)) {
-      const sink = sinks.get(to) ?? openPipe(pipes[to]);
-      sinks.set(to, sink);
-      if (!sink.write(bytes)) await once(sink, "drain");
-    }
-    for (const sink of sinks.values()) await finished(sink.end(), { readable: false });
-  } finally {
-    for (const sink of sinks.values()) sink.destroy();
+  for await (const { to, bytes } of decodeOutput(stream)) {
+    const sink = sinks.get(to) ?? opened.adopt(openPipe(pipes[to]), (pipe) => void pipe.destroy());
+    sinks.set(to, sink);
+    await new Promise<void>((resolve, reject) => void sink.write(bytes, (error) => (error ? reject(error) : resolve())));
   }
+  return opened.move();
 }
 
 /** Opened so that it fails at once if nobody reads, fifo(7). */

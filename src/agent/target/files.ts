@@ -94,9 +94,9 @@ export class TargetFiles {
     if (place !== undefined) await applyLogFiles(place, stream);
   }
 
-  /** Takes what was printed since, while the container is held. */
-  async replayOutput(stream: AsyncIterable<Uint8Array>): Promise<void> {
-    await replayOutput(outputPipes(this.#container), stream);
+  /** Takes what was printed since, while the container is held. What it returns is to be disposed of when the container has started. */
+  replayOutput(stream: AsyncIterable<Uint8Array>): Promise<Disposable> {
+    return replayOutput(outputPipes(this.#container), stream);
   }
 
   /** Gives the writable layer to the engine, which is about to mount it. */
@@ -114,7 +114,7 @@ export class TargetFiles {
   }
 }
 
-/** Mounts a container's layers as the engine itself does: by short relative names, since the list may not exceed a page (moby's overlay2). */
+/** Mounts a container's layers as the engine does: by short relative names, since the list may not exceed a page (moby's overlay2). */
 async function mountOverlay(upper: string, work: string, at: string): Promise<void> {
   await mkdir(at, { recursive: true, mode: 0o700 });
   const layer = path.dirname(upper);

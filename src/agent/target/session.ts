@@ -262,7 +262,9 @@ export class TargetSession {
       this.#accept(treeChannel(index), (channel) => files.apply(index, receiveAll(channel)));
     }
     this.#accept(CHANNELS.logFiles, (channel) => files.applyLogFiles(receiveAll(channel)));
-    this.#accept(CHANNELS.logOutput, (channel) => files.replayOutput(receiveAll(channel)));
+    this.#accept(CHANNELS.logOutput, async (channel) => {
+      this.#open.use(await files.replayOutput(receiveAll(channel)));
+    });
   }
 
   async #receiveLayers(channel: Channel): Promise<void> {
