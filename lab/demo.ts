@@ -104,9 +104,8 @@ async function demo(options: DemoOptions): Promise<number> {
   } else {
     say("\nAs the client saw it");
     for (const move of movesOf(reports, seen)) {
-      say(
-        `  ${move.name}: longest gap between replies ${move.clientDowntimeMs.toFixed(0)} ms (engine: ${move.downtimeMs.toFixed(0)} ms), total ${(move.totalMs / 1000).toFixed(1)} s`,
-      );
+      const [gap, engine] = [move.clientDowntimeMs.toFixed(0), move.downtimeMs.toFixed(0)];
+      say(`  ${move.name}: longest gap between replies ${gap} ms (engine: ${engine} ms), total ${(move.totalMs / 1000).toFixed(1)} s`);
     }
     say(`  ${replies.toLocaleString("en")} replies, ${seen.repliesPerSecond.toLocaleString("en")}/s`);
     say("\nProof");
@@ -123,14 +122,14 @@ async function startRedis(host: Host, client: Host, say: (line: string) => void)
   await loadImage(host, await buildImage(redisImage(ROOT_DIR), ROOT_DIR));
   const network = ["--network", LAN, "--ip", ADDRESS, "--mac-address", MAC];
   await host.run("docker", "run", "--detach", "--name", CONTAINER, "--restart", "always", ...network, "dmigrate/redis");
-  await client.run(...program("redis-fill", "fill", "--megabytes", String(FILL_MEGABYTES)));
+  await client.run(...workload("redis-fill", "fill", "--megabytes", String(FILL_MEGABYTES)));
   const memory = await host.run("docker", "stats", "--no-stream", "--format", "{{.MemUsage}}", CONTAINER);
   say(`Redis: runs in Docker on ${host.name} at ${ADDRESS}, ${memory.split("/")[0]?.trim()} in memory`);
-  return client.run(...program("redis-fill", "digest"));
+  return await client.run(...workload("redis-fill", "digest"));
 }
 
 /** argv of one of the workloads' programs in a host. */
-function program(name: string, ...args: readonly string[]): string[] {
+function workload(name: string, ...args: readonly string[]): string[] {
   return [`${CHECKOUT_IN_HOST}/bin/node`, `${CHECKOUT_IN_HOST}/lab/workloads/${name}.ts`, "--host", ADDRESS, ...args];
 }
 
@@ -145,7 +144,7 @@ export async function loadImage(host: Host, image: Image): Promise<void> {
 }
 
 function startClient(host: Host): ClientProcess<RedisClientResult> {
-  const child = host.spawn(program("redis-client"), { stdio: ["pipe", "pipe", "inherit"] });
+  const child = host.spawn(workload("redis-client"), { stdio: ["pipe", "pipe", "inherit"] });
   return new ClientProcess(child, redisClientResult);
 }
 
@@ -193,7 +192,7 @@ async function judgeHosts(from: Host, to: Host, client: Host, digestBefore: stri
   const left = await from.exec("docker", "ps", "--quiet", "--filter", `name=^${CONTAINER}$`);
   const answer = await to.exec("docker", "exec", CONTAINER, "redis-cli", "ping");
   const logs = await to.exec("docker", "logs", CONTAINER);
-  const digestAfter = await client.exec(...program("redis-fill", "digest"));
+  const digestAfter = await client.exec(...workload("redis-fill", "digest"));
   const restarted = await to.exec("docker", "restart", CONTAINER);
   const again = await client.exec(...["redis-cli", "-h", ADDRESS, "ping"]);
   return [

@@ -25,8 +25,11 @@ export async function idMapOfEngine(engine: Engine, { hostConfig }: ContainerDes
   // With userns-remap the engine keeps everything below a folder named after the first ids (dockerd(8)).
   const [, uid, gid] = /\/(\d+)\.(\d+)$/.exec(DockerRootDir) ?? [];
   if (uid === undefined || gid === undefined || hostConfig["UsernsMode"] === "host") return undefined;
-  const range = (first: string): IdRange[] => [{ container: 0, host: Number(first), count: ID_COUNT }];
-  return { uids: range(uid), gids: range(gid) };
+  return { uids: [rangeFrom(uid)], gids: [rangeFrom(gid)] };
+}
+
+function rangeFrom(first: string): IdRange {
+  return { container: 0, host: Number(first), count: ID_COUNT };
 }
 
 /** Lines of /proc/PID/uid_map (user_namespaces(7)). */

@@ -46,8 +46,8 @@ export interface LazyDump {
   /** Fulfilled when all images are written and the page server listens; DUMP_FAILED if CRIU ends before. */
   readonly ready: Promise<void>;
   /**
-   * Fulfilled when CRIU ended. The tasks are as frozen as they were before, whether every page was served or not: CRIU must not decide that, for it
-   * takes any peer that closes its connection to have all it wants (docs/decisions/0002-fence.md).
+   * Fulfilled when CRIU ended. The tasks are as frozen as they were before, whether every page was served or not: CRIU must not decide
+   * that, for it takes any peer that closes its connection to have all it wants (docs/decisions/0002-fence.md).
    */
   readonly ended: Promise<void>;
   /**
@@ -121,7 +121,7 @@ export async function breakOff(port: number): Promise<void> {
   client.destroy();
 }
 
-/** The pipe through which CRIU says that it is ready. runc wants a descriptor that is open for writing alone, which Node's own pipes are not. */
+/** The pipe through which CRIU says that it is ready. runc wants a descriptor open for writing alone, which Node's own pipes are not. */
 class StatusPipe implements Disposable {
   readonly #readEnd: ReadStream;
   #writeEnd: number | undefined;

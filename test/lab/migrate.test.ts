@@ -51,7 +51,7 @@ test("on the target it is an ordinary container: exec, logs from its start, labe
 test("a report has every field of its contract, with numbers that add up", async () => {
   const { report } = await migrate(lab.host("b"), "redis", "a");
   assert.ok(report !== undefined);
-  const { memory, files, layers, metadata, total } = report.bytes as Record<string, number>;
+  const { memory, files, layers, metadata, total } = report.bytes;
   assert.equal(total, (memory ?? NaN) + (files ?? NaN) + (layers ?? NaN) + (metadata ?? NaN));
   assert.ok((memory ?? 0) > 0 && (metadata ?? 0) > 0);
   assert.deepEqual(Object.keys(report.pages).toSorted(), ["copiedAhead", "demanded", "pushed", "total", "zero"]);

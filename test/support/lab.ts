@@ -58,16 +58,11 @@ export interface MigrateResult {
   readonly report: z.infer<typeof report> | undefined;
 }
 
-/**
- * Migrates with the command a user gives.
- * @param at what to do as a phase begins, by its name
- */
-export async function migrate(
-  source: Host,
-  container: string,
-  target: string,
-  at: Readonly<Record<string, () => Promise<unknown>>> = {},
-): Promise<MigrateResult> {
+/** What to do as a phase begins, by its name. */
+type Acts = Readonly<Record<string, (migration: string) => Promise<unknown>>>;
+
+/** Migrates with the command a user gives. */
+export async function migrate(source: Host, container: string, target: string, at: Acts = {}): Promise<MigrateResult> {
   const child = source.spawn([DMIGRATE, "migrate", container, target, "--json"], { stdio: ["ignore", "pipe", "ignore"] });
   const closed = once(child, "close");
   let text = "";
@@ -81,35 +76,47 @@ export async function migrate(
 }
 
 /** Watches the newest migration of a host and acts as its phases begin. `end` returns once what was begun has been done. */
-function act(source: Host, at: Readonly<Record<string, () => Promise<unknown>>>): { readonly end: () => Promise<void> } {
-  const child = source.spawn(["sh", "-c", WATCH_NEWEST, "sh", DMIGRATE], { stdio: ["ignore", "pipe", "inherit"] });
-  const { stdout } = child;
-  if (stdout === null) throw new Error("no output");
+function act(source: Host, at: Acts): { readonly end: () => Promise<void> } {
+  const over = new AbortController();
   const watch = async (): Promise<void> => {
+    const id = await newestUnderWay(source, over.signal);
+    if (id === undefined) return;
+    const { stdout } = source.spawn([DMIGRATE, "watch", id, "--json"], { stdio: ["ignore", "pipe", "ignore"] });
+    if (stdout === null) throw new Error("no output");
     for await (const line of createInterface({ input: stdout })) {
       const event = z.looseObject({ kind: z.string(), phase: z.string().optional() }).parse(JSON.parse(line));
-      if (event.kind === "phase-began" && event.phase !== undefined) await at[event.phase]?.();
+      if (event.kind === "phase-began" && event.phase !== undefined) await at[event.phase]?.(id);
     }
   };
   const watching = watch();
   const end = async (): Promise<void> => {
-    child.kill(); // if the migration ended before it could be watched
+    over.abort();
     await watching;
   };
   return { end };
 }
 
-/** The migration that is about to begin has no id yet: waits until the list has one under way. */
-const WATCH_NEWEST = `
-  until id=$("$1" list --json | python3 -c '
-import json, sys
-running = [m["id"] for m in json.load(sys.stdin)["migrations"] if m["state"] in ("running", "committed")]
-print(running[0]) if running else sys.exit(1)'); do sleep 0.05; done
-  exec "$1" watch "$id" --json`;
+/** The migration that is about to begin has no id yet; undefined if it ended before it was seen. */
+async function newestUnderWay(source: Host, over: AbortSignal): Promise<string | undefined> {
+  const list = z.looseObject({ migrations: z.array(z.looseObject({ id: z.string(), state: z.string() })) });
+  while (!over.aborted) {
+    const { migrations } = list.parse(JSON.parse(await source.run(DMIGRATE, "list", "--json")));
+    const running = migrations.find(({ state }) => state === "running" || state === "committed");
+    if (running !== undefined) return running.id;
+  }
+  return undefined;
+}
 
 /** A redis client on the lab's client host that notices everything. */
 export function startRedisClient(lab: Lab, address: string): ClientProcess<RedisClientResult> {
-  const program = [`${CHECKOUT_IN_HOST}/bin/node`, `${CHECKOUT_IN_HOST}/lab/workloads/redis-client.ts`, "--host", address, "--keys", "2000"];
+  const program = [
+    `${CHECKOUT_IN_HOST}/bin/node`,
+    `${CHECKOUT_IN_HOST}/lab/workloads/redis-client.ts`,
+    "--host",
+    address,
+    "--keys",
+    "2000",
+  ];
   return new ClientProcess(lab.host(CLIENT).spawn(program, { stdio: ["pipe", "pipe", "inherit"] }), redisClientResult);
 }
 

@@ -36,7 +36,7 @@ export async function recoverMigrations(context: AgentContext): Promise<void> {
 }
 
 async function recover(context: AgentContext, record: MigrationRecord): Promise<void> {
-  if (record.state === "running") return letRunOn(context, record);
+  if (record.state === "running") return await letRunOn(context, record);
   const state = await context.peers
     .to(record.peer)
     .state(record.id)
@@ -44,7 +44,7 @@ async function recover(context: AgentContext, record: MigrationRecord): Promise<
   switch (state) {
     case "rolled-back":
     case undefined:
-      return letRunOn(context, record);
+      return await letRunOn(context, record);
     case "completed":
       return end(context, record, "completed");
     case "running":
@@ -59,8 +59,9 @@ async function recover(context: AgentContext, record: MigrationRecord): Promise<
 
 function handedOver({ container, peer }: MigrationRecord, state: JournalState | "unreachable"): DmigrateError {
   const text =
-    `This agent ended after ${container} was handed over to ${peer}, whose word on it is "${state}"; it stays frozen here with all its memory: ` +
-    `remove it with \`docker rm --force ${container}\` if it runs on ${peer}, or thaw it with \`docker unpause ${container}\` if it does not and will not`;
+    `This agent ended after ${container} was handed over to ${peer}, whose word on it is "${state}"; it stays frozen here with all its ` +
+    `memory: remove it with \`docker rm --force ${container}\` if it runs on ${peer}; if it does not and will not, ` +
+    `\`docker restart ${container}\` starts it here anew`;
   return new DmigrateError("IN_DOUBT", text);
 }
 

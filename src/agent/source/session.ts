@@ -111,7 +111,7 @@ export class SourceSession {
         return this.#report("failed", error);
       }
     } catch (error) {
-      return error instanceof InDoubt ? this.#report("failed", error.error) : this.#rollBack(error);
+      return error instanceof InDoubt ? this.#report("failed", error.error) : await this.#rollBack(error);
     }
   }
 
@@ -131,7 +131,7 @@ export class SourceSession {
     this.#cancelled = AbortSignal.any([this.#cancelled, presence.signal]);
     this.#undo.defer(() => this.#abortTarget());
     const request = { migration: id, source: this.#context.self(), description: writeDescription(description) };
-    return this.#target.reserve(request, this.#options);
+    return await this.#target.reserve(request, this.#options);
   }
 
   /** Copies while the container runs: image layers the target lacks, then the container's files. */
@@ -397,7 +397,8 @@ class InDoubt extends Error {
 function inDoubt({ description, request }: SourceSubject, cause: unknown): DmigrateError {
   const text =
     `${request.target} did not say whether it took container ${description.name} over (${messageOf(cause)}), so it stays frozen here; ` +
-    `when \`dmigrate list\` on ${request.target} says that it does not own the migration, thaw it here with \`docker unpause ${description.name}\``;
+    `see \`dmigrate list\` on ${request.target}: if it owns the migration, remove what is here with \`docker rm --force ${description.name}\`; ` +
+    `if it does not, \`docker restart ${description.name}\` starts it here anew`;
   return new DmigrateError("IN_DOUBT", text, cause);
 }
 

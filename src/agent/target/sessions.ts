@@ -45,7 +45,7 @@ export function targetSessions(context: AgentContext): TargetSessions {
       const engine = await Engine.connect(context.config.dockerSocket);
       const session = new TargetSession(context, engine, subject, () => sessions.delete(migration));
       sessions.set(migration, session);
-      return session.reserve();
+      return await session.reserve();
     },
     createContainer: (id) => of(id).createContainer(),
     stage: (id, criuOptions) => of(id).stage(criuOptions),
