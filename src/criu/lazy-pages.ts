@@ -35,17 +35,17 @@ export async function startLazyPages(images: string, work: string, port: number)
     child.once("close", (code) => {
       over = true;
       if (code === 0) return resolve();
-      readFile(log, "utf8").then(
-        (text) =>
-          reject(new DmigrateError("TRANSFER_FAILED", `criu lazy-pages failed: ${lastErrors(text) || `exit code ${code}`}; see ${log}`)),
-        reject,
-      );
+      void failure(log, code).then(reject);
     });
   });
   finished.catch(() => {}); // told to whoever waits for it
   const deadline = performance.now() + SOCKET_LIMIT_MS;
   while (!existsSync(path.join(work, "lazy-pages.socket"))) {
-    if (over) await finished;
+    if (over)
+      throw new DmigrateError(
+        "RESTORE_FAILED",
+        "CRIU's daemon for lazy pages does not start on the target; see that `criu check` succeeds there",
+      );
     if (performance.now() > deadline) {
       child.kill("SIGKILL");
       throw new DmigrateError("RESTORE_FAILED", `criu lazy-pages did not open its socket within ${SOCKET_LIMIT_MS / 1000} s; see ${log}`);
@@ -53,4 +53,9 @@ export async function startLazyPages(images: string, work: string, port: number)
     await sleep(1);
   }
   return { finished, kill: () => child.kill("SIGKILL") };
+}
+
+async function failure(log: string, code: number | null): Promise<DmigrateError> {
+  const text = await readFile(log, "utf8").catch(() => "");
+  return new DmigrateError("TRANSFER_FAILED", `criu lazy-pages failed: ${lastErrors(text) || `exit code ${code}`}; see ${log}`);
 }

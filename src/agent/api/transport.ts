@@ -1,6 +1,8 @@
 /**
  * Connect RPC over a connection that its caller makes: a unix socket, or TLS that trusts whom it should.
  */
+import { subscribe } from "node:diagnostics_channel";
+import type { ClientHttp2Session, ClientHttp2Stream } from "node:http2";
 import type { Duplex } from "node:stream";
 import type { Transport } from "@connectrpc/connect";
 import { createConnectTransport, Http2SessionManager } from "@connectrpc/connect-node";
@@ -8,6 +10,18 @@ import { createConnectTransport, Http2SessionManager } from "@connectrpc/connect
 export interface CallsTransport extends Disposable {
   readonly transport: Transport;
 }
+
+/**
+ * A session that gives up on a silent peer emits its error after connect-node has taken its listeners away, and an error without a
+ * listener would end the agent. The calls have been told by then.
+ */
+const heard = new WeakSet<ClientHttp2Session>();
+subscribe("http2.client.stream.created", (message) => {
+  const { session } = (message as { readonly stream: ClientHttp2Stream }).stream; // as node:http2 documents this channel
+  if (session === undefined || heard.has(session as ClientHttp2Session)) return;
+  heard.add(session as ClientHttp2Session); // a client's stream has a client's session
+  session.on("error", () => {});
+});
 
 /**
  * Calls over what `connect` connects to, again whenever there is no connection. Disposing of it cuts it, and the calls under way.
