@@ -5,7 +5,6 @@
  * A name is bytes, not text: here it is a string with one character for each byte (latin1). Node's own calls would take it as UTF-8.
  * Names must not contain NUL. An empty name means the descriptor's own file where a call says so.
  */
-import { constants } from "node:fs";
 import { declare, must, mustUnless } from "./libc.ts";
 
 const AT_SYMLINK_NOFOLLOW = 0x100;
@@ -82,7 +81,7 @@ export interface FileStat {
   readonly mtimeNs: bigint;
   /** When anything of the inode last changed; no program can set it. */
   readonly ctimeNs: bigint;
-  readonly inode: bigint;
+  readonly inodeNumber: bigint;
   /** The file system it lies on. */
   readonly filesystem: number;
   /** Of a device node. */
@@ -122,7 +121,7 @@ export function statAt(directory: number, name: string): FileStat | undefined {
     allocated: Number(u64(48)) * 512,
     mtimeNs: time(112),
     ctimeNs: time(96),
-    inode: u64(32),
+    inodeNumber: u64(32),
     filesystem: u32(136) * 2 ** 32 + u32(140),
     device: { major: u32(128), minor: u32(132) },
   };
@@ -207,6 +206,3 @@ export function setModifiedAt(directory: number, name: string, mtimeNs: bigint):
   const times = BigInt64Array.of(0n, UTIME_OMIT, (mtimeNs - nanoseconds) / second, nanoseconds); // struct timespec[2]: access, modification
   must("utimensat", libc.utimensat(directory, bytes(name), times, AT_SYMLINK_NOFOLLOW));
 }
-
-/** The type bits of `FileStat.mode`. */
-export const FILE_TYPE_MASK: number = constants.S_IFMT;

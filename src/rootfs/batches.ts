@@ -8,18 +8,25 @@ const BATCH_BYTES = 256 * 1024;
 
 export class Batches {
   readonly #full: Uint8Array[] = [];
-  #open = Buffer.allocUnsafeSlow(BATCH_BYTES);
-  #filled = 0;
+  #buffer = Buffer.allocUnsafeSlow(BATCH_BYTES);
+  /** The open batch lies between these two. */
+  #start = 0;
+  #end = 0;
 
   add(pieces: readonly Uint8Array[]): void {
     for (const piece of pieces) {
-      if (piece.length > SMALL_BYTES || this.#filled + piece.length > BATCH_BYTES) this.#close();
       if (piece.length > SMALL_BYTES) {
+        this.#close();
         this.#full.push(piece);
-      } else {
-        this.#open.set(piece, this.#filled);
-        this.#filled += piece.length;
+        continue;
       }
+      if (this.#end + piece.length > BATCH_BYTES) {
+        this.#close();
+        this.#buffer = Buffer.allocUnsafeSlow(BATCH_BYTES);
+        this.#start = this.#end = 0;
+      }
+      this.#buffer.set(piece, this.#end);
+      this.#end += piece.length;
     }
   }
 
@@ -35,9 +42,7 @@ export class Batches {
   }
 
   #close(): void {
-    if (this.#filled === 0) return;
-    this.#full.push(this.#open.subarray(0, this.#filled));
-    this.#open = Buffer.allocUnsafeSlow(BATCH_BYTES);
-    this.#filled = 0;
+    if (this.#start < this.#end) this.#full.push(this.#buffer.subarray(this.#start, this.#end));
+    this.#start = this.#end;
   }
 }

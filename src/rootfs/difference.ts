@@ -54,7 +54,7 @@ function* additions(previous: Snapshot | undefined, current: Snapshot): Generato
 /** True if both are the same regular file, whose content can be changed where it lies. */
 function isSameFile(before: Entry | undefined, entry: Entry): boolean {
   const areFiles = before?.kind.type === "file" && entry.kind.type === "file" && before.linkOf === undefined;
-  return areFiles && before.inode === entry.inode && before.filesystem === entry.filesystem;
+  return areFiles && before.inodeNumber === entry.inodeNumber && before.filesystem === entry.filesystem;
 }
 
 function isDirectory(entry: Entry | undefined): boolean {

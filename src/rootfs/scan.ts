@@ -5,6 +5,7 @@ import { closeSync, constants, openSync } from "node:fs";
 import { DmigrateError } from "../core/errors.ts";
 import { namesIn, openBeneath, readLinkAt, statAt, type FileStat } from "../kernel/files.ts";
 import { getXattrAt, listXattrsAt } from "../kernel/xattr.ts";
+import { fileError } from "./errors.ts";
 import { HOST_XATTR, ROOT, childPath, permissionsOfMode, showPath, typeOfMode } from "./inode.ts";
 import type { BytePath, FileKind, Inode, Xattr } from "./inode.ts";
 import { Slices } from "./slices.ts";
@@ -20,7 +21,7 @@ export interface Tree {
 
 /** What a name in a tree was when it was looked at. */
 export interface Entry extends Inode {
-  readonly inode: bigint;
+  readonly inodeNumber: bigint;
   readonly filesystem: number;
   readonly ctimeNs: bigint;
   /** Bytes on the disk. */
@@ -51,14 +52,14 @@ export function isSettled(ctimeNs: bigint, nowNs: bigint): boolean {
 
 /**
  * Walks a tree. Entries that have not changed since `previous` are the same objects. What vanishes meanwhile is left out.
- * Throws ROOTFS if the root is not there or something in it can't be copied, KERNEL.
+ * Throws ROOTFS if the root is not there or something in it can't be copied.
  */
 export async function scan(tree: Tree, previous?: Snapshot): Promise<Snapshot> {
   const root = openRoot(tree.root);
   try {
     const walk = new Walk(tree.kind, root, previous);
     const slices = new Slices();
-    while (walk.visitDirectory()) if (slices.over) await slices.next();
+    for (const _ of walk.visits()) if (slices.over) await slices.next();
     return walk;
   } finally {
     closeSync(root);
@@ -97,21 +98,22 @@ class Walk implements Snapshot {
     this.#previous = previous;
   }
 
-  /** Visits the next directory and what is in it; false if there is none left. */
-  visitDirectory(): boolean {
-    const next = this.#pending.pop();
-    if (next === undefined) return false;
-    const fd = openBeneath(this.#root, next.path, constants.O_RDONLY | constants.O_DIRECTORY);
-    if (fd === undefined) return true;
-    try {
-      this.#directory(fd, next);
-    } finally {
-      closeSync(fd);
+  /** Visits everything, and stops after each name. */
+  *visits(): Generator<void, void> {
+    for (let next = this.#pending.pop(); next !== undefined; next = this.#pending.pop()) {
+      const fd = openBeneath(this.#root, next.path, constants.O_RDONLY | constants.O_DIRECTORY);
+      if (fd === undefined) continue;
+      try {
+        yield* this.#directory(fd, next);
+      } catch (error) {
+        throw fileError("read", next.path, error);
+      } finally {
+        closeSync(fd);
+      }
     }
-    return true;
   }
 
-  #directory(fd: number, { path, covered }: PendingDirectory): void {
+  *#directory(fd: number, { path, covered }: PendingDirectory): Generator<void, void> {
     const stat = statAt(fd, "");
     const entry = stat && this.#entry(fd, ".", path, stat, covered);
     if (entry?.kind.type !== "directory") return;
@@ -119,13 +121,14 @@ class Walk implements Snapshot {
     const coversChildren = covered || entry.kind.opaque;
     const directories: PendingDirectory[] = [];
     for (const name of namesIn(fd).toSorted()) {
+      yield;
       const child = childPath(path, name);
       const childStat = statAt(fd, name);
       if (childStat === undefined) continue;
       if (typeOfMode(childStat.mode) === "directory") directories.push({ path: child, covered: coversChildren });
       else this.#file(fd, name, child, childStat, coversChildren);
     }
-    this.#pending.push(...directories.toReversed());
+    for (const each of directories.toReversed()) this.#pending.push(each);
   }
 
   #file(directory: number, name: string, path: BytePath, stat: FileStat, covered: boolean): void {
@@ -147,7 +150,7 @@ class Walk implements Snapshot {
   #entry(directory: number, name: string, path: BytePath, stat: FileStat, covered: boolean): Entry | undefined {
     const linkOf = name === "." ? undefined : this.#firstNames.get(identity(stat));
     const known = this.#previous?.entries.get(path);
-    if (known?.settled === true && isSame(known, stat) && known.linkOf === linkOf && known.covered === covered) return known;
+    if (known?.settled === true && isUnchanged(known, stat) && known.linkOf === linkOf && known.covered === covered) return known;
     const raw = readXattrs(directory, name);
     if (raw === undefined) return undefined;
     const { xattrs, opaque, whiteout } =
@@ -165,7 +168,7 @@ class Walk implements Snapshot {
       gid: stat.gid,
       mtimeNs: stat.mtimeNs,
       xattrs,
-      inode: stat.inode,
+      inodeNumber: stat.inodeNumber,
       filesystem: stat.filesystem,
       ctimeNs: stat.ctimeNs,
       allocated: stat.allocated,
@@ -176,17 +179,20 @@ class Walk implements Snapshot {
   }
 }
 
-type Stamp = Pick<FileStat, "inode" | "filesystem" | "ctimeNs" | "mtimeNs">;
+type Stamp = Pick<FileStat, "inodeNumber" | "filesystem" | "ctimeNs" | "mtimeNs">;
 
 /** True if a file is still the one that was looked at, unchanged as far as its times tell. */
-export function isSame(entry: Entry, stat: Stamp): boolean {
+export function isUnchanged(entry: Entry, stat: Stamp): boolean {
   return (
-    entry.inode === stat.inode && entry.filesystem === stat.filesystem && entry.ctimeNs === stat.ctimeNs && entry.mtimeNs === stat.mtimeNs
+    entry.inodeNumber === stat.inodeNumber &&
+    entry.filesystem === stat.filesystem &&
+    entry.ctimeNs === stat.ctimeNs &&
+    entry.mtimeNs === stat.mtimeNs
   );
 }
 
 function identity(stat: FileStat): string {
-  return `${stat.filesystem}:${stat.inode}`;
+  return `${stat.filesystem}:${stat.inodeNumber}`;
 }
 
 function isWhiteoutDevice(stat: FileStat): boolean {

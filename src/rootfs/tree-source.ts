@@ -21,9 +21,10 @@ import {
 } from "./content.ts";
 import { difference, type Step } from "./difference.ts";
 import { Digester, type TreeDigest } from "./digest.ts";
+import { fileError } from "./errors.ts";
 import { toContainer, type IdMap } from "./id-map.ts";
 import { showPath, type BytePath } from "./inode.ts";
-import { isSame, openRoot, scan, type Entry, type Snapshot, type Tree } from "./scan.ts";
+import { isUnchanged, openRoot, scan, type Entry, type Snapshot, type Tree } from "./scan.ts";
 import { Slices } from "./slices.ts";
 
 export interface RoundOptions {
@@ -112,12 +113,16 @@ class Round {
   async *steps(steps: Iterable<Step>): AsyncGenerator<Uint8Array, void> {
     const slices = new Slices();
     for (const step of steps) {
-      if (step.frame === "put" && step.inode.kind.type === "file") {
-        const { size } = step.inode.kind;
-        if (size <= SMALL_BYTES) this.#smallFile(step, size);
-        else yield* this.#largeFile(step, size);
-      } else if (step.frame === "link" && this.#gone.has(step.to)) this.#vanished(step.path);
-      else this.#send(step);
+      try {
+        if (step.frame === "put" && step.inode.kind.type === "file") {
+          const { size } = step.inode.kind;
+          if (size <= SMALL_BYTES) this.#smallFile(step, size);
+          else yield* this.#largeFile(step, size);
+        } else if (step.frame === "link" && this.#gone.has(step.to)) this.#vanished(step.path);
+        else this.#send(step);
+      } catch (error) {
+        throw fileError("read", step.path, error);
+      }
       yield* this.#out.take();
       if (slices.over) await slices.next();
     }
@@ -202,7 +207,7 @@ class Round {
     this.#contents.set(path, after);
     if (!this.#frozen) return; // a change since the scan shows in the next one
     const stat = statAt(fd, "");
-    if (stat === undefined || !isSame(entry, stat)) throw changedInFreeze(path);
+    if (stat === undefined || !isUnchanged(entry, stat)) throw changedInFreeze(path);
   }
 
   #vanished(path: BytePath): void {

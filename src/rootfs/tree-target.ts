@@ -10,7 +10,7 @@ import { type Content } from "./content.ts";
 import { Digester, firstDifference } from "./digest.ts";
 import type { IdMap } from "./id-map.ts";
 import { childPath, showPath, type BytePath } from "./inode.ts";
-import { isSame, openRoot, scan, type Snapshot, type Tree } from "./scan.ts";
+import { isUnchanged, openRoot, scan, type Snapshot, type Tree } from "./scan.ts";
 import { Slices } from "./slices.ts";
 import { TreeWriter } from "./tree-writer.ts";
 
@@ -43,7 +43,7 @@ export class TreeTarget {
    * @param mountedAt where to write: a plain tree's root; for an upper directory, where its overlay is mounted at the moment
    */
   async apply(stream: AsyncIterable<Uint8Array>, mountedAt: string): Promise<void> {
-    using writer = new TreeWriter(mountedAt, this.#contents, this.#ids);
+    using writer = new TreeWriter(mountedAt, this.#snapshot, this.#contents, this.#ids);
     const end = await this.#receive(stream, writer);
     writer.finish();
     const before = this.#snapshot;
@@ -73,7 +73,7 @@ export class TreeTarget {
   #forget(written: ReadonlySet<BytePath>, before: Snapshot | undefined, now: Snapshot): void {
     for (const path of this.#contents.keys()) {
       const [entry, earlier] = [now.entries.get(path), before?.entries.get(path)];
-      const isKept = entry !== undefined && earlier !== undefined && isSame(earlier, entry);
+      const isKept = entry !== undefined && earlier !== undefined && isUnchanged(earlier, entry);
       if (!isKept && !(written.has(path) && entry !== undefined)) this.#contents.delete(path);
     }
   }

@@ -28,7 +28,7 @@ import { fileError } from "./errors.ts";
 import { toHost, type IdMap } from "./id-map.ts";
 import { HOST_XATTR, ROOT, modeOf, showPath, splitPath, typeOfMode, type BytePath, type Inode } from "./inode.ts";
 import { clearDirectory, removeTree } from "./remove.ts";
-import { openRoot } from "./scan.ts";
+import { isUnchanged, openRoot, type Snapshot } from "./scan.ts";
 
 /** Frames that change the tree. */
 export type TreeFrame = Exclude<Frame, { readonly frame: "digests" | "end" }>;
@@ -36,12 +36,19 @@ export type TreeFrame = Exclude<Frame, { readonly frame: "digests" | "end" }>;
 type Put = Extract<Frame, { readonly frame: "put" }>;
 type Chunk = Extract<Frame, { readonly frame: "chunk" }>;
 
+/** A name in an open directory of the tree. */
+interface Place {
+  readonly path: BytePath;
+  readonly directory: BytePath;
+  /** The open directory. */
+  readonly parent: number;
+  readonly name: string;
+}
+
 /** The file whose chunks are coming. */
 interface OpenFile {
-  readonly path: BytePath;
+  readonly place: Place;
   readonly inode: Inode;
-  readonly directory: number;
-  readonly name: string;
   readonly fd: number;
   readonly size: number;
   readonly content: Content;
@@ -56,9 +63,10 @@ const ZEROS = Buffer.alloc(CHUNK_BYTES);
 
 /** Applies one round. Nobody else may write to the tree meanwhile. Every method throws ROOTFS, NO_SPACE, or PROTOCOL at what no source sends. */
 export class TreeWriter implements Disposable {
-  /** Files that this round gave a content. */
+  /** Files that have, by this round, the content they should; not those that somebody else had changed before. */
   readonly written = new Set<BytePath>();
   readonly #root: number;
+  readonly #before: Snapshot | undefined;
   readonly #contents: Map<BytePath, Content>;
   readonly #ids: IdMap | undefined;
   /** The directory that the last frame was about, kept open. */
@@ -67,16 +75,20 @@ export class TreeWriter implements Disposable {
   /** What the times of directories must be in the end, since changes below move them. */
   readonly #directoryTimes = new Map<BytePath, bigint>();
 
-  /** @param contents what the tree's files hold; kept up to date */
-  constructor(root: string, contents: Map<BytePath, Content>, ids: IdMap | undefined) {
+  /**
+   * @param before the tree as the last round left it
+   * @param contents what its files hold; kept up to date
+   */
+  constructor(root: string, before: Snapshot | undefined, contents: Map<BytePath, Content>, ids: IdMap | undefined) {
     this.#root = openRoot(root);
+    this.#before = before;
     this.#contents = contents;
     this.#ids = ids;
   }
 
   /** Applies a frame. If it returns a promise, the next one must wait for it. */
   apply(frame: TreeFrame): Promise<void> | undefined {
-    const path = "path" in frame ? frame.path : (this.#file?.path ?? ROOT);
+    const path = "path" in frame ? frame.path : (this.#file?.place.path ?? ROOT);
     try {
       return this.#apply(frame)?.catch((error: unknown) => {
         throw fileError("write", path, error);
@@ -88,11 +100,10 @@ export class TreeWriter implements Disposable {
 
   /** Must be called after the last frame. */
   finish(): void {
-    try {
-      this.#closeFile();
-      this.#setDirectoryTimes();
-    } catch (error) {
-      throw fileError("write", ROOT, error);
+    this.#closeFile();
+    for (const [path, mtimeNs] of this.#directoryTimes) {
+      const directory = this.#open(path); // undefined: it was removed later in the round
+      if (directory !== undefined) setModifiedAt(directory, ".", mtimeNs);
     }
   }
 
@@ -119,23 +130,21 @@ export class TreeWriter implements Disposable {
   }
 
   #remove(path: BytePath): void {
-    const { directory, name } = splitPath(path);
-    const parent = this.#open(directory);
-    if (parent !== undefined) this.#clear(directory, parent, name);
+    const place = this.#find(path);
+    if (place !== undefined) this.#clear(place);
   }
 
   #link(path: BytePath, to: BytePath): void {
-    const { directory, name } = splitPath(path);
-    const source = splitPath(to);
-    const parent = this.#parent(path, directory);
-    const other = openBeneath(this.#root, source.directory, constants.O_DIRECTORY | O_PATH);
+    const place = this.#place(path);
+    const first = splitPath(to);
+    const other = openBeneath(this.#root, first.directory, constants.O_DIRECTORY | O_PATH);
     if (other === undefined) throw outOfPlace(to);
     try {
-      const stat = statAt(other, source.name);
+      const stat = statAt(other, first.name);
       if (stat === undefined || typeOfMode(stat.mode) === "directory" || path === to) throw outOfPlace(to);
-      this.#clear(directory, parent, name);
-      this.#touch(directory, parent);
-      linkAt(other, source.name, this.#parent(path, directory), name);
+      this.#clear(place);
+      this.#touch(place);
+      linkAt(other, first.name, place.parent, place.name);
     } finally {
       closeSync(other);
     }
@@ -143,76 +152,77 @@ export class TreeWriter implements Disposable {
   }
 
   #put({ path, inode, fresh }: Put): void {
-    if (path === ROOT) {
-      this.#putRoot(inode, fresh);
-      return;
-    }
-    const { directory, name } = splitPath(path);
-    const parent = this.#parent(path, directory);
-    if (inode.kind.type === "directory") this.#putDirectory(path, directory, parent, name, inode, fresh);
-    else if (inode.kind.type === "file") this.#openFile(path, directory, parent, name, inode, inode.kind.size, fresh);
-    else this.#putSpecial(directory, parent, name, inode);
+    if (path === ROOT) this.#putRoot(inode, fresh);
+    else if (inode.kind.type === "directory") this.#putDirectory(this.#place(path), inode, fresh);
+    else if (inode.kind.type === "file") this.#openFile(this.#place(path), inode, inode.kind.size, fresh);
+    else this.#putSpecial(this.#place(path), inode);
   }
 
   #putRoot(inode: Inode, fresh: boolean): void {
     if (inode.kind.type !== "directory") throw outOfPlace(ROOT);
     this.#closeDirectory(); // it may be among what goes
     if (fresh) clearDirectory(this.#root);
-    setAttributes(this.#root, ".", inode);
+    setAttributes({ parent: this.#root, name: "." }, inode);
     this.#directoryTimes.set(ROOT, inode.mtimeNs);
   }
 
-  #putDirectory(path: BytePath, directory: BytePath, parent: number, name: string, inode: Inode, fresh: boolean): void {
-    const stat = statAt(parent, name);
-    const isThere = stat !== undefined && typeOfMode(stat.mode) === "directory" && !fresh;
-    if (!isThere) {
-      this.#clear(directory, parent, name);
-      this.#touch(directory, parent);
-      makeDirectoryAt(parent, name, 0o700);
+  #putDirectory(place: Place, inode: Inode, fresh: boolean): void {
+    const stat = statAt(place.parent, place.name);
+    const isThere = stat !== undefined && typeOfMode(stat.mode) === "directory";
+    if (!isThere || fresh) {
+      this.#clear(place);
+      this.#touch(place);
+      makeDirectoryAt(place.parent, place.name, 0o700);
     }
-    setAttributes(parent, name, inode);
-    this.#directoryTimes.set(path, inode.mtimeNs);
+    setAttributes(place, inode);
+    this.#directoryTimes.set(place.path, inode.mtimeNs);
   }
 
-  #putSpecial(directory: BytePath, parent: number, name: string, inode: Inode): void {
-    this.#clear(directory, parent, name);
-    this.#touch(directory, parent);
+  #putSpecial(place: Place, inode: Inode): void {
+    const { parent, name } = place;
+    this.#clear(place);
+    this.#touch(place);
     if (inode.kind.type === "symlink") makeSymlinkAt(parent, name, inode.kind.target);
     else makeNodeAt(parent, name, modeOf(inode), "major" in inode.kind ? inode.kind : NO_DEVICE);
-    setAttributes(parent, name, inode);
+    setAttributes(place, inode);
     setModifiedAt(parent, name, inode.mtimeNs);
   }
 
-  // oxlint-disable-next-line max-params
-  #openFile(path: BytePath, directory: BytePath, parent: number, name: string, inode: Inode, size: number, fresh: boolean): void {
-    const fd = fresh ? this.#create(directory, parent, name) : openExisting(parent, name, path);
-    const content = (fresh ? undefined : this.#contents.get(path)) ?? new Map();
-    this.#file = { path, inode, directory: parent, name, fd, size, content, fresh, end: 0 };
+  #openFile(place: Place, inode: Inode, size: number, fresh: boolean): void {
+    const { path } = place;
+    const content: Content = (fresh ? undefined : this.#contents.get(path)) ?? new Map();
+    if (fresh || this.#isAsLeft(place)) this.written.add(path);
+    const fd = fresh ? this.#create(place) : openExisting(place);
+    this.#file = { place, inode, fd, size, content, fresh, end: 0 };
     this.#contents.set(path, content);
-    this.written.add(path);
     if (fresh) return;
     ftruncateSync(fd, size);
     for (const index of content.keys()) if (index >= chunkCount(size)) content.delete(index);
   }
 
-  #create(directory: BytePath, parent: number, name: string): number {
-    this.#touch(directory, parent);
+  #isAsLeft({ parent, name, path }: Place): boolean {
+    const [entry, stat] = [this.#before?.entries.get(path), statAt(parent, name)];
+    return entry !== undefined && stat !== undefined && isUnchanged(entry, stat);
+  }
+
+  #create(place: Place): number {
+    this.#touch(place);
     const flags = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL;
-    const created = openBeneath(parent, name, flags, 0o600);
+    const created = openBeneath(place.parent, place.name, flags, 0o600);
     if (created !== undefined) return created;
-    this.#clear(directory, parent, name);
-    const fd = openBeneath(parent, name, flags, 0o600);
-    if (fd === undefined) throw outOfPlace(name);
+    this.#clear(place);
+    const fd = openBeneath(place.parent, place.name, flags, 0o600);
+    if (fd === undefined) throw outOfPlace(place.path);
     return fd;
   }
 
   #chunk({ index, pieces, data }: Chunk): Promise<void> | undefined {
     const file = this.#file;
-    if (file === undefined || index >= chunkCount(file.size)) throw outOfPlace(file?.path ?? ROOT);
+    if (file === undefined || index >= chunkCount(file.size)) throw outOfPlace(file?.place.path ?? ROOT);
     const start = index * CHUNK_BYTES;
     const length = chunkLength(file.size, index);
     const dataEnd = pieces.reduce((_, piece) => piece.offset + piece.length, 0);
-    if (dataEnd > length) throw outOfPlace(file.path);
+    if (dataEnd > length) throw outOfPlace(file.place.path);
     if (!file.fresh && data.length < length) makeZeros(file.fd, start, length);
     file.end = Math.max(file.end, start + dataEnd);
     const written = data.length <= SMALL_BYTES ? writeSmall(file.fd, start, pieces, data) : writeLarge(file.fd, start, pieces, data);
@@ -226,26 +236,36 @@ export class TreeWriter implements Disposable {
     const file = this.#file;
     if (file === undefined) return;
     this.#file = undefined;
+    const { place, inode, fd } = file;
     try {
-      if (file.fresh && file.end < file.size) ftruncateSync(file.fd, file.size);
+      if (file.fresh && file.end < file.size) ftruncateSync(fd, file.size);
+      setAttributes(place, inode);
+      setModifiedAt(place.parent, place.name, inode.mtimeNs);
+    } catch (error) {
+      throw fileError("write", place.path, error);
     } finally {
-      closeSync(file.fd);
+      closeSync(fd);
     }
-    setAttributes(file.directory, file.name, file.inode);
-    setModifiedAt(file.directory, file.name, file.inode.mtimeNs);
   }
 
-  /** Removes what has this name, if anything. */
-  #clear(directory: BytePath, parent: number, name: string): void {
-    if (statAt(parent, name) === undefined) return;
-    this.#touch(directory, parent);
-    removeTree(parent, name);
+  /** Removes what is in a place, if anything. */
+  #clear(place: Place): void {
+    if (statAt(place.parent, place.name) === undefined) return;
+    this.#touch(place);
+    removeTree(place.parent, place.name);
   }
 
-  #parent(path: BytePath, directory: BytePath): number {
-    const fd = this.#open(directory);
-    if (fd === undefined) throw outOfPlace(path);
-    return fd;
+  /** The place of a path; undefined if there is no such directory. Valid until the next one is asked for. */
+  #find(path: BytePath): Place | undefined {
+    const { directory, name } = splitPath(path);
+    const parent = this.#open(directory);
+    return parent === undefined ? undefined : { path, directory, parent, name };
+  }
+
+  #place(path: BytePath): Place {
+    const place = this.#find(path);
+    if (place === undefined) throw outOfPlace(path);
+    return place;
   }
 
   /** Opens a directory of the tree; undefined if it is none or is reached only through a link. */
@@ -262,27 +282,20 @@ export class TreeWriter implements Disposable {
     this.#directory = undefined;
   }
 
-  /** Called before anything in a directory changes. */
-  #touch(path: BytePath, directory: number): void {
-    if (this.#directoryTimes.has(path)) return;
-    const stat = statAt(directory, "");
-    if (stat !== undefined) this.#directoryTimes.set(path, stat.mtimeNs);
-  }
-
-  #setDirectoryTimes(): void {
-    for (const [path, mtimeNs] of this.#directoryTimes) {
-      const directory = this.#open(path); // undefined: it was removed later in the round
-      if (directory !== undefined) setModifiedAt(directory, ".", mtimeNs);
-    }
+  /** Called before a directory changes at one of its names. */
+  #touch({ directory, parent }: Place): void {
+    if (this.#directoryTimes.has(directory)) return;
+    const stat = statAt(parent, "");
+    if (stat !== undefined) this.#directoryTimes.set(directory, stat.mtimeNs);
   }
 }
 
 const NO_DEVICE = { major: 0, minor: 0 };
 
-function openExisting(parent: number, name: string, path: BytePath): number {
+function openExisting({ parent, name, path }: Place): number {
   const stat = statAt(parent, name);
-  if (stat === undefined || typeOfMode(stat.mode) !== "file") throw outOfPlace(path);
-  const fd = openBeneath(parent, name, constants.O_WRONLY);
+  const isFile = stat !== undefined && typeOfMode(stat.mode) === "file";
+  const fd = isFile ? openBeneath(parent, name, constants.O_WRONLY) : undefined;
   if (fd === undefined) throw outOfPlace(path);
   return fd;
 }
@@ -311,14 +324,14 @@ async function writeLarge(fd: number, start: number, pieces: readonly Piece[], d
 }
 
 /** Sets everything but the time. The order matters: a change of the owner takes set-uid bits and capabilities away. */
-function setAttributes(directory: number, name: string, inode: Inode): void {
-  changeOwnerAt(directory, name, inode.uid, inode.gid);
+function setAttributes({ parent, name }: Pick<Place, "parent" | "name">, inode: Inode): void {
+  changeOwnerAt(parent, name, inode.uid, inode.gid);
   const wanted = new Set(inode.xattrs.map((xattr) => xattr.name));
-  for (const present of listXattrsAt(directory, name) ?? []) {
-    if (present !== HOST_XATTR && !wanted.has(present)) removeXattrAt(directory, name, present);
+  for (const present of listXattrsAt(parent, name) ?? []) {
+    if (present !== HOST_XATTR && !wanted.has(present)) removeXattrAt(parent, name, present);
   }
-  for (const xattr of inode.xattrs) setXattrAt(directory, name, xattr.name, xattr.value);
-  if (inode.kind.type !== "symlink") changeModeAt(directory, name, inode.permissions);
+  for (const xattr of inode.xattrs) setXattrAt(parent, name, xattr.name, xattr.value);
+  if (inode.kind.type !== "symlink") changeModeAt(parent, name, inode.permissions);
 }
 
 function outOfPlace(path: string): DmigrateError {
