@@ -24,8 +24,6 @@ import { readBundle, type Bundle, type Hook } from "./bundle.ts";
 export const EXPECTED = "/run/dmigrate/expected";
 
 const HOLD_SCRIPT = fileURLToPath(new URL("../../shim/dmigrate-hold", import.meta.url));
-/** No stage lasts longer than the runtime waits; the process that keeps the network namespace ends by itself. */
-const HOLDER_LIMIT_SECONDS = 400;
 const RESTORE_LIMIT_MS = 60_000;
 
 /** A container that is started and held. Disposing of it before `resume` makes the start fail. */
@@ -167,9 +165,9 @@ async function engineNameOf(namespace: NetworkNamespace): Promise<string> {
   );
 }
 
-/** A process in the namespace: engines' hooks and runc find it by a process. */
+/** A process in the namespace, by which engines' hooks and runc find it. It ends with this one: its input does. */
 function startHolder(namespace: NetworkNamespace): ChildProcess {
-  return namespace.run(() => spawn("sleep", [String(HOLDER_LIMIT_SECONDS)], { stdio: "ignore" }));
+  return namespace.run(() => spawn("cat", { stdio: ["pipe", "ignore", "ignore"] }));
 }
 
 /** Runs a hook as runc would: the container's state on its standard input. */
