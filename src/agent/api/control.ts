@@ -58,8 +58,8 @@ export function controlRoutes(router: ConnectRouter, { cluster, journal, events,
       if (known === undefined) throw new DmigrateError("USAGE", `There is no mode ${JSON.stringify(mode)}; use ${MODES.join(" or ")}`);
       yield* eventsOf(await migrations.migrate({ container, target: target(name), mode: known, keepSource }), signal);
     },
-    async check({ container, target: name }, context) {
-      const { findings, passed, ...parties } = await migrations.check(container, target(name), context);
+    async check({ container, target: name }, { signal }) {
+      const { findings, passed, ...parties } = await migrations.check(container, target(name), { signal });
       return { ...parties, findings: [...findings], passed: [...passed] };
     },
     async *watch({ id }, { signal }) {

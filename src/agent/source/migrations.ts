@@ -33,12 +33,14 @@ export function sourceMigrations(context: AgentContext): Migrations {
     }
     const engine = await Engine.connect(context.config.dockerSocket);
     const description = await describe(engine, container);
+    const { name } = description;
     const { State } = await engine.inspectContainer(description.id);
+    if (State.Restarting) {
+      const text = `Container ${name} ends as soon as it is started; \`docker logs ${name}\` may tell why`;
+      throw new DmigrateError("CONTAINER_NOT_RUNNING", text);
+    }
     if (!State.Running) {
-      throw new DmigrateError(
-        "CONTAINER_NOT_RUNNING",
-        `Container ${description.name} does not run; start it with \`docker start ${description.name}\``,
-      );
+      throw new DmigrateError("CONTAINER_NOT_RUNNING", `Container ${name} does not run; start it with \`docker start ${name}\``);
     }
     return { engine, description, initPid: State.Pid };
   };
