@@ -1,7 +1,6 @@
 /**
  * Makes a cluster of a lab's hosts with the same commands that an administrator of real machines gives.
  */
-import { existsSync } from "node:fs";
 import * as z from "zod";
 import { until, type Host } from "./host.ts";
 import type { Lab } from "./lab.ts";
@@ -25,9 +24,10 @@ export async function startCluster(lab: Lab): Promise<void> {
   }
 }
 
-/** Starts the agent of a host and waits until its control socket is there; returns its process id as this machine counts. */
+/** Starts the agent of a host and waits until it has recovered and answers; returns its process id as this machine counts. */
 export async function startAgent(host: Host): Promise<number> {
   const pid = host.startDaemon("agent", [DMIGRATE, "agent"]);
-  await until(`the agent of host ${host.name}`, 20_000, () => existsSync(`${host.root}/run/dmigrate/agent.sock`));
+  // One that was killed has left its socket behind: only an answer counts.
+  await until(`the agent of host ${host.name}`, 60_000, async () => (await host.exec(DMIGRATE, "status")).code === 0);
   return pid;
 }
