@@ -1,3 +1,6 @@
+/**
+ * What a root file system gives an image: the files a pattern names, with the libraries they need.
+ */
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { copyFileSync, mkdirSync, mkdtempSync, realpathSync, rmSync, symlinkSync, writeFileSync } from "node:fs";

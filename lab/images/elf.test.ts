@@ -1,3 +1,6 @@
+/**
+ * What an ELF file says of the libraries it needs, and what is no ELF file.
+ */
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import path from "node:path";

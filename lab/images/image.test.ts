@@ -1,3 +1,6 @@
+/**
+ * Images are the same each time they are built, have their layers, and run.
+ */
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { once } from "node:events";

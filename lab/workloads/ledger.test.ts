@@ -1,3 +1,6 @@
+/**
+ * The redis client's ledger notices lost, wrong and double answers.
+ */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import * as fc from "fast-check";

@@ -1,3 +1,6 @@
+/**
+ * The redis client against real servers, good ones and bad ones: what is done to it shows in its result.
+ */
 import assert from "node:assert/strict";
 import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";

@@ -1,3 +1,6 @@
+/**
+ * The log of replies finds the longest gap.
+ */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import * as fc from "fast-check";

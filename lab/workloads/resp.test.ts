@@ -1,3 +1,6 @@
+/**
+ * Redis' protocol, however its bytes are cut.
+ */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import * as fc from "fast-check";

@@ -1,3 +1,6 @@
+/**
+ * Workloads that check themselves pass when left alone, and fail when harmed.
+ */
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { closeSync, openSync, readFileSync, readSync, readdirSync, truncateSync, writeSync } from "node:fs";

@@ -33,7 +33,7 @@ function verdict({ container, source, target, outcome, totalMs, downtimeMs, erro
       ];
     case "rolled-back":
       return [
-        `${paint("bad", "✗")} ${paint("strong", `${container} still runs on ${source}.`)} Its migration to ${target} ${error?.code === "PREFLIGHT_BLOCKED" ? "did not begin" : "was undone"}.`,
+        `${paint("bad", "✗")} ${paint("strong", `${container} still runs on ${source}.`)} Its move to ${target} ${undone(error?.code)}.`,
         ...because,
         paint("quiet", `  Migration ${id}; ${plain(downtimeMs)}.`),
       ];
@@ -72,4 +72,8 @@ function amounts({ bytes: sent, pages, totalMs }: Report, paint: Paint): string[
     lines.push(`  ${paint("quiet", "pages")}  ${plural(pages.total, "page")}: ${ways}`);
   }
   return lines;
+}
+
+function undone(code: string | undefined): string {
+  return code === "PREFLIGHT_BLOCKED" ? "did not begin" : "was undone";
 }

@@ -11,10 +11,7 @@ export type Phase = (typeof PHASES)[number];
 /** How memory crosses. Only post-copy exists so far; the others are refused by name. */
 export type Mode = "post-copy";
 
-/** What a byte on the wire was for. */
-export type ByteKind = "memory" | "files" | "layers" | "metadata";
-
-/** Bytes that crossed, by kind. */
+/** Bytes that crossed, by what they were for. */
 export interface ByteCounts {
   readonly memory: number;
   readonly files: number;

@@ -108,7 +108,7 @@ const stat32 = new Uint32Array(statBuffer.buffer, statBuffer.byteOffset, 64);
 const stat64 = new BigUint64Array(statBuffer.buffer, statBuffer.byteOffset, 32);
 const statTimes = new BigInt64Array(statBuffer.buffer, statBuffer.byteOffset, 32);
 
-/** State of a name in a directory, of a symbolic link itself; "" is the descriptor's own. Undefined if there is no such name. Throws KERNEL. */
+/** State of a name in a directory, of a symbolic link itself; "" is the descriptor's own. Undefined if there is none. Throws KERNEL. */
 export function statAt(directory: number, name: string): FileStat | undefined {
   const result = libc.statx(directory, bytes(name), AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH, STATX_BASIC_STATS, statBuffer);
   if (mustUnless("statx", result, ENOENT) === undefined) return undefined;

@@ -33,7 +33,7 @@ function bytes(name: string): Buffer {
 
 const buffer = Buffer.alloc(XATTR_MAX);
 
-/** Names of a file's attributes, in the kernel's order; none where the file system has none. Undefined if there is no such file. Throws KERNEL. */
+/** Names of a file's attributes, in the kernel's order; none where the file system has none. Undefined without the file. Throws KERNEL. */
 export function listXattrsAt(directory: number, name: string): readonly string[] | undefined {
   const size = mustUnless("llistxattr", libc.list(pathOf(directory, name), buffer, buffer.length), ENOENT);
   if (size === undefined) return undefined;

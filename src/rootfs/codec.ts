@@ -167,7 +167,7 @@ export class FrameDecoder {
   #partial = Buffer.alloc(HEAD_BYTES);
   #filled = 0;
 
-  /** The frames that `bytes` completes. A chunk's data may lie in `bytes` or in the decoder: it is valid until the next frame is asked for. */
+  /** The frames that `bytes` completes. A chunk's data may lie in `bytes`: it is valid until the next frame is asked for. */
   *frames(bytes: Uint8Array): Generator<Frame, void> {
     const input = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     let at = 0;

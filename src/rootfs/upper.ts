@@ -1,5 +1,5 @@
 /**
- * How overlayfs writes into an upper directory what no plain tree has: Documentation/filesystems/overlayfs.rst and fs/overlayfs/overlayfs.h.
+ * How overlayfs writes into an upper directory what no plain tree has (Documentation/filesystems/overlayfs.rst, fs/overlayfs/overlayfs.h).
  */
 import { DmigrateError } from "../core/errors.ts";
 import { showPath, type BytePath, type Xattr } from "./inode.ts";
@@ -32,7 +32,8 @@ export function upperAttributes(path: BytePath, raw: readonly Xattr[]): UpperAtt
     else if (name === "trusted.overlay.redirect" || name === "trusted.overlay.metacopy") {
       throw new DmigrateError(
         "ROOTFS",
-        `The writable layer does not hold ${showPath(path)} itself (${name}); set overlay's module parameters redirect_dir and metacopy to N and recreate the container`,
+        `The writable layer does not hold ${showPath(path)} itself (${name}); set overlay's module parameters redirect_dir and metacopy ` +
+          `to N and recreate the container`,
       );
     }
   }

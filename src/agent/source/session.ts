@@ -397,8 +397,8 @@ class InDoubt extends Error {
 function inDoubt({ description, request }: SourceSubject, cause: unknown): DmigrateError {
   const text =
     `${request.target} did not say whether it took container ${description.name} over (${messageOf(cause)}), so it stays frozen here; ` +
-    `see \`dmigrate list\` on ${request.target}: if it owns the migration, remove what is here with \`docker rm --force ${description.name}\`; ` +
-    `if it does not, \`docker restart ${description.name}\` starts it here anew`;
+    `see \`dmigrate list\` on ${request.target}: if it owns the migration, remove what is here with ` +
+    `\`docker rm --force ${description.name}\`; if it does not, \`docker restart ${description.name}\` starts it here anew`;
   return new DmigrateError("IN_DOUBT", text, cause);
 }
 
