@@ -31,7 +31,6 @@ function entry({ inode, kind, linkOf }: Spec): Entry {
     ctimeNs: 0n,
     allocated: 0,
     linkOf: linkOf === undefined ? undefined : path(linkOf),
-    covered: false,
     settled: true,
   };
 }

@@ -72,6 +72,18 @@ export function allocated(root: string, path: string): number {
   return fs.statSync(bytes(join(root, path))).blocks * 512;
 }
 
+/** Makes every change so far count as settled, now and later in the test: as if the rounds were an hour apart. */
+export function settled(t: TestContext): () => void {
+  const directory = temporary(t);
+  t.mock.method(Date, "now", () => Math.round(performance.timeOrigin + performance.now()) + 3_600_000);
+  return () => {
+    const changed = (name: string): bigint => fs.statSync(join(directory, name), { bigint: true }).ctimeNs;
+    fs.writeFileSync(join(directory, "now"), "");
+    fs.writeFileSync(join(directory, "later"), "");
+    while (changed("later") <= changed("now")) fs.chmodSync(join(directory, "later"), 0o600); // until the kernel's next tick
+  };
+}
+
 /** A path of a byte string as Node takes it. */
 export function bytes(path: string): Buffer {
   return Buffer.from(path, "latin1");

@@ -57,7 +57,7 @@ export const HOST_XATTR = "security.selinux";
 
 /** A type of file with what only that type has. */
 export type FileKind =
-  /** `opaque`: nothing of a lower layer is seen through it. Below an opaque directory the word has no meaning and is false. */
+  /** `opaque`: marked so that nothing of a lower layer is seen through it. */
   | { readonly type: "directory"; readonly opaque: boolean }
   /** `size` in bytes. */
   | { readonly type: "file"; readonly size: number }

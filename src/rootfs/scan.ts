@@ -28,8 +28,6 @@ export interface Entry extends Inode {
   readonly allocated: number;
   /** A file's other name that came before this one in the walk. */
   readonly linkOf: BytePath | undefined;
-  /** A directory above is opaque. */
-  readonly covered: boolean;
   /** False if it may have changed again since without a change of its times: it must be looked at again. */
   readonly settled: boolean;
 }
@@ -38,14 +36,14 @@ export interface Entry extends Inode {
 export interface Snapshot {
   /** In the order of the walk, which is the same for equal trees: a directory, what is in it but directories, then those, each by name. */
   readonly entries: Map<BytePath, Entry>;
-  /** Names of lower layers that the tree hides, where no directory above does so already. */
+  /** Names of lower layers that the tree hides. */
   readonly whiteouts: Set<BytePath>;
 }
 
 const TICK_NS = 20_000_000n;
 const COARSE_TICK_NS = 2_000_000_000n;
 
-/** True if no change after `nowNs` can have the time `ctimeNs`: kernels before 6.13 tell time in ticks of up to 10 ms, old file systems in seconds. */
+/** True if no change after `nowNs` can have the time `ctimeNs`: kernels before 6.13 tell time in ticks of up to 10 ms, some in seconds. */
 export function isSettled(ctimeNs: bigint, nowNs: bigint): boolean {
   return ctimeNs < nowNs - (ctimeNs % 1_000_000_000n === 0n ? COARSE_TICK_NS : TICK_NS);
 }
@@ -75,12 +73,6 @@ export function openRoot(path: string): number {
   }
 }
 
-interface PendingDirectory {
-  readonly path: BytePath;
-  /** A directory above is opaque. */
-  readonly covered: boolean;
-}
-
 class Walk implements Snapshot {
   readonly entries = new Map<BytePath, Entry>();
   readonly whiteouts = new Set<BytePath>();
@@ -89,7 +81,7 @@ class Walk implements Snapshot {
   readonly #previous: Snapshot | undefined;
   readonly #beganAtNs = BigInt(Date.now()) * 1_000_000n;
   /** Last first. */
-  readonly #pending: PendingDirectory[] = [{ path: ROOT, covered: false }];
+  readonly #pending: BytePath[] = [ROOT];
   readonly #firstNames = new Map<string, BytePath>();
 
   constructor(kind: Tree["kind"], root: number, previous: Snapshot | undefined) {
@@ -101,63 +93,58 @@ class Walk implements Snapshot {
   /** Visits everything, and stops after each name. */
   *visits(): Generator<void, void> {
     for (let next = this.#pending.pop(); next !== undefined; next = this.#pending.pop()) {
-      const fd = openBeneath(this.#root, next.path, constants.O_RDONLY | constants.O_DIRECTORY);
+      const fd = openBeneath(this.#root, next, constants.O_RDONLY | constants.O_DIRECTORY);
       if (fd === undefined) continue;
       try {
         yield* this.#directory(fd, next);
       } catch (error) {
-        throw fileError("read", next.path, error);
+        throw fileError("read", next, error);
       } finally {
         closeSync(fd);
       }
     }
   }
 
-  *#directory(fd: number, { path, covered }: PendingDirectory): Generator<void, void> {
+  *#directory(fd: number, path: BytePath): Generator<void, void> {
     const stat = statAt(fd, "");
-    const entry = stat && this.#entry(fd, ".", path, stat, covered);
+    const entry = stat && this.#entry(fd, ".", path, stat);
     if (entry?.kind.type !== "directory") return;
     this.entries.set(path, entry);
-    const coversChildren = covered || entry.kind.opaque;
-    const directories: PendingDirectory[] = [];
+    const directories: BytePath[] = [];
     for (const name of namesIn(fd).toSorted()) {
       yield;
       const child = childPath(path, name);
       const childStat = statAt(fd, name);
       if (childStat === undefined) continue;
-      if (typeOfMode(childStat.mode) === "directory") directories.push({ path: child, covered: coversChildren });
-      else this.#file(fd, name, child, childStat, coversChildren);
+      if (typeOfMode(childStat.mode) === "directory") directories.push(child);
+      else this.#file(fd, name, child, childStat);
     }
     for (const each of directories.toReversed()) this.#pending.push(each);
   }
 
-  #file(directory: number, name: string, path: BytePath, stat: FileStat, covered: boolean): void {
+  #file(directory: number, name: string, path: BytePath, stat: FileStat): void {
     if (this.#kind === "upper" && isWhiteoutDevice(stat)) {
-      this.#whiteout(path, covered);
+      this.whiteouts.add(path);
       return;
     }
-    const entry = this.#entry(directory, name, path, stat, covered);
+    const entry = this.#entry(directory, name, path, stat);
     if (entry === undefined) return;
     this.entries.set(path, entry);
     if (stat.linkCount > 1 && entry.linkOf === undefined) this.#firstNames.set(identity(stat), path);
   }
 
-  #whiteout(path: BytePath, covered: boolean): void {
-    if (!covered) this.whiteouts.add(path);
-  }
-
   /** Undefined if the name vanished or is a whiteout. Called with "." for a directory that is open itself. */
-  #entry(directory: number, name: string, path: BytePath, stat: FileStat, covered: boolean): Entry | undefined {
-    const linkOf = name === "." ? undefined : this.#firstNames.get(identity(stat));
+  #entry(directory: number, name: string, path: BytePath, stat: FileStat): Entry | undefined {
+    const linkOf = name !== "." && stat.linkCount > 1 ? this.#firstNames.get(identity(stat)) : undefined;
     const known = this.#previous?.entries.get(path);
-    if (known?.settled === true && isUnchanged(known, stat) && known.linkOf === linkOf && known.covered === covered) return known;
+    if (known?.settled === true && isUnchanged(known, stat) && known.linkOf === linkOf) return known;
     const raw = readXattrs(directory, name);
     if (raw === undefined) return undefined;
     const { xattrs, opaque, whiteout } =
       this.#kind === "upper" ? upperAttributes(path, raw) : { xattrs: raw, opaque: path === ROOT, whiteout: false };
-    const kind = kindOf(directory, name, path, stat, opaque && !covered);
+    const kind = kindOf(directory, name, path, stat, opaque);
     if (whiteout && kind?.type === "file" && kind.size === 0) {
-      this.#whiteout(path, covered);
+      this.whiteouts.add(path);
       return undefined;
     }
     if (kind === undefined) return undefined;
@@ -173,7 +160,6 @@ class Walk implements Snapshot {
       ctimeNs: stat.ctimeNs,
       allocated: stat.allocated,
       linkOf,
-      covered,
       settled: isSettled(stat.ctimeNs, this.#beganAtNs),
     };
   }

@@ -55,7 +55,8 @@ export class TreeTarget {
     const path = firstDifference(ours, end.prefixes);
     throw new DmigrateError(
       "VERIFY_FAILED",
-      `The copy differs from the source ${path === undefined ? "at its end" : `at or just before ${showPath(path)}`}; make sure that nothing else writes to ${this.#tree.root}, and report it`,
+      `The copy differs from the source ${path === undefined ? "at its end" : `at or just before ${showPath(path)}`}; ` +
+        `make sure that nothing else writes to ${this.#tree.root}, and report it`,
     );
   }
 
@@ -93,7 +94,7 @@ export class TreeTarget {
       for (const path of this.#opaque) {
         const entry = entries.get(path);
         if (entry?.kind.type !== "directory") this.#opaque.delete(path);
-        else if (!entry.kind.opaque && !entry.covered && showsNothingElse(root, path, entries)) {
+        else if (!entry.kind.opaque && showsNothingElse(root, path, entries)) {
           entries.set(path, { ...entry, kind: { type: "directory", opaque: true } });
         }
       }

@@ -5,15 +5,17 @@ import { join } from "node:path";
 import { test, type TestContext } from "node:test";
 import { makeNodeAt } from "../kernel/files.ts";
 import { CHUNK_BYTES, encodeFrame, type Frame } from "./codec.ts";
-import { at, describe, temporary } from "./fixture.ts";
+import { at, describe, overlay, temporary } from "./fixture.ts";
 import { ROOT, type BytePath, type FileKind, type Inode } from "./inode.ts";
+import { scan } from "./scan.ts";
 import { TreeTarget } from "./tree-target.ts";
+import { TreeWriter, type TreeFrame } from "./tree-writer.ts";
 
 const path = (text: string): BytePath => text as BytePath; // the tests' own are well-formed
 
 const inode = (kind: FileKind): Inode => ({ kind, permissions: 0o755, uid: 0, gid: 0, mtimeNs: 0n, xattrs: [] });
 const file = (size: number): Inode => inode({ type: "file", size });
-const put = (at_: string, what: Inode, fresh = true): Frame => ({ frame: "put", path: path(at_), inode: what, fresh });
+const put = (at_: string, what: Inode, fresh = true): TreeFrame => ({ frame: "put", path: path(at_), inode: what, fresh });
 const chunk = (index: number, data: string | Buffer): Frame => ({
   frame: "chunk",
   index,
@@ -106,6 +108,19 @@ test("a link is removed, replaced and emptied away itself, not what it leads to"
 test("a file too large for any file system is an error, not a full disk", async (t) => {
   const { tree } = ground(t);
   await assert.rejects(apply(tree, [put("huge", file(Number.MAX_SAFE_INTEGER))]), { code: "ROOTFS", message: /"\/huge".*EFBIG/ });
+});
+
+test("an overlay's file is known to be as it was left, and not if somebody else has written to it", async (t) => {
+  const base = temporary(t);
+  fs.mkdirSync(join(base, "lower"));
+  using mounted = overlay(base, join(base, "lower"));
+  for (const name of ["left", "changed"]) fs.writeFileSync(join(mounted.path, name), "123");
+  const before = await scan(mounted.tree);
+  fs.chmodSync(join(mounted.path, "changed"), 0o600);
+  using writer = new TreeWriter(mounted.path, before, new Map(), undefined);
+  for (const name of ["left", "changed"]) void writer.apply(put(name, file(3), false));
+  writer.finish();
+  assert.deepEqual([...writer.written], ["left"]);
 });
 
 test("a chunk replaces all that was in its place", async (t) => {

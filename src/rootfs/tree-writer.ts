@@ -28,7 +28,7 @@ import { fileError } from "./errors.ts";
 import { toHost, type IdMap } from "./id-map.ts";
 import { HOST_XATTR, ROOT, modeOf, showPath, splitPath, typeOfMode, type BytePath, type Inode } from "./inode.ts";
 import { clearDirectory, removeTree } from "./remove.ts";
-import { isUnchanged, openRoot, type Snapshot } from "./scan.ts";
+import { openRoot, type Snapshot } from "./scan.ts";
 
 /** Frames that change the tree. */
 export type TreeFrame = Exclude<Frame, { readonly frame: "digests" | "end" }>;
@@ -61,7 +61,7 @@ interface OpenFile {
 const writeAsync = promisify(write);
 const ZEROS = Buffer.alloc(CHUNK_BYTES);
 
-/** Applies one round. Nobody else may write to the tree meanwhile. Every method throws ROOTFS, NO_SPACE, or PROTOCOL at what no source sends. */
+/** Applies one round. Nobody else may write to the tree meanwhile. All methods throw ROOTFS, NO_SPACE, PROTOCOL at what no source sends. */
 export class TreeWriter implements Disposable {
   /** Files that have, by this round, the content they should; not those that somebody else had changed before. */
   readonly written = new Set<BytePath>();
@@ -200,9 +200,10 @@ export class TreeWriter implements Disposable {
     for (const index of content.keys()) if (index >= chunkCount(size)) content.delete(index);
   }
 
+  /** By its times alone: seen through an overlay, a file may have another device and inode number. */
   #isAsLeft({ parent, name, path }: Place): boolean {
     const [entry, stat] = [this.#before?.entries.get(path), statAt(parent, name)];
-    return entry !== undefined && stat !== undefined && isUnchanged(entry, stat);
+    return entry !== undefined && entry.ctimeNs === stat?.ctimeNs && entry.mtimeNs === stat.mtimeNs;
   }
 
   #create(place: Place): number {
