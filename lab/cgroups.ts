@@ -61,7 +61,7 @@ async function inheritCpuset(folder: string): Promise<void> {
   }
 }
 
-/** Thaws everything below a host's cgroups: what is frozen can't be killed. */
+/** Thaws everything below a host's cgroups. */
 export async function thawAll(name: string): Promise<void> {
   for (const { mountPoint } of hierarchies()) {
     for (const folder of await descendants(path.join(mountPoint, name))) {
@@ -99,7 +99,7 @@ async function removeEmptied(folder: string): Promise<void> {
       return await rmdir(folder);
     } catch (error) {
       if (!existsSync(folder)) return;
-      if (attempt === 100) throw error;
+      if (attempt === 500) throw error;
       await sleep(20);
     }
   }

@@ -1,11 +1,17 @@
 /**
  * The commands `dmigrate lab` and `dmigrate demo`: part of a checkout only, not of the published package.
  */
-import type { Command } from "commander";
+import { Option, type Command } from "commander";
+import type { ChildProcess } from "node:child_process";
+import { once } from "node:events";
+import { existsSync } from "node:fs";
+import { constants } from "node:os";
 import { messageOf } from "../src/core/errors.ts";
 import { startCluster } from "./cluster.ts";
-import { Lab, labNames, removeAllLabs, removeLab } from "./lab.ts";
 import { registerDemo } from "./demo.ts";
+import type { Host } from "./host.ts";
+import { CLIENT, Lab, labNames, removeLab } from "./lab.ts";
+import { labName } from "./paths.ts";
 
 const say = (line: string): void => void process.stderr.write(`${line}\n`);
 const list = (text: string): string[] => text.split(",").filter(Boolean);
@@ -20,76 +26,134 @@ interface UpOptions {
 function registerLab(program: Command): void {
   const lab = program
     .command("lab")
-    .description("several hosts with real engines on this one machine, and a client host, on one Ethernet segment");
+    .summary("build several hosts on this one machine to try things out")
+    .description(
+      "Builds hosts with a Docker Engine and an agent each, and a client host, out of namespaces of this machine, on one Ethernet " +
+        "segment. It needs root. Labs of different names live side by side; all of one goes with `lab down`.",
+    );
 
-  lab
+  const up = lab
     .command("up")
-    .description("build a lab; one of the same name is replaced")
-    .option("--name <name>", "name of the lab; labs of different names live side by side", "lab")
+    .summary("build a lab")
+    .description("Builds a lab and makes a cluster of its hosts. One of the same name is replaced, whatever state it is in.")
+    .addOption(nameOption())
     .option("--hosts <names>", "hosts with a Docker Engine and an agent", list, ["a", "b"])
     .option("--userns-remap <names>", "those of them whose Docker Engine remaps user ids", list, [])
     .option("--rate <rate>", "rate of every host's link, like 1gbit or 100mbit; unlimited if left out")
     .action(async (options: UpOptions) => {
       const built = await Lab.up(options, say);
-      await startCluster(built);
+      try {
+        await startCluster(built);
+      } catch (error) {
+        await built.down();
+        throw error;
+      }
       say(`Agents run; try: dmigrate lab exec --name ${options.name} ${options.hosts[0] ?? "a"} -- dmigrate hosts list`);
     });
+  example(up, "dmigrate lab up", "dmigrate lab up --name slow --hosts a,b,c --rate 100mbit");
 
-  lab
+  const down = lab
     .command("down")
-    .description("take a lab down and remove all it left, also after a crash")
-    .option("--name <name>", "name of the lab", "lab")
-    .option("--all", "every lab of this machine")
-    .action(async ({ name, all }: { name: string; all?: true }) => {
-      await (all === true ? removeAllLabs() : removeLab(name));
+    .summary("take a lab down")
+    .description("Takes a lab down and removes all it left, also after a crash: processes, mounts, cgroups, networks, disks.")
+    .addOption(nameOption())
+    .option("--all", "every lab of this machine", false)
+    .action(async ({ name, all }: { name: string; all: boolean }) => {
+      const known = await labNames();
+      const doomed = all ? known : [labName(name)].filter((each) => known.includes(each));
+      if (doomed.length === 0) say(all ? "There is no lab." : `There is no lab ${name}.`);
+      for (const each of doomed) {
+        await removeLab(each);
+        say(`Lab ${each} is gone.`);
+      }
     });
+  example(down, "dmigrate lab down --name slow", "dmigrate lab down --all");
 
-  lab
+  const exec = lab
     .command("exec")
-    .description("run a program on a host of a lab")
-    .argument("<host>", "name of the host, or `client`")
+    .summary("run a program on a host of a lab")
+    .description("Runs a program on a host of a lab, with this terminal as its own. Its exit code becomes that of this command.")
+    .argument("<host>", `name of the host; \`${CLIENT}\` is the one for clients`)
     .argument("<command...>", "program and its arguments, after --")
-    .option("--name <name>", "name of the lab", "lab")
+    .addOption(nameOption())
     .action(async (host: string, command: string[], { name }: { name: string }) => {
-      const child = (await Lab.attach(name)).host(host).spawn(command, { stdio: "inherit" });
-      process.exitCode = await new Promise<number>((resolve) =>
-        child.once("close", (code, signal) => resolve(code ?? (signal === null ? 1 : 130))),
-      );
+      process.exitCode = await attended((await Lab.attach(name)).host(host).spawn(command, { stdio: "inherit" }));
     });
+  example(
+    exec,
+    "dmigrate lab exec a -- docker ps --all",
+    "dmigrate lab exec a -- sh",
+    "dmigrate lab exec client -- redis-cli -h 10.77.0.200",
+  );
 
-  lab
+  const status = lab
     .command("status")
-    .description("list the labs of this machine and their hosts")
-    .option("--json", "print JSON alone")
-    .action(async ({ json }: { json?: true }) => {
+    .summary("list the labs of this machine and their hosts")
+    .description("Lists the labs of this machine, also those that a crash left behind, and what runs on their hosts.")
+    .option("--json", "print JSON alone", false)
+    .action(async ({ json }: { json: boolean }) => {
       const labs = await Promise.all((await labNames()).map((name) => statusOf(name)));
-      process.stdout.write(
-        json === true ? `${JSON.stringify({ labs }, null, 2)}\n` : labs.map((each) => `${describeStatus(each)}\n`).join(""),
-      );
+      const lines = json ? [JSON.stringify({ labs }, undefined, 2)] : labs.flatMap((each) => describeStatus(each));
+      for (const line of lines) process.stdout.write(`${line}\n`);
     });
+  example(status, "dmigrate lab status", "dmigrate lab status --json");
 }
+
+function nameOption(): Option {
+  return new Option("--name <name>", "name of the lab").default("lab");
+}
+
+/** What a command's help ends with: how it is used. */
+function example(of: Command, ...lines: readonly string[]): void {
+  of.addHelpText("after", `\nExample:\n${lines.map((line) => `  ${line}`).join("\n")}`);
+}
+
+/** Leaves the keyboard and other ends to a child; returns its exit code as a shell tells it. */
+async function attended(child: ChildProcess): Promise<number> {
+  process.on("SIGINT", () => {}); // the terminal sends it to the child as well
+  for (const signal of ["SIGTERM", "SIGHUP"] as const) process.on(signal, () => child.kill(signal));
+  const [code, signal] = (await once(child, "close")) as [number | null, NodeJS.Signals | null]; // as child_process documents
+  return code ?? SIGNALLED + (signal === null ? 0 : constants.signals[signal]);
+}
+
+/** To this a shell adds the number of the signal that ended a program. */
+const SIGNALLED = 128;
 
 interface LabStatus {
   readonly name: string;
-  readonly hosts: readonly { readonly name: string; readonly address: string; readonly docker: boolean }[];
+  readonly hosts: readonly HostStatus[];
   /** Why it can't be used, if it can't. */
   readonly problem?: string;
+}
+
+/** `docker` and `agent` tell whether there is one. */
+interface HostStatus {
+  readonly name: string;
+  readonly address: string;
+  readonly docker: boolean;
+  readonly usernsRemap: boolean;
+  readonly agent: boolean;
 }
 
 async function statusOf(name: string): Promise<LabStatus> {
   try {
     const { hosts } = await Lab.attach(name);
-    return { name, hosts: hosts.map((host) => ({ name: host.name, address: host.address, docker: host.record.docker })) };
+    return { name, hosts: hosts.map((host) => hostStatusOf(host)) };
   } catch (error) {
     return { name, hosts: [], problem: messageOf(error) };
   }
 }
 
-function describeStatus({ name, hosts, problem }: LabStatus): string {
-  const lines = hosts.map(
-    (host) => `  ${host.name.padEnd(12)} ${host.address.padEnd(15)} ${host.docker ? "Docker Engine and agent" : "clients"}`,
-  );
-  return [`${name}${problem === undefined ? "" : `: ${problem}`}`, ...lines].join("\n");
+function hostStatusOf({ name, address, dockerSocket, record: { usernsRemap }, root }: Host): HostStatus {
+  return { name, address, docker: existsSync(dockerSocket), usernsRemap, agent: existsSync(`${root}/run/dmigrate/agent.sock`) };
+}
+
+function describeStatus({ name, hosts, problem }: LabStatus): string[] {
+  const lines = hosts.map(({ name: host, address, docker, usernsRemap, agent }) => {
+    const parts = [docker ? "Docker Engine" : "", usernsRemap ? "user ids remapped" : "", agent ? "agent" : ""].filter(Boolean);
+    return `  ${host.padEnd(14)}${address.padEnd(14)}${parts.join(", ")}`.trimEnd();
+  });
+  return [`${name}${problem === undefined ? "" : `: ${problem}`}`, ...lines];
 }
 
 /** Adds the lab's commands to the program. */

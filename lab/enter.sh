@@ -1,6 +1,6 @@
 #!/bin/sh
 # Enters a lab host and runs a program there. The cgroups come first: a process that enters the namespaces with its
-# old cgroups can't be restored by CRIU.
+# old cgroups can't be restored by CRIU. The program ends with whoever started it: nsenter is its parent and can be killed alone.
 # Arguments: the host's init, folders of the host's cgroups, "--", program and its arguments.
 
 init=$1
@@ -11,4 +11,5 @@ while [ "$1" != -- ]; do
 done
 shift
 exec nsenter --target "$init" --mount --uts --ipc --net --pid --cgroup --root -- env -i \
-  PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 ${TERM:+TERM=$TERM} "$@"
+  PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/dmigrate/bin HOME=/root LANG=C.UTF-8 ${TERM:+TERM=$TERM} \
+  setpriv --pdeathsig TERM "$@"

@@ -128,26 +128,17 @@ export class Host {
     await this.run("docker", "version", "--format", "{{.Server.Version}}");
   }
 
-  /** The end of a host, whatever state it is in: processes, mounts, cgroups, disk. */
-  async remove(): Promise<void> {
-    if (startTicks(this.record.initPid) === this.record.initStartTicks) {
-      await thawAll(cgroupName(this.lab, this.name));
-      process.kill(this.record.initPid, "SIGKILL");
-    }
-    await removeHostRemains(this.lab, this.name);
-  }
-
   /** True while the host's init lives. */
   get alive(): boolean {
     return startTicks(this.record.initPid) === this.record.initStartTicks;
   }
 }
 
-/** Removes what a host left or leaves behind: its processes by cgroup, its mount, its cgroups and its disk. */
-export async function removeHostRemains(lab: string, host: string): Promise<void> {
+/** The end of a host, whatever state it is in: its processes by their cgroup, its mount, its cgroups and its disk. */
+export async function removeHost(lab: string, host: string): Promise<void> {
   const cgroup = cgroupName(lab, host);
-  await thawAll(cgroup);
-  await until(`the processes of host ${host} to end`, 30_000, async () => {
+  await until(`the processes of host ${host} to end`, 60_000, async () => {
+    await thawAll(cgroup); // what is frozen can't be killed, and an agent may freeze until it is
     const pids = await processesIn(cgroup);
     for (const pid of pids) {
       try {
@@ -159,7 +150,7 @@ export async function removeHostRemains(lab: string, host: string): Promise<void
     return pids.length === 0;
   });
   const root = path.join(RUN_DIR, lab, host);
-  if (isMountPoint(root)) await run("umount", "-l", root);
+  while (isMountPoint(root)) await run("umount", "-l", root);
   await removeCgroups(cgroup);
   await rm(root, { recursive: true, force: true });
   await rm(path.join(DATA_DIR, lab, host), { recursive: true, force: true });

@@ -7,10 +7,9 @@ import path from "node:path";
 import * as z from "zod";
 import { DmigrateError } from "../src/core/errors.ts";
 import { cgroupsWithPrefix } from "./cgroups.ts";
-import { Host, removeHostRemains } from "./host.ts";
-import { DATA_DIR, RUN_DIR, cgroupName, labName, segmentName } from "./paths.ts";
-import { run } from "./run.ts";
-import { Segment } from "./segment.ts";
+import { Host, removeHost } from "./host.ts";
+import { DATA_DIR, NAME_PREFIX, RUN_DIR, cgroupName, labHostName, labName, segmentName } from "./paths.ts";
+import { Segment, parseRate } from "./segment.ts";
 import { ensureRoot } from "./setup.ts";
 
 /** What a lab is made of. */
@@ -20,9 +19,12 @@ export interface LabSpec {
   readonly hosts: readonly string[];
   /** The hosts among them whose Docker Engine remaps user ids (`userns-remap`). */
   readonly usernsRemap?: readonly string[];
-  /** Rate of every host's link as in tc(8), like `1gbit`; unlimited if left out. */
+  /** Rate of every host's link, like `1gbit`; unlimited if left out. */
   readonly rate?: string;
 }
+
+/** Hosts have the addresses below `CONTAINER_RANGE`, the last of them the client host. */
+const HOSTS_MAX = 126;
 
 /** Name of the host without Docker that clients run on. */
 export const CLIENT = "client";
@@ -73,9 +75,13 @@ export class Lab implements AsyncDisposable {
     return host;
   }
 
-  /** Builds a lab; whatever an earlier one of the same name left is removed first. On failure nothing is left. */
+  /**
+   * Builds a lab; whatever an earlier one of the same name left is removed first. On failure nothing is left.
+   * @throws USAGE if the lab can't be, before anything is done; LAB
+   */
   static async up(spec: LabSpec, say: (line: string) => void = () => {}): Promise<Lab> {
-    const name = labName(spec.name);
+    checkSpec(spec);
+    const { name } = spec;
     await ensureRoot(say);
     await removeLab(name);
     try {
@@ -91,6 +97,7 @@ export class Lab implements AsyncDisposable {
     const segment = new Segment(segmentName(name));
     await segment.create();
     const names = [...spec.hosts, CLIENT];
+    const rate = spec.rate === undefined ? undefined : parseRate(spec.rate);
     const hosts: Host[] = [];
     for (const [index, host] of names.entries()) {
       const booted = await Host.boot(name, {
@@ -100,26 +107,28 @@ export class Lab implements AsyncDisposable {
         usernsRemap: spec.usernsRemap?.includes(host) ?? false,
       });
       hosts.push(booted);
-      await segment.connect(host, booted.record.initPid, booted.record.address, spec.rate);
-      await writeState(name, hosts);
+      await segment.connect(host, booted.record.initPid, booted.record.address, rate);
       say(`Host ${host} is up at ${booted.address}`);
     }
     await nameEachOther(hosts);
     await Promise.all(hosts.filter((host) => host.record.docker).map((host) => startEngine(host)));
     say(`Docker answers on ${spec.hosts.join(", ")}`);
+    await writeState(name, hosts);
     return new Lab(name, hosts);
   }
 
   /** Finds a lab that is up; throws LAB if there is none of that name. */
   static async attach(name: string): Promise<Lab> {
     const file = stateFile(labName(name));
-    if (!existsSync(file))
+    const remedy = `\`dmigrate lab up --name ${name}\` builds it anew, \`dmigrate lab down --name ${name}\` removes what is left`;
+    if (!existsSync(file)) {
+      if ((await labNames()).includes(name)) throw new DmigrateError("LAB", `Lab ${name} was not built to its end; ${remedy}`);
       throw new DmigrateError("LAB", `There is no lab ${name}; \`dmigrate lab up\` makes one, \`dmigrate lab status\` lists them`);
+    }
     const state = labState.parse(JSON.parse(await readFile(file, "utf8")));
     const hosts = state.hosts.map((record) => new Host(state.name, record));
     const dead = hosts.find((host) => !host.alive);
-    if (dead !== undefined)
-      throw new DmigrateError("LAB", `Host ${dead.name} of lab ${name} died; \`dmigrate lab down --name ${name}\` removes what is left`);
+    if (dead !== undefined) throw new DmigrateError("LAB", `Host ${dead.name} of lab ${name} died; ${remedy}`);
     return new Lab(state.name, hosts);
   }
 
@@ -133,31 +142,59 @@ export class Lab implements AsyncDisposable {
   }
 }
 
-/** Names of all labs on this machine, also of those that a crash left half-way. */
+/** Throws USAGE, saying what is wrong. */
+function checkSpec({ name, hosts, usernsRemap = [], rate }: LabSpec): void {
+  labName(name);
+  for (const host of hosts) labHostName(host);
+  if (rate !== undefined) parseRate(rate);
+  const problem = problemOf(hosts, usernsRemap);
+  if (problem !== undefined) throw new DmigrateError("USAGE", problem);
+}
+
+function problemOf(hosts: readonly string[], usernsRemap: readonly string[]): string | undefined {
+  if (hosts.length === 0) return "A lab without a host is none; name at least one";
+  if (hosts.length > HOSTS_MAX) return `A lab has addresses for ${HOSTS_MAX} hosts, not for ${hosts.length}; name fewer`;
+  if (hosts.includes(CLIENT)) return `Every lab has a host ${CLIENT} for clients by itself; name the others only`;
+  const twice = hosts.find((host, index) => hosts.indexOf(host) !== index);
+  if (twice !== undefined) return `Host ${twice} is named twice; give each a name of its own`;
+  const stranger = usernsRemap.find((host) => !hosts.includes(host));
+  if (stranger !== undefined) return `Host ${stranger}, which shall remap user ids, is not of this lab; it has ${hosts.join(", ")}`;
+  return undefined;
+}
+
+/** Names of all labs on this machine, also of those of which a crash left but a part. */
 export async function labNames(): Promise<string[]> {
-  const fromFolders = await Promise.all([RUN_DIR, DATA_DIR].map((folder) => readdir(folder).catch(() => [])));
-  const fromCgroups = (await cgroupsWithPrefix("dmlab-")).map((name) => name.split("-")[1] ?? "");
-  return [...new Set([...fromFolders.flat(), ...fromCgroups])].filter((name) => /^[a-z][a-z0-9]{0,7}$/.test(name)).toSorted();
+  const fromFolders = await Promise.all([RUN_DIR, DATA_DIR].map(namesIn));
+  const prefixed = [...(await cgroupsWithPrefix(NAME_PREFIX)), ...(await namesIn(NETNS_DIR))].filter((name) =>
+    name.startsWith(NAME_PREFIX),
+  );
+  const fromPrefixed = prefixed.map((name) => name.slice(NAME_PREFIX.length).split("-")[0] ?? "");
+  return [...new Set([...fromFolders.flat(), ...fromPrefixed])].toSorted();
 }
 
 /** Removes a lab by its name alone, in whatever state it is. */
 export async function removeLab(name: string): Promise<void> {
   const prefix = cgroupName(labName(name), "");
   const fromCgroups = (await cgroupsWithPrefix(prefix)).map((cgroup) => cgroup.slice(prefix.length));
-  const fromFolders = await Promise.all([RUN_DIR, DATA_DIR].map((folder) => foldersIn(path.join(folder, name))));
-  for (const host of new Set([...fromCgroups, ...fromFolders.flat()])) await removeHostRemains(name, host);
-  if (existsSync(`/run/netns/${segmentName(name)}`)) await new Segment(segmentName(name)).remove();
+  const fromFolders = await Promise.all([RUN_DIR, DATA_DIR].map((folder) => namesIn(path.join(folder, name))));
+  const hosts = new Set([...fromCgroups, ...fromFolders.flat()].filter((host) => host !== STATE_FILE));
+  await Promise.all([...hosts].map((host) => removeHost(name, host)));
+  if (existsSync(path.join(NETNS_DIR, segmentName(name)))) await new Segment(segmentName(name)).remove();
   await rm(path.join(RUN_DIR, name), { recursive: true, force: true });
   await rm(path.join(DATA_DIR, name), { recursive: true, force: true });
 }
 
-async function foldersIn(folder: string): Promise<string[]> {
-  const entries = await readdir(folder, { withFileTypes: true }).catch(() => []);
-  return entries.filter((entry) => entry.isDirectory()).map((entry) => entry.name);
+async function namesIn(folder: string): Promise<string[]> {
+  return await readdir(folder).catch(() => []);
 }
 
+/** Where ip-netns(8) keeps named network namespaces. */
+const NETNS_DIR = "/run/netns";
+/** Written when a lab is complete: one without it was not built to its end. */
+const STATE_FILE = "lab.json";
+
 function stateFile(name: string): string {
-  return path.join(RUN_DIR, name, "lab.json");
+  return path.join(RUN_DIR, name, STATE_FILE);
 }
 
 async function writeState(name: string, hosts: readonly Host[]): Promise<void> {
@@ -192,10 +229,4 @@ async function startEngine(host: Host): Promise<void> {
     "parent=eth0",
     LAN,
   );
-}
-
-/** Takes down every lab on this machine. */
-export async function removeAllLabs(): Promise<void> {
-  for (const name of await labNames()) await removeLab(name);
-  if (existsSync(RUN_DIR)) await run("rmdir", "--ignore-fail-on-non-empty", RUN_DIR);
 }

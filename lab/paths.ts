@@ -25,7 +25,20 @@ export function labName(text: string): string {
   throw new DmigrateError("USAGE", `${JSON.stringify(text)} is no name for a lab; use a letter and up to 7 letters or digits`);
 }
 
+const HOST_NAME = /^[a-z]([a-z0-9-]{0,11}[a-z0-9])?$/;
+
+/** Checks a host's name: with a prefix it becomes the name of an interface, which has at most 15 characters. Throws USAGE. */
+export function labHostName(text: string): string {
+  if (HOST_NAME.test(text)) return text;
+  throw new DmigrateError(
+    "USAGE",
+    `${JSON.stringify(text)} is no name for a lab's host; use a letter and up to 12 letters, digits or inner hyphens`,
+  );
+}
+
+/** What all names of segments and cgroups begin with. */
+export const NAME_PREFIX = "dmlab-";
 /** The named network namespace that holds a lab's bridge. */
-export const segmentName = (lab: string): string => `dmlab-${lab}`;
+export const segmentName = (lab: string): string => `${NAME_PREFIX}${lab}`;
 /** The cgroup of a host, relative to each hierarchy's root. */
-export const cgroupName = (lab: string, host: string): string => `dmlab-${lab}-${host}`;
+export const cgroupName = (lab: string, host: string): string => `${NAME_PREFIX}${lab}-${host}`;

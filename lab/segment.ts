@@ -2,6 +2,7 @@
  * The Ethernet segment of a lab: a bridge in a network namespace of its own, one port per host, each direction's rate
  * limited where asked for.
  */
+import { DmigrateError } from "../src/core/errors.ts";
 import { run } from "./run.ts";
 
 /** The bridge every host of a lab hangs on. */
@@ -19,8 +20,8 @@ export class Segment {
     await run("ip", "-n", this.name, "link", "set", "lan", "up");
   }
 
-  /** Gives the host whose init is `initPid` an `eth0` on the segment. `rate` as in tc(8), like `1gbit`; undefined is unlimited. */
-  async connect(host: string, initPid: number, address: string, rate: string | undefined): Promise<void> {
+  /** Gives the host whose init is `initPid` an `eth0` on the segment, of `rate` bits a second each way; undefined is unlimited. */
+  async connect(host: string, initPid: number, address: string, rate: number | undefined): Promise<void> {
     const port = this.portOf(host);
     await run("ip", "-n", this.name, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", String(initPid));
     await run("ip", "-n", this.name, "link", "set", port, "master", "lan", "up");
@@ -47,9 +48,24 @@ export class Segment {
   }
 }
 
+const RATE = /^(\d+)([kmg])bit$/;
+const PREFIXES: Readonly<Record<string, number>> = { k: 1e3, m: 1e6, g: 1e9 };
+
+/** Bits a second of a rate as tc(8) writes it, like `100mbit`. Throws USAGE. */
+export function parseRate(text: string): number {
+  const [, number, prefix = ""] = RATE.exec(text) ?? [];
+  const rate = Number(number) * (PREFIXES[prefix] ?? NaN);
+  if (rate > 0) return rate;
+  throw new DmigrateError("USAGE", `${JSON.stringify(text)} is no rate; write it like 100mbit or 1gbit`);
+}
+
+/** No bucket is so small that frames would have to wait for a turn of the kernel's clock each. */
+const BURST_MIN_BYTES = 32 * 1024;
+
 /** A token bucket of 10 ms at the given rate, with a queue that holds up to 50 ms. */
-function shape(device: string, rate: string): string[] {
-  return ["qdisc", "replace", "dev", device, "root", "tbf", "rate", rate, "burst", "1280kb", "latency", "50ms"];
+function shape(device: string, rate: number): string[] {
+  const burst = Math.max(BURST_MIN_BYTES, Math.ceil(rate / 8 / 100));
+  return ["qdisc", "replace", "dev", device, "root", "tbf", "rate", `${rate}bit`, "burst", String(burst), "latency", "50ms"];
 }
 
 async function runIn(prefix: readonly string[], ...argv: readonly string[]): Promise<void> {

@@ -51,7 +51,7 @@ export const ROOT_DIR: string = path.join(CACHE_DIR, `root-${RECIPE}`);
 export async function ensureRoot(say: (line: string) => void): Promise<string> {
   if (existsSync(ROOT_DIR)) return ROOT_DIR;
   await mkdir(CACHE_DIR, { recursive: true, mode: 0o755 });
-  await removeOthers();
+  await removeAbandoned();
   const building = `${ROOT_DIR}.${process.pid}`;
   const log = `${ROOT_DIR}.log`;
   say(`Building the lab's Debian ${RELEASE} root file system in ${ROOT_DIR} (once, about a minute, 800 MB):`);
@@ -69,8 +69,8 @@ export async function ensureRoot(say: (line: string) => void): Promise<string> {
   return ROOT_DIR;
 }
 
-/** Root file systems of older recipes are of no use to anyone. */
-async function removeOthers(): Promise<void> {
+/** What was being built by a process that is no more. */
+async function removeAbandoned(): Promise<void> {
   for (const entry of await readdir(CACHE_DIR)) {
     const builder = /^root-[0-9a-f]{12}\.(\d+)$/.exec(entry)?.[1];
     if (builder !== undefined && !existsSync(`/proc/${builder}`)) await rm(path.join(CACHE_DIR, entry), { recursive: true, force: true });
