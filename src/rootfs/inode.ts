@@ -52,8 +52,12 @@ export interface Xattr {
   readonly value: Uint8Array;
 }
 
-/** A label of the host's own policy, not of the container's data: it is neither copied nor removed. */
-export const HOST_XATTR = "security.selinux";
+const PORTABLE_XATTR = /^(user|trusted|security)\.|^system\.posix_acl_(access|default)$/;
+
+/** False for attributes of the host's own: its SELinux policy's labels, and what a file system says of itself, like btrfs.compression. */
+export function isPortableXattr(name: string): boolean {
+  return PORTABLE_XATTR.test(name) && name !== "security.selinux";
+}
 
 /** A type of file with what only that type has. */
 export type FileKind =

@@ -6,7 +6,7 @@ import { DmigrateError } from "../core/errors.ts";
 import { namesIn, openBeneath, readLinkAt, statAt, type FileStat } from "../kernel/files.ts";
 import { getXattrAt, listXattrsAt } from "../kernel/xattr.ts";
 import { fileError } from "./errors.ts";
-import { HOST_XATTR, ROOT, childPath, permissionsOfMode, showPath, typeOfMode } from "./inode.ts";
+import { ROOT, childPath, isPortableXattr, permissionsOfMode, showPath, typeOfMode } from "./inode.ts";
 import type { BytePath, FileKind, Inode, Xattr } from "./inode.ts";
 import { Slices } from "./slices.ts";
 import { byName, upperAttributes } from "./upper.ts";
@@ -214,7 +214,7 @@ function readXattrs(directory: number, name: string): readonly Xattr[] | undefin
   if (names === undefined || names.length === 0) return names && NO_XATTRS;
   const xattrs: Xattr[] = [];
   for (const attribute of names) {
-    const value = attribute === HOST_XATTR ? undefined : getXattrAt(directory, name, attribute);
+    const value = isPortableXattr(attribute) ? getXattrAt(directory, name, attribute) : undefined;
     if (value !== undefined) xattrs.push({ name: attribute, value });
   }
   return xattrs.toSorted(byName);

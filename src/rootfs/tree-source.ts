@@ -60,8 +60,7 @@ export class TreeSource {
    * changes.
    */
   async *round({ frozen }: RoundOptions): AsyncGenerator<Uint8Array, void> {
-    if (this.#isBroken)
-      throw new DmigrateError("INTERNAL", "An earlier round was broken off, so nobody knows what the target has; copy the tree anew");
+    if (this.#isBroken) throw new DmigrateError("INTERNAL", "What the target has is unknown after a broken round; copy the tree anew");
     this.#isBroken = true;
     const current = await scan(this.#tree, this.#sent);
     const root = openRoot(this.#tree.root);

@@ -14,7 +14,10 @@ import { isUnchanged, openRoot, scan, type Snapshot, type Tree } from "./scan.ts
 import { Slices } from "./slices.ts";
 import { TreeWriter } from "./tree-writer.ts";
 
-/** A tree that becomes what a source's is. Nobody else may write to it between the first round and the last. */
+/**
+ * A tree that becomes what a source's is. Nobody else may write to it between the first round and the last; what was in a plain tree
+ * before the first is removed.
+ */
 export class TreeTarget {
   readonly #tree: Tree;
   readonly #ids: IdMap | undefined;
@@ -133,8 +136,8 @@ export class TreeTarget {
 
 type End = Pick<Extract<Frame, { readonly frame: "end" }>, "digest"> & { readonly prefixes: Uint8Array };
 
-/** No tree that can be scanned has more entries than fit into this. */
-const PREFIXES_BYTES_MAX = 256 * 1024 * 1024;
+/** As many as 16 million entries have. */
+const PREFIXES_BYTES_MAX = 64 * 1024 * 1024;
 
 /** True if everything seen in a directory is in our upper. */
 function showsNothingElse(root: number, path: BytePath, entries: Snapshot["entries"]): boolean {

@@ -26,7 +26,7 @@ import { CHUNK_BYTES, type Frame, type Piece } from "./codec.ts";
 import { chunkCount, chunkHash, chunkLength, type Content } from "./content.ts";
 import { fileError } from "./errors.ts";
 import { toHost, type IdMap } from "./id-map.ts";
-import { HOST_XATTR, ROOT, modeOf, showPath, splitPath, typeOfMode, type BytePath, type Inode } from "./inode.ts";
+import { ROOT, isPortableXattr, modeOf, showPath, splitPath, typeOfMode, type BytePath, type Inode } from "./inode.ts";
 import { clearDirectory, removeTree } from "./remove.ts";
 import { openRoot, type Snapshot } from "./scan.ts";
 
@@ -329,7 +329,7 @@ function setAttributes({ parent, name }: Pick<Place, "parent" | "name">, inode: 
   changeOwnerAt(parent, name, inode.uid, inode.gid);
   const wanted = new Set(inode.xattrs.map((xattr) => xattr.name));
   for (const present of listXattrsAt(parent, name) ?? []) {
-    if (present !== HOST_XATTR && !wanted.has(present)) removeXattrAt(parent, name, present);
+    if (isPortableXattr(present) && !wanted.has(present)) removeXattrAt(parent, name, present);
   }
   for (const xattr of inode.xattrs) setXattrAt(parent, name, xattr.name, xattr.value);
   if (inode.kind.type !== "symlink") changeModeAt(parent, name, inode.permissions);
