@@ -49,6 +49,12 @@ test("a directory with more names than one call returns is listed whole", () => 
   assert.deepEqual(namesIn(root).toSorted(), names.toSorted());
 });
 
+test("a directory that is removed while it is open has no names", () => {
+  fs.rmdirSync(path);
+  assert.deepEqual(namesIn(root), []);
+  fs.mkdirSync(path);
+});
+
 test("the state of a file is what Node says of it", () => {
   fs.writeFileSync(join(path, "file"), "12345");
   fs.linkSync(join(path, "file"), join(path, "other"));

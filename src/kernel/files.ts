@@ -135,12 +135,12 @@ const time = (offset: number): bigint => (statTimes[offset / 8] ?? 0n) * 1_000_0
 const DIRENT_NAME = 19; // struct linux_dirent64: u64 inode, i64 offset, u16 record length, u8 type, name
 const listBuffer = Buffer.alloc(64 * 1024);
 
-/** Names in an open directory, without "." and "..", in the kernel's order. Throws KERNEL. */
+/** Names in an open directory, without "." and "..", in the kernel's order; none in one that was removed meanwhile. Throws KERNEL. */
 export function namesIn(directory: number): string[] {
   const names: string[] = [];
   for (;;) {
-    const size = must("getdents64", libc.getdents64(SYS_GETDENTS64, directory, listBuffer, listBuffer.length));
-    if (size === 0) return names;
+    const size = mustUnless("getdents64", libc.getdents64(SYS_GETDENTS64, directory, listBuffer, listBuffer.length), ENOENT);
+    if (size === undefined || size === 0) return names;
     for (let at = 0; at < size; at += listBuffer.readUInt16LE(at + 16)) {
       const name = listBuffer.toString("latin1", at + DIRENT_NAME, listBuffer.indexOf(0, at + DIRENT_NAME));
       if (name !== "." && name !== "..") names.push(name);
