@@ -32,6 +32,15 @@ function rangeFrom(first: string): IdRange {
   return { container: 0, host: Number(first), count: ID_COUNT };
 }
 
+/** Who the container's root is on this host. */
+export async function rootOfEngine(
+  engine: Engine,
+  description: ContainerDescription,
+): Promise<{ readonly uid: number; readonly gid: number }> {
+  const ids = await idMapOfEngine(engine, description);
+  return { uid: ids?.uids[0]?.host ?? 0, gid: ids?.gids[0]?.host ?? 0 };
+}
+
 /** Lines of /proc/PID/uid_map (user_namespaces(7)). */
 function rangesOf(text: string): IdRange[] {
   return text

@@ -5,8 +5,8 @@
  * A file is: u8 length of its name, u48 length of its content (big endian), name, content. A file that is closed twice is sent twice;
  * the later one counts.
  */
-import { createWriteStream } from "node:fs";
-import { open } from "node:fs/promises";
+import { createWriteStream, fchownSync } from "node:fs";
+import { open, stat } from "node:fs/promises";
 import { once } from "node:events";
 import path from "node:path";
 import { DmigrateError } from "../core/errors.ts";
@@ -39,10 +39,11 @@ export async function* sendImages(folder: string, names: AsyncIterable<string>):
 }
 
 /**
- * Writes the files of a stream into a folder. Throws PROTOCOL for a name or length that no image has, TRANSFER_FAILED
- * for a stream that ends inside a file.
+ * Writes the files of a stream into a folder, for its owner alone to read: images hold memory. Throws PROTOCOL for a name or length that
+ * no image has, TRANSFER_FAILED for a stream that ends inside a file.
  */
 export async function receiveImages(stream: AsyncIterable<Uint8Array>, folder: string): Promise<void> {
+  const { uid, gid } = await stat(folder);
   const reader = new ByteReader(stream);
   for (let head = await reader.take(HEADER_BYTES); head !== undefined; head = await reader.take(HEADER_BYTES)) {
     const nameBytes = await reader.take(head.readUInt8(0));
@@ -52,7 +53,8 @@ export async function receiveImages(stream: AsyncIterable<Uint8Array>, folder: s
       throw new DmigrateError("PROTOCOL", "The source sent an image of an impossible name or size; update both agents to the same release");
     }
     const file = createWriteStream(path.join(folder, name), { mode: 0o600 });
-    await once(file, "open");
+    const [fd] = (await once(file, "open")) as [number]; // as fs documents
+    fchownSync(fd, uid, gid);
     for await (const chunk of reader.stream(size)) if (!file.write(chunk)) await once(file, "drain");
     file.end();
     await once(file, "close");

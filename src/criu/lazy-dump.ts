@@ -4,8 +4,8 @@
  */
 import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
-import { closeSync, constants, createReadStream, openSync, type ReadStream } from "node:fs";
-import { mkdir, readFile, writeFile } from "node:fs/promises";
+import { closeSync, constants, createReadStream, existsSync, openSync, type ReadStream } from "node:fs";
+import { mkdir, readdir, readFile, writeFile } from "node:fs/promises";
 import { connect, createServer } from "node:net";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
@@ -14,8 +14,8 @@ import { DmigrateError } from "../core/errors.ts";
 import type { ContainerId } from "../core/ids.ts";
 import { lastErrors } from "./log.ts";
 
-/** Where Docker keeps the state of its containers' runc (the `--root` it passes). */
-export const RUNC_ROOT = "/run/docker/runtime-runc/moby";
+/** Where Docker keeps the state of its containers' runc: in a folder for each namespace of containerd, `moby` or, with userns-remap, `moby-UID.GID`. */
+const RUNC_ROOTS = "/run/docker/runtime-runc";
 
 const WITH_CONFIGURATION = fileURLToPath(new URL("../shim/with-criu-config", import.meta.url));
 
@@ -68,7 +68,7 @@ export async function prepareDump({ container, folder, configuration }: LazyDump
   const argv = [
     // The container stands still meanwhile: CRIU goes before whatever else this host does.
     ...["-n", "-20", "unshare", "--mount", "--propagation", "private", "--", "sh", WITH_CONFIGURATION, configurationFile],
-    ...["runc", "--root", RUNC_ROOT, "checkpoint", "--image-path", images, "--work-path", work],
+    ...["runc", "--root", await runcRootOf(container), "checkpoint", "--image-path", images, "--work-path", work],
     ...[
       "--leave-running",
       "--lazy-pages",
@@ -82,6 +82,18 @@ export async function prepareDump({ container, folder, configuration }: LazyDump
     ],
   ];
   return { images, port, start: () => start(argv, port, work, status), [Symbol.dispose]: () => status[Symbol.dispose]() };
+}
+
+/** What Docker passes to runc as `--root`. */
+async function runcRootOf(container: ContainerId): Promise<string> {
+  const roots = (await readdir(RUNC_ROOTS)).map((namespace) => path.join(RUNC_ROOTS, namespace));
+  const root = roots.find((each) => existsSync(path.join(each, container)));
+  if (root === undefined)
+    throw new DmigrateError(
+      "DUMP_FAILED",
+      `runc's state of the container is not below ${RUNC_ROOTS}; this engine is of a kind that this release does not know`,
+    );
+  return root;
 }
 
 function start(argv: readonly string[], port: number, work: string, status: StatusPipe): LazyDump {

@@ -14,7 +14,6 @@ import { CHECKOUT, CHECKOUT_IN_HOST } from "../../lab/paths.ts";
 import { examine, type CheckId, type Examination } from "../../src/core/preflight.ts";
 import { hostFacts, type ContainerFacts, type HostFacts } from "../../src/core/preflight-facts.ts";
 import { dumpConfiguration } from "../../src/criu/configuration.ts";
-import { RUNC_ROOT } from "../../src/criu/lazy-dump.ts";
 import { Engine } from "../../src/docker/engine.ts";
 import { provideImage } from "../support/lab.ts";
 
@@ -133,7 +132,18 @@ async function dump(host: Host, name: string, criuOptions: readonly string[]): P
   mkdirSync(`${host.root}/etc/criu`, { recursive: true });
   writeFileSync(`${host.root}/etc/criu/runc.conf`, dumpConfiguration(ino, criuOptions));
   const folder = `/tmp/dump-${name}`;
-  const argv = ["runc", "--root", RUNC_ROOT, "checkpoint", "--leave-running", "--image-path", folder, "--work-path", folder, id];
+  const argv = [
+    "runc",
+    "--root",
+    "/run/docker/runtime-runc/moby",
+    "checkpoint",
+    "--leave-running",
+    "--image-path",
+    folder,
+    "--work-path",
+    folder,
+    id,
+  ];
   const { code, stderr } = await host.exec("env", "--chdir=/", ...argv);
   return { dumped: code === 0, said: stderr };
 }

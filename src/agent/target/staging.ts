@@ -7,7 +7,7 @@
 import { execFile, spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { closeSync, constants, existsSync, openSync, writeSync } from "node:fs";
-import { mkdir, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
+import { chown, mkdir, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import path from "node:path";
@@ -25,6 +25,12 @@ export const EXPECTED = "/run/dmigrate/expected";
 
 const HOLD_SCRIPT = fileURLToPath(new URL("../../shim/dmigrate-hold", import.meta.url));
 const RESTORE_LIMIT_MS = 60_000;
+
+/** Ids on this host. */
+export interface Owner {
+  readonly uid: number;
+  readonly gid: number;
+}
 
 /** A container that is started and held. Disposing of it before `resume` makes the start fail. */
 export class Staging implements AsyncDisposable {
@@ -69,13 +75,14 @@ export class Staging implements AsyncDisposable {
 
   /**
    * Starts the container and returns when it is held. Nobody runs it, neither when this returns nor when it throws.
+   * @param root the container's root, as this host counts
    * @param start asks the engine to start the container; returns when it has
    * @param criuOptions what the preflight found that this container needs
    */
-  static async begin(container: ContainerId, criuOptions: readonly string[], start: () => Promise<void>): Promise<Staging> {
+  static async begin(container: ContainerId, root: Owner, criuOptions: readonly string[], start: () => Promise<void>): Promise<Staging> {
     await using cleanup = new AsyncDisposableStack();
     const folder = path.join(EXPECTED, container);
-    await makeFolder(folder, criuOptions);
+    await makeFolder(folder, root, criuOptions);
     cleanup.defer(() => rm(folder, { recursive: true, force: true }));
     const gate = cleanup.use(await Fifo.make(path.join(folder, "gate")));
     const verdict = cleanup.use(await Fifo.make(path.join(folder, "verdict")));
@@ -137,11 +144,14 @@ export class Staging implements AsyncDisposable {
   }
 }
 
-async function makeFolder(folder: string, criuOptions: readonly string[]): Promise<void> {
-  // A container whose user namespace is remapped restores as a mapped root, who must be able to pass and to read.
+async function makeFolder(folder: string, root: Owner, criuOptions: readonly string[]): Promise<void> {
+  // CRIU restores as the container's root, which is not this host's where user namespaces are remapped: it must be able to pass and to
+  // read, and nobody else may read.
   await mkdir(folder, { recursive: true, mode: 0o711 });
-  await mkdir(path.join(folder, "images"), { mode: 0o755 });
-  await mkdir(path.join(folder, "work"), { mode: 0o755 });
+  for (const name of ["images", "work"]) {
+    await mkdir(path.join(folder, name), { mode: 0o700 });
+    await chown(path.join(folder, name), root.uid, root.gid);
+  }
   const script = path.join(folder, "hold");
   await symlink(HOLD_SCRIPT, script);
   await writeFile(path.join(folder, "criu.conf"), restoreConfiguration(script, criuOptions));
