@@ -7,15 +7,22 @@ import { Quarantine } from "../network/quarantine.ts";
 import { gatherHost } from "../preflight/host.ts";
 import type { Arriving } from "../preflight/schema.ts";
 import type { AgentContext } from "./context.ts";
+import { hasMovedAway } from "./moved-volumes.ts";
 
 /**
  * Gathers the facts of this host.
  * @param arriving the container about to come, if this is to be its target
  */
 export function hostFactsOf(context: AgentContext, arriving?: Arriving): Promise<HostFacts> {
-  const { config } = context;
-  const subject = arriving === undefined ? {} : { arriving };
-  return gatherHost({ host: context.self(), dockerSocket: config.dockerSocket, imageFolder: config.runDir, tryQuarantine, ...subject });
+  const { config, journal } = context;
+  return gatherHost({
+    host: context.self(),
+    dockerSocket: config.dockerSocket,
+    imageFolder: config.runDir,
+    tryQuarantine,
+    hasMovedAway: (volume, identity) => hasMovedAway(journal, volume, identity),
+    ...(arriving === undefined ? {} : { arriving }),
+  });
 }
 
 function tryQuarantine(): void {

@@ -2,6 +2,7 @@
  * The trees of files that a container brings along, in an order that both sides derive from its description alone.
  */
 import type { ContainerDescription, VolumeDescription } from "../docker/description.ts";
+import { liesOnHost } from "../docker/volumes.ts";
 
 /** The container's writable layer, or one of its volumes. */
 export type TreeSubject = { readonly kind: "rootfs" } | { readonly kind: "volume"; readonly volume: VolumeDescription };
@@ -11,6 +12,5 @@ export type TreeSubject = { readonly kind: "rootfs" } | { readonly kind: "volume
  * something from elsewhere, has its files where both hosts find them.
  */
 export function treeSubjects(description: ContainerDescription): TreeSubject[] {
-  const local = description.volumes.filter(({ driver, options }) => driver === "local" && Object.keys(options).length === 0);
-  return [{ kind: "rootfs" }, ...local.map((volume) => ({ kind: "volume", volume }) as const)];
+  return [{ kind: "rootfs" }, ...description.volumes.filter(liesOnHost).map((volume) => ({ kind: "volume", volume }) as const)];
 }

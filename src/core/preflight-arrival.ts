@@ -119,16 +119,22 @@ export const arrivalChecks = {
     passed: (s) => `Its volumes can be made on ${s.target.host}`,
     *find({ source, target: { host, docker }, container, arrival }) {
       for (const [index, { name, driver }] of container.needs.volumes.entries()) {
-        const { exists = false, differences = [], usedBy = [] } = arrival.volumes[index] ?? {};
+        const { content = "none", differences = [], usedBy = [] } = arrival.volumes[index] ?? {};
         const remedy = `remove it (\`docker volume rm ${name}\` on ${host}) if nobody needs it, or rename one of the two`;
         if (docker.reachable && !docker.volumeDrivers.includes(driver)) {
           yield blocker(`Volume ${name} needs the volume driver ${driver}, which ${host} lacks`, `install that plugin on ${host}`, host);
-        } else if (usedBy.length > 0) {
+        } else if (usedBy.length > 0 && content !== "elsewhere") {
           yield blocker(`Volume ${name} exists on ${host} and is used by ${usedBy.join(", ")}`, remedy, host);
         } else if (differences.length > 0) {
           yield blocker(`Volume ${name} exists on ${host}, but ${differences.join(", ")}`, remedy, host);
-        } else if (exists) {
-          yield warning(`Volume ${name} exists on ${host}; its content will be replaced`, "keep a copy if somebody needs it", host);
+        } else if (content === "unknown") {
+          yield blocker(`Volume ${name} exists on ${host} and holds files that did not move away from there`, remedy, host);
+        } else if (content === "left-behind") {
+          yield warning(
+            `Volume ${name} on ${host} is what was left as it moved away from there: its content will be replaced`,
+            "keep a copy if somebody has changed it since",
+            host,
+          );
         }
       }
       for (const { volume, with: others } of container.volumesShared) {

@@ -30,6 +30,19 @@ const pathKind = z.enum(["file", "directory", "socket", "device", "missing"]);
 /** What lies at a path. */
 export type PathKind = z.infer<typeof pathKind>;
 
+const volumeContent = z.enum([
+  /** There is no such volume, or it is empty. */
+  "none",
+  /** The volume shows files that lie elsewhere, for both hosts to see. */
+  "elsewhere",
+  /** What a container left that moved away from here, and took its files along. */
+  "left-behind",
+  /** Files that somebody may need. */
+  "unknown",
+]);
+/** What is in a volume of the target by the name of one that is to come. */
+export type VolumeContent = z.infer<typeof volumeContent>;
+
 /** What the target must know of a container about to come. */
 export const containerNeeds = z.object({
   name: z.string(),
@@ -72,7 +85,7 @@ const arrival = z.object({
   /** Host ports that are in use, and by whom. */
   portsTaken: z.array(z.object({ port, by: z.string() })),
   /** In the order of the needs. A volume that does not exist will be made. */
-  volumes: z.array(z.object({ exists: z.boolean(), differences: z.array(z.string()), usedBy: z.array(z.string()) })),
+  volumes: z.array(z.object({ content: volumeContent, differences: z.array(z.string()), usedBy: z.array(z.string()) })),
   /** Kind of each bind's path on this host, in the order of the needs. */
   binds: z.array(pathKind),
   /** Given devices that are not there. */

@@ -345,19 +345,28 @@ const CASES: readonly Case[] = [
   [{ arrival: { portsTaken: [{ port, by: "container proxy" }] } }, "blocker", "ports", /Port 8080\/tcp of b.* container proxy/],
   [{ needs: { ports: [port] } }, "warning", "ports", /through 8080\/tcp of a lose their connections/],
   [
-    { needs: { volumes: web }, arrival: { volumes: [{ exists: true, differences: [], usedBy: ["db"] }] } },
+    { needs: { volumes: web }, arrival: { volumes: [{ content: "left-behind", differences: [], usedBy: ["db"] }] } },
     "blocker",
     "volumes",
     /data exists on b and is used by db/,
   ],
   [
-    { needs: { volumes: web }, arrival: { volumes: [{ exists: true, differences: ["driver is nfs instead of local"], usedBy: [] }] } },
+    {
+      needs: { volumes: web },
+      arrival: { volumes: [{ content: "unknown", differences: ["driver is nfs instead of local"], usedBy: [] }] },
+    },
     "blocker",
     "volumes",
     /nfs/,
   ],
   [
-    { needs: { volumes: web }, arrival: { volumes: [{ exists: true, differences: [], usedBy: [] }] } },
+    { needs: { volumes: web }, arrival: { volumes: [{ content: "unknown", differences: [], usedBy: [] }] } },
+    "blocker",
+    "volumes",
+    /data exists on b and holds files that did not move away/,
+  ],
+  [
+    { needs: { volumes: web }, arrival: { volumes: [{ content: "left-behind", differences: [], usedBy: [] }] } },
     "warning",
     "volumes",
     /will be replaced/,

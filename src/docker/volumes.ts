@@ -1,6 +1,7 @@
 /**
  * Makes sure that a volume is there with the settings a container had it with.
  */
+import { stat } from "node:fs/promises";
 import { DmigrateError } from "../core/errors.ts";
 import type { VolumeDescription } from "./description.ts";
 import type { Engine } from "./engine.ts";
@@ -33,6 +34,17 @@ export async function ensureVolume(engine: Engine, wanted: VolumeDescription): P
     `Volume ${wanted.name} of this host differs from the container's: ${differences.join(", ")}; ` +
       `remove it (\`docker volume rm ${wanted.name}\`) if nobody needs it, or give one of the two another name`,
   );
+}
+
+/** Whether a volume's files lie in a folder of its host. One of another driver, or one that mounts something, has them elsewhere. */
+export function liesOnHost({ driver, options }: VolumeDescription): boolean {
+  return driver === "local" && Object.keys(options).length === 0;
+}
+
+/** Tells a volume whose files lie on this host from a later one of the same name. Throws DOCKER. */
+export async function volumeIdentity(engine: Engine, name: string): Promise<string> {
+  const { ino, birthtimeNs } = await stat((await engine.inspectVolume(name)).Mountpoint, { bigint: true });
+  return `${ino}-${birthtimeNs}`;
 }
 
 /** In what a volume that exists differs from a wanted one; labels are for people. */

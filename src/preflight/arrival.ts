@@ -3,24 +3,28 @@
  * volumes, paths and devices.
  */
 import { existsSync } from "node:fs";
-import type { Arrival, PublishedPort } from "../core/preflight-facts.ts";
+import { readdir } from "node:fs/promises";
+import type { Arrival, PublishedPort, VolumeContent } from "../core/preflight-facts.ts";
 import { describeNetwork } from "../docker/describe.ts";
 import type { NetworkDescription, VolumeDescription } from "../docker/description.ts";
 import type { Engine } from "../docker/engine.ts";
 import { presentLayers } from "../docker/images.ts";
-import type { ListedContainer } from "../docker/inspect.ts";
+import type { InspectedVolume, ListedContainer } from "../docker/inspect.ts";
 import { networkDifferences } from "../docker/networks.ts";
 import { isNotFound } from "../docker/transport.ts";
-import { volumeDifferences } from "../docker/volumes.ts";
+import { liesOnHost, volumeDifferences, volumeIdentity } from "../docker/volumes.ts";
 import { pathKind } from "./paths.ts";
 import type { Arriving } from "./schema.ts";
 import { boundPorts, canonicalAddress } from "./sockets.ts";
+
+/** Whether a volume, told from a later one of its name by its identity, is only what was left as it moved away from this host. */
+export type HasMovedAway = (volume: string, identity: string) => boolean;
 
 /** The drivers whose networks are made on an interface of the host. */
 const ON_INTERFACE = new Set(["macvlan", "ipvlan"]);
 
 /** Gathers what there is for a container about to come. Throws DOCKER. */
-export async function gatherArrival(engine: Engine, { needs, description }: Arriving): Promise<Arrival> {
+export async function gatherArrival(engine: Engine, { needs, description }: Arriving, hasMovedAway: HasMovedAway): Promise<Arrival> {
   const containers = await engine.listContainers({ all: true });
   const running = containers.filter(({ State }) => State === "running" || State === "paused");
   const present = new Set(await presentLayers(engine));
@@ -32,7 +36,7 @@ export async function gatherArrival(engine: Engine, { needs, description }: Arri
       description.networks.map((network, index) => gatherNetwork(engine, network, needs.networks[index]?.addresses ?? [], running)),
     ),
     portsTaken: portsTaken(needs.ports, running),
-    volumes: await Promise.all(description.volumes.map((volume) => gatherVolume(engine, volume, containers))),
+    volumes: await Promise.all(description.volumes.map((volume) => gatherVolume(engine, volume, containers, hasMovedAway))),
     binds: await Promise.all(needs.binds.map(({ path }) => pathKind(path))),
     missingDevices: needs.devices.filter((path) => !existsSync(path)),
   };
@@ -68,14 +72,27 @@ async function gatherVolume(
   engine: Engine,
   wanted: VolumeDescription,
   containers: readonly ListedContainer[],
+  hasMovedAway: HasMovedAway,
 ): Promise<Arrival["volumes"][number]> {
   const usedBy = containers.filter(({ Mounts }) => Mounts.some(({ Type, Name }) => Type === "volume" && Name === wanted.name)).map(nameOf);
   try {
-    return { exists: true, differences: volumeDifferences(wanted, await engine.inspectVolume(wanted.name)), usedBy };
+    const existing = await engine.inspectVolume(wanted.name);
+    return { content: await contentOf(engine, wanted, existing, hasMovedAway), differences: volumeDifferences(wanted, existing), usedBy };
   } catch (error) {
-    if (isNotFound(error)) return { exists: false, differences: [], usedBy };
+    if (isNotFound(error)) return { content: "none", differences: [], usedBy };
     throw error;
   }
+}
+
+async function contentOf(
+  engine: Engine,
+  wanted: VolumeDescription,
+  existing: InspectedVolume,
+  hasMovedAway: HasMovedAway,
+): Promise<VolumeContent> {
+  if (!liesOnHost(wanted)) return "elsewhere";
+  if (hasMovedAway(wanted.name, await volumeIdentity(engine, wanted.name))) return "left-behind";
+  return (await readdir(existing.Mountpoint)).length === 0 ? "none" : "unknown";
 }
 
 /** Ports that a container publishes, or that some process of the host is bound to. */

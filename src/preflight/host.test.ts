@@ -32,6 +32,7 @@ function gather(options: Partial<Parameters<typeof gatherHost>[0]> = {}): Promis
     dockerSocket: path.join(folder, "no.sock"),
     imageFolder: folder,
     tryQuarantine: () => {},
+    hasMovedAway: () => false,
     ...options,
   });
 }

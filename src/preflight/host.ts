@@ -10,7 +10,7 @@ import type { HostName } from "../core/ids.ts";
 import type { DockerFacts, Feature, HostFacts, IdMap } from "../core/preflight-facts.ts";
 import { Engine } from "../docker/engine.ts";
 import type { EngineInfo } from "../docker/inspect.ts";
-import { gatherArrival } from "./arrival.ts";
+import { gatherArrival, type HasMovedAway } from "./arrival.ts";
 import { criuFeatures, tryCriu, tryDump, tryRunc } from "./criu.ts";
 import { hugePagesFreeBytes, meminfoBytes, parseCpuFlags, parseStatus } from "./proc.ts";
 import type { Arriving } from "./schema.ts";
@@ -28,6 +28,7 @@ export interface HostOptions {
   readonly imageFolder: string;
   /** Silences a network namespace made for it. Throws KERNEL if the kernel can't. */
   readonly tryQuarantine: () => void;
+  readonly hasMovedAway: HasMovedAway;
   /** The container about to come, if this is to be its target. */
   readonly arriving?: Arriving;
 }
@@ -76,11 +77,12 @@ function attempt(what: () => void): Feature {
   }
 }
 
-async function gatherDocker({ dockerSocket, arriving }: HostOptions): Promise<HostFacts["docker"]> {
+async function gatherDocker({ dockerSocket, arriving, hasMovedAway }: HostOptions): Promise<HostFacts["docker"]> {
   try {
     const engine = await Engine.connect(dockerSocket);
     const info = await engine.info();
-    return { ...(await engineFacts(info)), ...(arriving === undefined ? {} : { arrival: await gatherArrival(engine, arriving) }) };
+    const arrival = arriving === undefined ? {} : { arrival: await gatherArrival(engine, arriving, hasMovedAway) };
+    return { ...(await engineFacts(info)), ...arrival };
   } catch (error) {
     return { reachable: false, reason: messageOf(error) };
   }

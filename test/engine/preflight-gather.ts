@@ -27,7 +27,7 @@ if (what === "container") {
   console.log(JSON.stringify(gathered));
 } else {
   const [name = "", arriving] = names;
-  const options = { host: hostName(name), dockerSocket: DOCKER_SOCKET, imageFolder: "/run", tryQuarantine };
+  const options = { host: hostName(name), dockerSocket: DOCKER_SOCKET, imageFolder: "/run", tryQuarantine, hasMovedAway: () => false };
   const subject = arriving === undefined ? {} : { arriving: readArriving(JSON.parse(arriving)) };
   console.log(JSON.stringify(await gatherHost({ ...options, ...subject })));
 }

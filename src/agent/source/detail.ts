@@ -6,6 +6,8 @@ import * as z from "zod";
 import { restartPolicy } from "../../docker/inspect.ts";
 
 const detail = z.object({
+  /** For moved-volumes.ts. */
+  volumes: z.array(z.object({ name: z.string(), identity: z.string() })).default([]),
   /** Set once the container is about to be frozen. */
   frozen: z
     .object({

@@ -17,6 +17,7 @@ import { writeDescription, type ContainerDescription } from "../../docker/descri
 import type { Engine } from "../../docker/engine.ts";
 import { exportImage } from "../../docker/images.ts";
 import { discardContainer, NEVER_RESTART, setRestartPolicy } from "../../docker/lifecycle.ts";
+import { liesOnHost, volumeIdentity } from "../../docker/volumes.ts";
 import { ClosedWrites } from "../../kernel/inotify.ts";
 import { NetworkNamespace } from "../../kernel/netns.ts";
 import { openExit } from "../../memory/page-tunnel.ts";
@@ -203,7 +204,10 @@ export class SourceSession {
     const held = this.#open.use(new HeldNetwork(namespace));
     const freezer = await freezerOf(initPid);
     const { RestartPolicy: restartPolicy } = description.hostConfig;
-    this.#note({ frozen: { initPid, restartPolicy, pagePort: dump.port } });
+    const volumes = await Promise.all(
+      description.volumes.filter(liesOnHost).map(async ({ name }) => ({ name, identity: await volumeIdentity(this.#engine, name) })),
+    );
+    this.#note({ frozen: { initPid, restartPolicy, pagePort: dump.port }, volumes });
     this.#undo.defer(() => setRestartPolicy(this.#engine, description.id, restartPolicy));
     await setRestartPolicy(this.#engine, description.id, NEVER_RESTART);
     return { dump, lastRound, imageChannel, pageChannel, held, freezer };

@@ -9,12 +9,14 @@ import { containerId, type ContainerId, type MigrationId } from "../../core/ids.
 import type { Engine } from "../../docker/engine.ts";
 import { discardImage, type ImportedImage } from "../../docker/images.ts";
 import { discardContainer } from "../../docker/lifecycle.ts";
+import { clearTree } from "../../rootfs/remove.ts";
 import type { Journal } from "../journal.ts";
 import { EXPECTED } from "./staging.ts";
 
 const made = z.object({
   networks: z.array(z.string()).default([]),
-  volumes: z.array(z.string()).default([]),
+  /** Every volume that is to be written, and whether it was created for that: one that was not had nothing that anybody needs. */
+  volumes: z.array(z.object({ name: z.string(), created: z.boolean() })).default([]),
   image: z.object({ id: z.string(), added: z.boolean(), tags: z.array(z.string()) }).optional(),
   container: z.string().transform(containerId).optional(),
 });
@@ -37,8 +39,8 @@ export class Made {
     this.#note({ networks: [...this.#things.networks, name] });
   }
 
-  addVolume(name: string): void {
-    this.#note({ volumes: [...this.#things.volumes, name] });
+  addVolume(name: string, created: boolean): void {
+    this.#note({ volumes: [...this.#things.volumes, { name, created }] });
   }
 
   addImage(image: ImportedImage): void {
@@ -56,7 +58,10 @@ export class Made {
       await rm(path.join(EXPECTED, container), { recursive: true, force: true });
       await discardContainer(engine, container, { volumes: true });
     }
-    for (const volume of volumes) await engine.removeVolume(volume);
+    for (const { name, created } of volumes) {
+      if (created) await engine.removeVolume(name);
+      else clearTree((await engine.inspectVolume(name)).Mountpoint);
+    }
     for (const network of networks) await engine.removeNetwork(network);
     if (image !== undefined) await discardImage(engine, image);
   }

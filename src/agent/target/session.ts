@@ -18,7 +18,7 @@ import type { Engine } from "../../docker/engine.ts";
 import { importImage, presentLayers } from "../../docker/images.ts";
 import { setRestartPolicy } from "../../docker/lifecycle.ts";
 import { ensureNetwork } from "../../docker/networks.ts";
-import { ensureVolume } from "../../docker/volumes.ts";
+import { ensureVolume, liesOnHost } from "../../docker/volumes.ts";
 import { openEntrance, type TunnelEntrance } from "../../memory/page-tunnel.ts";
 import { announce } from "../../network/announce.ts";
 import { inject } from "../../network/inject.ts";
@@ -27,6 +27,7 @@ import { CHANNELS, treeChannel } from "../channels.ts";
 import type { AgentContext } from "../context.ts";
 import { receiveAll, type Channel, type ChannelHandler } from "../link.ts";
 import { migrationFolder, removeMigrationFolder } from "../migration-folder.ts";
+import { rootOfEngine } from "../id-maps.ts";
 import type { Committed, Reservation } from "../migrations.ts";
 import { TargetFiles } from "./files.ts";
 import { Made } from "./made.ts";
@@ -95,7 +96,8 @@ export class TargetSession {
       if (await ensureNetwork(this.#engine, network)) this.#made.addNetwork(network.name);
     }
     for (const volume of this.subject.description.volumes) {
-      if ((await ensureVolume(this.#engine, volume)).created) this.#made.addVolume(volume.name);
+      const { created } = await ensureVolume(this.#engine, volume);
+      if (created || liesOnHost(volume)) this.#made.addVolume(volume.name, created);
     }
     const { id, warnings } = await createContainer(this.#engine, this.subject.description, RUNTIME);
     for (const warning of warnings) this.#context.log.warn({ migration: this.subject.id }, warning);
@@ -113,8 +115,9 @@ export class TargetSession {
   async #stage(criuOptions: readonly string[]): Promise<void> {
     const container = this.#need(this.#container, "createContainer");
     const files = this.#need(this.#files, "createContainer");
+    const root = await rootOfEngine(this.#engine, this.subject.description);
     await files.release();
-    const staging = await Staging.begin(container, criuOptions, () => this.#engine.startContainer(container));
+    const staging = await Staging.begin(container, root, criuOptions, () => this.#engine.startContainer(container));
     this.#running.defer(async () => {
       await staging[Symbol.asyncDispose]();
       await staging.started().catch(() => {}); // it fails, as it must
