@@ -75,7 +75,8 @@ for (const { kind, tty, log } of kinds) {
     assert.equal(await logs(b, "-t"), await logs(a, "-t"), "with the times");
 
     await print(a, 311, 340);
-    await replayOutput(outputPipes(id, `${b.host.root}/run/docker`), history.output());
+    // The container has started: it has its own ends of the pipes, and ours would keep the engine waiting when it ends.
+    (await replayOutput(outputPipes(id, `${b.host.root}/run/docker`), history.output()))[Symbol.dispose]();
     await until("line 340 in the log", 10_000, async () => (await logs(b, "--tail", "1")).includes("line 340 "));
     const wanted = (await logs(a)).split("\n");
     assert.deepEqual((await logs(b)).split("\n").slice(-wanted.length), wanted);
