@@ -26,6 +26,7 @@ interface UpOptions {
 function registerLab(program: Command): void {
   const lab = program
     .command("lab")
+    .helpCommand(false)
     .summary("build several hosts on this one machine to try things out")
     .description(
       "Builds hosts with a Docker Engine and an agent each, and a client host, out of namespaces of this machine, on one Ethernet " +
@@ -37,8 +38,10 @@ function registerLab(program: Command): void {
     .summary("build a lab")
     .description("Builds a lab and makes a cluster of its hosts. One of the same name is replaced, whatever state it is in.")
     .addOption(nameOption())
-    .option("--hosts <names>", "hosts with a Docker Engine and an agent", list, ["a", "b"])
-    .option("--userns-remap <names>", "those of them whose Docker Engine remaps user ids", list, [])
+    .addOption(new Option("--hosts <names>", "hosts with a Docker Engine and an agent").argParser(list).default(["a", "b"], "a,b"))
+    .addOption(
+      new Option("--userns-remap <names>", "those of them whose Docker Engine remaps user ids").argParser(list).default([], "none"),
+    )
     .option("--rate <rate>", "rate of every host's link, like 1gbit or 100mbit; unlimited if left out")
     .action(async (options: UpOptions) => {
       const built = await Lab.up(options, say);
@@ -57,8 +60,8 @@ function registerLab(program: Command): void {
     .summary("take a lab down")
     .description("Takes a lab down and removes all it left, also after a crash: processes, mounts, cgroups, networks, disks.")
     .addOption(nameOption())
-    .option("--all", "every lab of this machine", false)
-    .action(async ({ name, all }: { name: string; all: boolean }) => {
+    .option("--all", "every lab of this machine")
+    .action(async ({ name, all = false }: { name: string; all?: boolean }) => {
       const known = await labNames();
       const doomed = all ? known : [labName(name)].filter((each) => known.includes(each));
       if (doomed.length === 0) say(all ? "There is no lab." : `There is no lab ${name}.`);
@@ -90,8 +93,8 @@ function registerLab(program: Command): void {
     .command("status")
     .summary("list the labs of this machine and their hosts")
     .description("Lists the labs of this machine, also those that a crash left behind, and what runs on their hosts.")
-    .option("--json", "print JSON alone", false)
-    .action(async ({ json }: { json: boolean }) => {
+    .option("--json", "print JSON alone")
+    .action(async ({ json = false }: { json?: boolean }) => {
       const labs = await Promise.all((await labNames()).map((name) => statusOf(name)));
       const lines = json ? [JSON.stringify({ labs }, undefined, 2)] : labs.flatMap((each) => describeStatus(each));
       for (const line of lines) process.stdout.write(`${line}\n`);

@@ -198,11 +198,12 @@ function hierarchyLines(): string[] {
   return all.map(({ mountPoint, options }) => `${path.basename(mountPoint)} ${options ?? "v2"}`);
 }
 
-/** Start time of a process (field 22 of /proc/PID/stat, proc_pid_stat(5)), or undefined if there is none. */
+/** Start time of a process (field 22 of /proc/PID/stat, proc_pid_stat(5)), or undefined if there is none or it has ended. */
 function startTicks(pid: number): string | undefined {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
-    return stat.slice(stat.lastIndexOf(")") + 2).split(" ")[19];
+    const [state = "", ...others] = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+    return "ZX".includes(state) ? undefined : others[18];
   } catch {
     return undefined;
   }

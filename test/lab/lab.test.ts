@@ -80,10 +80,10 @@ test("exec hands over input, output and exit code", async () => {
 
 test("a program ends with the exec that runs it", async () => {
   const exec = spawnDmigrate(["exec", "--name", SLOW, "a", "--", "sh", "-c", "echo; exec tail -f /dev/null"]);
-  const closed = once(exec, "close");
+  const exited = once(exec, "exit");
   if (exec.stdout !== null) await once(exec.stdout, "data");
   exec.kill("SIGTERM");
-  assert.deepEqual(await closed, [128 + 15, null]);
+  assert.deepEqual(await exited, [128 + 15, null]);
   await until("the program to end", 20_000, async () => (await slow.host("a").exec("pgrep", "-x", "tail")).code === 1);
 });
 
