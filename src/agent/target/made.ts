@@ -2,8 +2,6 @@
  * What a session has made on the target, as its journal knows it: the one list by which a session that is aborted, and one that
  * an agent before this one left, are undone.
  */
-import { rm } from "node:fs/promises";
-import path from "node:path";
 import * as z from "zod";
 import { containerId, type ContainerId, type MigrationId } from "../../core/ids.ts";
 import type { Engine } from "../../docker/engine.ts";
@@ -11,7 +9,7 @@ import { discardImage, type ImportedImage } from "../../docker/images.ts";
 import { discardContainer } from "../../docker/lifecycle.ts";
 import { clearTree } from "../../rootfs/remove.ts";
 import type { Journal } from "../journal.ts";
-import { EXPECTED } from "./staging.ts";
+import { releaseHeld } from "./staging.ts";
 
 const made = z.object({
   networks: z.array(z.string()).default([]),
@@ -55,7 +53,7 @@ export class Made {
   async undo(engine: Engine): Promise<void> {
     const { container, image, volumes, networks } = this.#things;
     if (container !== undefined) {
-      await rm(path.join(EXPECTED, container), { recursive: true, force: true });
+      await releaseHeld(container);
       await discardContainer(engine, container, { volumes: true });
     }
     for (const { name, created } of volumes) {

@@ -21,7 +21,7 @@ import { SilentNetwork } from "../../network/silence.ts";
 import { readBundle, type Bundle, type Hook } from "./bundle.ts";
 
 /** Where the runtime looks for the containers it must hold; src/shim/dmigrate-runtime has the same path. */
-export const EXPECTED = "/run/dmigrate/expected";
+const EXPECTED = "/run/dmigrate/expected";
 
 const HOLD_SCRIPT = fileURLToPath(new URL("../../shim/dmigrate-hold", import.meta.url));
 const RESTORE_LIMIT_MS = 60_000;
@@ -83,9 +83,9 @@ export class Staging implements AsyncDisposable {
     await using cleanup = new AsyncDisposableStack();
     const folder = path.join(EXPECTED, container);
     await makeFolder(folder, root, criuOptions);
-    cleanup.defer(() => rm(folder, { recursive: true, force: true }));
-    const gate = cleanup.use(await Fifo.make(path.join(folder, "gate")));
-    const verdict = cleanup.use(await Fifo.make(path.join(folder, "verdict")));
+    const gate = cleanup.use(Fifo.open(path.join(folder, "gate")));
+    const verdict = cleanup.use(Fifo.open(path.join(folder, "verdict")));
+    cleanup.defer(() => rm(folder, { recursive: true, force: true })); // goes first: see `releaseHeld`
     const marks = cleanup.use(new Marks(folder));
 
     const started = start();
@@ -144,6 +144,19 @@ export class Staging implements AsyncDisposable {
   }
 }
 
+/**
+ * Makes the held start of a container fail that an agent before this one left, if there is one. A reader that has not opened its fifo
+ * yet would wait for a writer: so the fifos are held open until they can't be found any more.
+ */
+export async function releaseHeld(container: ContainerId): Promise<void> {
+  const folder = path.join(EXPECTED, container);
+  using held = new DisposableStack();
+  for (const name of FIFOS) if (existsSync(path.join(folder, name))) held.use(Fifo.open(path.join(folder, name)));
+  await rm(folder, { recursive: true, force: true });
+}
+
+const FIFOS = ["gate", "verdict"] as const;
+
 async function makeFolder(folder: string, root: Owner, criuOptions: readonly string[]): Promise<void> {
   // CRIU restores as the container's root, which is not this host's where user namespaces are remapped: it must be able to pass and to
   // read, and nobody else may read.
@@ -152,6 +165,7 @@ async function makeFolder(folder: string, root: Owner, criuOptions: readonly str
     await mkdir(path.join(folder, name), { mode: 0o700 });
     await chown(path.join(folder, name), root.uid, root.gid);
   }
+  for (const name of FIFOS) await promisify(execFile)("mkfifo", ["-m", "600", path.join(folder, name)]);
   const script = path.join(folder, "hold");
   await symlink(HOLD_SCRIPT, script);
   await writeFile(path.join(folder, "criu.conf"), restoreConfiguration(script, criuOptions));
@@ -203,8 +217,7 @@ class Fifo implements Disposable {
     this.#fd = fd;
   }
 
-  static async make(file: string): Promise<Fifo> {
-    await promisify(execFile)("mkfifo", ["-m", "600", file]);
+  static open(file: string): Fifo {
     return new Fifo(openSync(file, constants.O_RDWR | constants.O_NONBLOCK));
   }
 
