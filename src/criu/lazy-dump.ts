@@ -14,7 +14,7 @@ import { DmigrateError } from "../core/errors.ts";
 import type { ContainerId } from "../core/ids.ts";
 import { lastErrors } from "./log.ts";
 
-/** Where Docker keeps the state of its containers' runc: in a folder for each namespace of containerd, `moby` or, with userns-remap, `moby-UID.GID`. */
+/** Where Docker keeps its runc's state: in a folder for each namespace of containerd, `moby` or, with userns-remap, `moby-UID.GID`. */
 const RUNC_ROOTS = "/run/docker/runtime-runc";
 
 const WITH_CONFIGURATION = fileURLToPath(new URL("../shim/with-criu-config", import.meta.url));

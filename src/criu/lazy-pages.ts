@@ -1,19 +1,23 @@
 /**
- * The stock `criu lazy-pages` on the target: serves the page faults of the restored tasks from a page server that it takes
- * to be local; a tunnel leads from there to the source.
+ * The stock `criu lazy-pages` on the target: serves the page faults of the restored tasks with the pages of a page server.
  */
 import { spawn } from "node:child_process";
-import { existsSync } from "node:fs";
+import { closeSync, existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
-import { setTimeout as sleep } from "node:timers/promises";
+import { Socket } from "node:net";
 import path from "node:path";
+import type { Duplex } from "node:stream";
+import { setTimeout as sleep } from "node:timers/promises";
 import { DmigrateError } from "../core/errors.ts";
+import { socketPair } from "../kernel/socket.ts";
 import { lastErrors } from "./log.ts";
 
 const SOCKET_LIMIT_MS = 5_000;
 
 /** The daemon of one restore. */
 export interface LazyPages {
+  /** The connection it takes for its page server: a socket it is born with, so nobody else on this host can be its client. */
+  readonly pageServer: Duplex;
   /** Fulfilled when every page has arrived; TRANSFER_FAILED if the daemon ends before. */
   readonly finished: Promise<void>;
   /** Ends the daemon. Only before the tasks run: afterwards they would hang at the next page they touch. */
@@ -23,12 +27,16 @@ export interface LazyPages {
 /**
  * Starts the daemon; returns when a restore may connect to it. `work` must be the restore's work folder: CRIU looks there
  * for lazy-pages.socket (criu/uffd.c).
- * @param port of a page server on the loopback interface
  */
-export async function startLazyPages(images: string, work: string, port: number): Promise<LazyPages> {
+export async function startLazyPages(images: string, work: string): Promise<LazyPages> {
   const log = path.join(work, "lazy-pages.log");
-  const argv = ["lazy-pages", "--page-server", "--address", "127.0.0.1", "--port", String(port), "-D", images, "-W", work, "-o", log];
-  const child = spawn("criu", argv, { stdio: "ignore", detached: true });
+  const argv = ["lazy-pages", "--page-server", "--ps-socket", "3", "-v1", "-D", images, "-W", work, "-o", log];
+  const [theirs, ours] = socketPair();
+  // It gets both ends: so it never finds its page server gone, whatever becomes of this process. It would end then, and with its
+  // userfaultfd gone the kernel would give the tasks empty pages for those that are missing.
+  const child = spawn("criu", argv, { stdio: ["ignore", "ignore", "ignore", theirs, ours], detached: true });
+  closeSync(theirs);
+  const pageServer = new Socket({ fd: ours });
   let over = false;
   const finished = new Promise<void>((resolve, reject) => {
     child.once("error", reject);
@@ -52,7 +60,7 @@ export async function startLazyPages(images: string, work: string, port: number)
     }
     await sleep(1);
   }
-  return { finished, kill: () => child.kill("SIGKILL") };
+  return { pageServer, finished, kill: () => child.kill("SIGKILL") };
 }
 
 async function failure(log: string, code: number | null): Promise<DmigrateError> {

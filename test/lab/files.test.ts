@@ -39,7 +39,8 @@ def everything(root):
     os.mkdir("sticky"); os.chmod("sticky", 0o1777); os.mkdir("setgid"); os.chown("setgid", 0, 999); os.chmod("setgid", 0o2750)
     put("odd-owner"); os.chown("odd-owner", 54321, 12345); os.symlink("x", "owned-link"); os.lchown("owned-link", 7, 8)
     put("unreadable"); os.chmod("unreadable", 0)
-    put("attributes"); os.setxattr("attributes", "user.text", b"value"); os.setxattr("attributes", "user.binary", bytes(range(256))); os.setxattr("attributes", "user.empty", b"")
+    put("attributes"); os.setxattr("attributes", "user.text", b"value"); os.setxattr("attributes", "user.empty", b"")
+    os.setxattr("attributes", "user.binary", bytes(range(256)))
     os.setxattr("attributes", "trusted.secret", b"trusted"); os.mkdir("attributed"); os.setxattr("attributed", "user.of", b"directory")
     put("capable"); os.setxattr("capable", "security.capability", struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0))
     put("acl"); os.setxattr("acl", "system.posix_acl_access", struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in
@@ -50,11 +51,13 @@ def everything(root):
     os.mknod("null", stat.S_IFCHR | 0o666, os.makedev(1, 3)); os.mknod("disk", stat.S_IFBLK | 0o600, os.makedev(7, 0))
     os.makedirs("deep/" + "/".join("d%d" % n for n in range(50)))
     for n in range(300): put("many%d" % n, b"%d" % n)
-    put("old"); os.utime("old", ns=(1, 1234567890123456789)); os.utime("soft", ns=(5, 987654321987654321), follow_symlinks=False); put("future"); os.utime("future", ns=(0, 4000000000 * 10**9 + 1))
+    put("old"); os.utime("old", ns=(1, 1234567890123456789)); os.utime("soft", ns=(5, 987654321987654321), follow_symlinks=False)
+    put("future"); os.utime("future", ns=(0, 4000000000 * 10**9 + 1))
     os.utime("sticky", ns=(3, 1000000007))
 for root in ["/top", "/named/in", "/anonymous/in"]: everything(root)
 # What the image has: removed, replaced, changed, renamed, and changed in nothing but its mode.
-os.remove("/etc/group"); shutil.rmtree("/var/tmp"); shutil.rmtree("/opt/workloads"); os.mkdir("/opt/workloads"); open("/opt/workloads/new", "w").close()
+os.remove("/etc/group"); shutil.rmtree("/var/tmp")
+shutil.rmtree("/opt/workloads"); os.mkdir("/opt/workloads"); open("/opt/workloads/new", "w").close()
 with open("/etc/passwd", "a") as file: file.write("new:x:1:1::/:\\n")
 os.rename("/usr/local/bin/check", "/usr/local/bin/checked"); os.chmod("/root", 0o750)
 shutil.rmtree("/usr/local/bin"); open("/usr/local/bin", "w").close()
@@ -83,7 +86,8 @@ for root in ROOTS:
         if folder.endswith("/busy"): folders.clear(); continue
         folders.sort()
         show(folder)
-        for name in sorted(files + [each for each in folders if os.path.islink(os.path.join(folder, each))]): show(os.path.join(folder, name))
+        links = [each for each in folders if os.path.islink(os.path.join(folder, each))]
+        for name in sorted(files + links): show(os.path.join(folder, name))
 `;
 
 /** The container's process: writes all the while. Each round finds all that earlier ones left, or the process ends. */
@@ -109,7 +113,8 @@ while True:
         for earlier in range(max(0, number - FILES + 1), number + 1):
             assert content("%s/%d" % (root, earlier % FILES)) == left_by(earlier), (root, earlier)
         assert content(root + "/log") == b"".join(b"%010d\\n" % each for each in range(number + 1)), root
-        assert len(os.listdir(root)) == 1 + sum(left_by(each) is not None for each in range(max(0, number - FILES + 1), number + 1)) + min(number + 1, 5), root
+        left = sum(left_by(each) is not None for each in range(max(0, number - FILES + 1), number + 1))
+        assert len(os.listdir(root)) == 1 + left + min(number + 1, 5), root
     number += 1
     with open("/dev/shm/rounds.new", "w") as file: file.write(str(number))
     os.rename("/dev/shm/rounds.new", "/dev/shm/rounds")

@@ -2,16 +2,16 @@
  * One migration as its target sees it: every call of the source is a method here, and everything a method made is undone by
  * `abort` until the container is committed.
  */
-import { readFile, readdir, writeFile } from "node:fs/promises";
+import { readFile, writeFile } from "node:fs/promises";
 import path from "node:path";
+import type { Duplex } from "node:stream";
 import { DmigrateError } from "../../core/errors.ts";
 import type { ContainerId, HostName, MigrationId } from "../../core/ids.ts";
 import type { PageCounts, Step } from "../../core/migration.ts";
 import { receiveImages } from "../../criu/image-stream.ts";
 import { mendOverdueTimers } from "../../criu/overdue-timers.ts";
 import { startLazyPages, type LazyPages } from "../../criu/lazy-pages.ts";
-import { RequestCounter } from "../../criu/page-protocol.ts";
-import { lazyPageCount } from "../../criu/pagemap.ts";
+import { readLazyRanges } from "../../criu/pagemap.ts";
 import { createContainer } from "../../docker/create.ts";
 import type { ContainerDescription } from "../../docker/description.ts";
 import type { Engine } from "../../docker/engine.ts";
@@ -19,7 +19,7 @@ import { importImage, presentLayers } from "../../docker/images.ts";
 import { setRestartPolicy } from "../../docker/lifecycle.ts";
 import { ensureNetwork } from "../../docker/networks.ts";
 import { ensureVolume, liesOnHost } from "../../docker/volumes.ts";
-import { openEntrance, type TunnelEntrance } from "../../memory/page-tunnel.ts";
+import { PageProxy } from "../../memory/page-proxy.ts";
 import { announce } from "../../network/announce.ts";
 import { inject } from "../../network/inject.ts";
 import { RUNTIME } from "../../core/preflight-hosts.ts";
@@ -54,9 +54,9 @@ export class TargetSession {
   #container: ContainerId | undefined;
   #files: TargetFiles | undefined;
   #staging: Staging | undefined;
-  #tunnel: TunnelEntrance | undefined;
+  #pageChannel: Duplex | undefined;
   #lazyPages: LazyPages | undefined;
-  readonly #requests = new RequestCounter();
+  #pageProxy: PageProxy | undefined;
   #imagesReceived = Promise.withResolvers<void>();
 
   /** @param ended called when the session has ended, however it did */
@@ -81,7 +81,7 @@ export class TargetSession {
       presence.signal.addEventListener("abort", () => void this.#giveUp());
       this.#accept(CHANNELS.layers, (channel) => this.#inTurn(() => this.#receiveLayers(channel)));
       this.#accept(CHANNELS.images, (channel) => this.#receiveImages(channel));
-      this.#accept(CHANNELS.pages, (channel) => this.#openTunnel(channel));
+      this.#accept(CHANNELS.pages, (channel) => this.#openPages(channel));
       return { presentLayers: await presentLayers(this.#engine) };
     });
   }
@@ -143,10 +143,11 @@ export class TargetSession {
     };
     await this.#imagesReceived.promise;
     await mendImages(staging.images);
-    const tunnel = this.#need(this.#tunnel, "the channel for pages");
-    const lazyPages = await startLazyPages(staging.images, staging.work, tunnel.port);
+    const pageChannel = this.#need(this.#pageChannel, "the channel for pages");
+    const lazyPages = await startLazyPages(staging.images, staging.work);
     this.#running.defer(() => lazyPages.kill());
     this.#lazyPages = lazyPages;
+    this.#pageProxy = new PageProxy(lazyPages.pageServer, pageChannel, await readLazyRanges(staging.images));
     const restoreAt = step("lazy-pages daemon", 0);
     await staging.restore();
     step("restore", restoreAt);
@@ -192,9 +193,10 @@ export class TargetSession {
 
   /** Returns when the last page arrived. The container runs here all the while. */
   async awaitPages(): Promise<PageCounts> {
-    await this.#need(this.#lazyPages, "commit").finished;
-    const { demanded, pushed } = this.#requests.counts;
-    return { total: await this.#lazyPageTotal(), copiedAhead: 0, demanded, pushed, zero: 0 };
+    const proxy = this.#need(this.#pageProxy, "commit");
+    await Promise.race([this.#need(this.#lazyPages, "commit").finished, proxy.failure]);
+    const { total, demanded, pushed } = proxy.counts;
+    return { total, copiedAhead: 0, demanded, pushed, zero: 0 };
   }
 
   /** Closes a completed session: the container is an ordinary one of this host now. */
@@ -284,18 +286,10 @@ export class TargetSession {
     }
   }
 
-  async #openTunnel(channel: Channel): Promise<void> {
-    this.#tunnel = await openEntrance(channel.raw(), (chunk) => this.#requests.take(chunk));
-    this.#open.use(this.#tunnel);
-  }
-
-  async #lazyPageTotal(): Promise<number> {
-    const { images } = this.#need(this.#staging, "stage");
-    let total = 0;
-    for (const name of await readdir(images)) {
-      if (/^pagemap-\d+\.img$/.test(name)) total += lazyPageCount(await readFile(path.join(images, name)));
-    }
-    return total;
+  async #openPages(channel: Channel): Promise<void> {
+    const raw = channel.raw();
+    this.#open.defer(() => void raw.destroy());
+    this.#pageChannel = raw;
   }
 
   #need<T>(value: T | undefined, before: string): T {
