@@ -21,6 +21,9 @@ const LIMITS: PlanLimits = {
   answerMax: 256,
 };
 
+/** The answer to CLOSE: an int that says that all went well. */
+const CLOSED = Buffer.alloc(4);
+
 /** Serves one `criu lazy-pages`. */
 export class PageProxy {
   /**
@@ -50,6 +53,7 @@ export class PageProxy {
     this.#source = source;
     this.#plan = new PagePlan(processes, LIMITS);
     const fail = (error: unknown): void => {
+      if (this.#isClosing) return; // the client has all it wants
       reject(DmigrateError.from(error, "TRANSFER_FAILED"));
       source.destroy();
     };
@@ -97,6 +101,7 @@ export class PageProxy {
       case "close":
         this.#isClosing = true;
         this.#source.write(encodeMessage(message));
+        this.#client.write(CLOSED);
         return;
       case "pages":
         throw new DmigrateError("PROTOCOL", "criu lazy-pages sent pages instead of asking for them; please report this as a bug");
@@ -115,10 +120,7 @@ export class PageProxy {
   }
 
   #takeMessage(chunk: Buffer, at: number): number {
-    if (this.#isClosing && !this.#plan.isWaiting) {
-      this.#client.write(chunk.subarray(at)); // the answer to CLOSE
-      return chunk.length;
-    }
+    if (this.#isClosing && !this.#plan.isWaiting) return chunk.length; // the answer to CLOSE, which the client has
     const { next, message } = this.#sourceMessages.read(chunk, at);
     if (message === undefined) return next;
     if (message.kind !== "pages")

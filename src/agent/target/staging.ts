@@ -88,7 +88,7 @@ export class Staging implements AsyncDisposable {
     cleanup.defer(() => rm(folder, { recursive: true, force: true })); // goes first: see `releaseHeld`
     const marks = cleanup.use(new Marks(folder));
 
-    const started = start();
+    const started = start().then(() => rm(path.join(folder, "gate"))); // a restart, whatever becomes of the migration, is an ordinary one
     started.catch(() => {}); // told to whoever waits for a mark, or for the start
     await marks.wait("args", started);
     const bundle = await readBundle(await readFile(path.join(folder, "args"), "utf8"));
