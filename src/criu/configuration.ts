@@ -10,6 +10,9 @@
  */
 const COMMON = ["network-lock skip", "manage-cgroups ignore"];
 
+/** For the page server: CRIU ignores the address that comes over RPC in a lazy dump (criu/cr-service.c) and would listen to everybody. */
+const LISTEN = "address 127.0.0.1";
+
 /**
  * For the dump. The container's network namespace is declared external, so that CRIU neither dumps its devices nor makes a
  * new one at the restore.
@@ -17,7 +20,7 @@ const COMMON = ["network-lock skip", "manage-cgroups ignore"];
  * @param needed what the preflight found that this container needs
  */
 export function dumpConfiguration(netnsInode: number, needed: readonly string[]): string {
-  return lines([...COMMON, `external net[${netnsInode}]:${NETNS_KEY}`, ...needed]);
+  return lines([...COMMON, LISTEN, `external net[${netnsInode}]:${NETNS_KEY}`, ...needed]);
 }
 
 /**
