@@ -127,12 +127,12 @@ export const hostChecks = {
   "user-ids": {
     passed: (s) => `The agent on ${s.source.host} may dump processes of every user in the container`,
     *find({ source: { host, hasSysResource }, container }) {
-      if (hasSysResource || container.needs.idMap !== undefined) return;
+      if (hasSysResource) return;
       const other = container.processes.find((process) => process.uid !== 0);
       if (other === undefined) return;
       yield blocker(
         `${nameOf(other)} runs as user ${other.uid}, which CRIU can't dump without CAP_SYS_RESOURCE; the agent on ${host} lacks it`,
-        `give the agent CAP_SYS_RESOURCE, or set "userns-remap" in /etc/docker/daemon.json on both hosts`,
+        "give the agent CAP_SYS_RESOURCE",
         host,
       );
     },
@@ -190,15 +190,23 @@ export const hostChecks = {
     },
   },
   "id-map": {
-    passed: (s) => `The container's user ids mean the same on ${s.target.host}`,
+    passed: (s) => `The container's user ids are the host's, here and on ${s.target.host}`,
     *find({ source, target, container: { needs } }) {
-      if (!target.docker.reachable || sameIdMap(needs.idMap, target.docker.idMap)) return;
-      yield blocker(
-        `The container's root is ${describeIdMap(needs.idMap)} on ${source.host}, ` +
-          `but would be ${describeIdMap(target.docker.idMap)} on ${target.host}`,
-        `set the same "userns-remap" in /etc/docker/daemon.json, and the same ranges in /etc/subuid and /etc/subgid, on both hosts`,
-        target.host,
-      );
+      if (needs.idMap !== undefined) {
+        yield blocker(
+          `The container's root is ${describeIdMap(needs.idMap)} on ${source.host}: the kernel lets nobody but the host's own root have ` +
+            "pages that follow a running process (fs/userfaultfd.c)",
+          "run it with --userns=host",
+          source.host,
+        );
+      } else if (target.docker.reachable && target.docker.idMap !== undefined) {
+        yield blocker(
+          `The container's root is ${describeIdMap(needs.idMap)} on ${source.host}, ` +
+            `but would be ${describeIdMap(target.docker.idMap)} on ${target.host}`,
+          `run it with --userns=host, or take "userns-remap" out of /etc/docker/daemon.json on ${target.host}`,
+          target.host,
+        );
+      }
     },
   },
 } as const satisfies Record<string, Check>;
@@ -225,10 +233,6 @@ const X86_INSTRUCTION_SETS = new RegExp(
     "cmpccxadd|raoint|apx",
   ].join("|")})$`,
 );
-
-function sameIdMap(a: IdMap | undefined, b: IdMap | undefined): boolean {
-  return a?.firstUid === b?.firstUid && a?.firstGid === b?.firstGid;
-}
 
 function describeIdMap(map: IdMap | undefined): string {
   return map === undefined ? "user 0, group 0" : `user ${map.firstUid}, group ${map.firstGid}`;

@@ -108,13 +108,23 @@ export interface ImportedImage {
   readonly tags: readonly string[];
 }
 
+/** What `importImage` will do; to be known before it begins, so that it can be undone whatever becomes of it. */
+export async function planImport(engine: Engine, image: ImageDescription): Promise<ImportedImage> {
+  const known = await engine.listImages({ all: true });
+  const taken = new Set(known.flatMap(({ RepoTags }) => RepoTags ?? []));
+  return { id: image.id, added: !known.some(({ Id }) => Id === image.id), tags: image.tags.filter((tag) => !taken.has(tag)) };
+}
+
 /**
  * Takes what `exportImage` gave and gives the image those of its names that no other image has here.
  * @throws DOCKER if the archive can't be loaded or does not hold that image
  */
-export async function importImage(engine: Engine, archive: AsyncIterable<Uint8Array>, image: ImageDescription): Promise<ImportedImage> {
-  const known = await engine.listImages({ all: true });
-  const added = !known.some(({ Id }) => Id === image.id);
+export async function importImage(
+  engine: Engine,
+  archive: AsyncIterable<Uint8Array>,
+  image: ImageDescription,
+  { tags }: ImportedImage,
+): Promise<void> {
   await load(engine, archive);
   try {
     await engine.inspectImage(image.id);
@@ -126,10 +136,7 @@ export async function importImage(engine: Engine, archive: AsyncIterable<Uint8Ar
       error,
     );
   }
-  const taken = new Set(known.flatMap(({ RepoTags }) => RepoTags ?? []));
-  const tags = image.tags.filter((tag) => !taken.has(tag));
   for (const tag of tags) await engine.tagImage(image.id, tag);
-  return { id: image.id, added, tags };
 }
 
 async function load(engine: Engine, archive: AsyncIterable<Uint8Array>): Promise<void> {
@@ -169,7 +176,7 @@ function throwLoadError(answer: string): void {
   }
 }
 
-/** Undoes `importImage`; an image that something uses by now stays. */
+/** Undoes `importImage`, as far as it came; an image that something uses by now stays. */
 export async function discardImage(engine: Engine, { id, added, tags }: ImportedImage): Promise<void> {
   for (const reference of added ? [...tags, id] : tags) {
     await engine.removeImage(reference).catch((error: unknown) => {

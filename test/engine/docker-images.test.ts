@@ -9,11 +9,27 @@ import tar from "tar-stream";
 import { redisImage } from "../../lab/images/catalogue.ts";
 import { ROOT_DIR } from "../../lab/setup.ts";
 import { DmigrateError } from "../../src/core/errors.ts";
-import { chainIds, discardImage, exportImage, importImage, presentLayers } from "../../src/docker/images.ts";
+import {
+  chainIds,
+  discardImage,
+  exportImage,
+  importImage,
+  planImport,
+  presentLayers,
+  type ImportedImage,
+} from "../../src/docker/images.ts";
+import type { Engine } from "../../src/docker/engine.ts";
+import type { ImageDescription } from "../../src/docker/description.ts";
 import { BASE, loadImage, twoHosts } from "./docker-fixtures.ts";
 
 const hosts = twoHosts();
 const REDIS = redisImage(ROOT_DIR);
+
+async function bring(engine: Engine, archive: AsyncIterable<Uint8Array>, image: ImageDescription): Promise<ImportedImage> {
+  const plan = await planImport(engine, image);
+  await importImage(engine, archive, image, plan);
+  return plan;
+}
 
 async function entriesOf(archive: AsyncIterable<Uint8Array>): Promise<string[]> {
   const names: string[] = [];
@@ -41,7 +57,7 @@ test("an image crosses without the layers that the target has, and is the same i
     base.layers,
   );
 
-  const imported = await importImage(b.engine, exportImage(a.engine, redis, present), redis);
+  const imported = await bring(b.engine, exportImage(a.engine, redis, present), redis);
   assert.deepEqual(imported, { id: redis.id, added: true, tags: redis.tags });
   const [there, here] = await Promise.all([a, b].map(({ engine }) => engine.inspectImage(redis.id)));
   assert.deepEqual(here?.RootFS, there?.RootFS);
@@ -62,7 +78,7 @@ test("a layer that the target has in one place only is sent for the other", asyn
   const sent = await entriesOf(exportImage(a.engine, twice, present));
   const [base, changesNothing] = once.layers.map(file);
   assert.deepEqual([sent.includes(base ?? ""), sent.includes(changesNothing ?? "")], [false, true]);
-  const imported = await importImage(b.engine, exportImage(a.engine, twice, present), twice);
+  const imported = await bring(b.engine, exportImage(a.engine, twice, present), twice);
   assert.equal(await b.host.run("docker", "run", "--rm", "twice:1", "cat", "/flag"), "up");
   await discardImage(b.engine, imported);
   await b.engine.removeImage("once:1");
@@ -74,7 +90,7 @@ test("an image that the target has is not sent", async () => {
   await loadImage(b.engine, REDIS);
   const archive = await buffer(exportImage(a.engine, redis, new Set(await presentLayers(b.engine))));
   assert.equal(archive.length, 0);
-  const imported = await importImage(b.engine, Readable.from([archive]), redis);
+  const imported = await bring(b.engine, Readable.from([archive]), redis);
   assert.deepEqual(imported, { id: redis.id, added: false, tags: [] });
   await discardImage(b.engine, imported);
   await discardImage(b.engine, { id: redis.id, added: true, tags: redis.tags });
@@ -85,7 +101,7 @@ test("a name that another image has on the target stays with it", async () => {
   const { a, b } = hosts();
   const own = await loadImage(b.engine, { ...BASE, name: REDIS.name });
   const redis = await loadImage(a.engine, REDIS);
-  const imported = await importImage(b.engine, exportImage(a.engine, redis, new Set()), redis);
+  const imported = await bring(b.engine, exportImage(a.engine, redis, new Set()), redis);
   assert.deepEqual(imported, { id: redis.id, added: true, tags: [] });
   assert.equal((await b.engine.inspectImage(REDIS.name)).Id, own.id);
   await discardImage(b.engine, imported);
@@ -104,7 +120,7 @@ test("an archive that breaks off leaves nothing and says why it broke off", asyn
       yield chunk;
     }
   }
-  await assert.rejects(importImage(b.engine, broken(), redis), cut);
+  await assert.rejects(bring(b.engine, broken(), redis), cut);
   assert.deepEqual(new Set(await presentLayers(b.engine)), before);
 });
 
@@ -112,10 +128,10 @@ test("an archive without a layer that it should have, or of another image, is re
   const { a, b } = hosts();
   const redis = await loadImage(a.engine, REDIS);
   const lies = new Set(chainIds(redis.layers));
-  await assert.rejects(importImage(b.engine, exportImage(a.engine, redis, lies), redis), {
+  await assert.rejects(bring(b.engine, exportImage(a.engine, redis, lies), redis), {
     code: "DOCKER",
     message: /could not load the image/,
   });
   const base = await loadImage(a.engine, BASE);
-  await assert.rejects(importImage(b.engine, exportImage(a.engine, base, new Set()), redis), { code: "DOCKER", message: /another image/ });
+  await assert.rejects(bring(b.engine, exportImage(a.engine, base, new Set()), redis), { code: "DOCKER", message: /another image/ });
 });

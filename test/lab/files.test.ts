@@ -86,8 +86,8 @@ for root in ROOTS:
         if folder.endswith("/busy"): folders.clear(); continue
         folders.sort()
         show(folder)
-        links = [each for each in folders if os.path.islink(os.path.join(folder, each))]
-        for name in sorted(files + links): show(os.path.join(folder, name))
+        linked = [each for each in folders if os.path.islink(os.path.join(folder, each))]
+        for name in sorted(files + linked): show(os.path.join(folder, name))
 `;
 
 /** The container's process: writes all the while. Each round finds all that earlier ones left, or the process ends. */

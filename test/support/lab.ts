@@ -17,11 +17,16 @@ import { ROOT_DIR } from "../../lab/setup.ts";
 import { ClientProcess } from "../../lab/workloads/client-control.ts";
 import { redisClientResult, type RedisClientResult } from "../../lab/workloads/client-result.ts";
 
-/** Builds a lab of hosts `a` and `b` whose agents form a cluster. */
-export async function labOfTwo(name: string, usernsRemap: readonly string[] = []): Promise<Lab> {
-  const lab = await Lab.up({ name, hosts: ["a", "b"], usernsRemap });
+/** Builds a lab whose agents form a cluster; on the hosts of `usernsRemap` Docker Engine remaps user ids. */
+export async function labOf(name: string, hosts: readonly string[], usernsRemap: readonly string[] = []): Promise<Lab> {
+  const lab = await Lab.up({ name, hosts, usernsRemap });
   await startCluster(lab);
   return lab;
+}
+
+/** Builds a lab of hosts `a` and `b` whose agents form a cluster. */
+export function labOfTwo(name: string): Promise<Lab> {
+  return labOf(name, ["a", "b"]);
 }
 
 /** Loads an image; returns its name. */

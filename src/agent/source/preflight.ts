@@ -22,8 +22,10 @@ export async function runPreflight(
 ): Promise<Examination> {
   const container = await gatherContainer(engine, description);
   const arriving = writeArriving({ needs: container.needs, description });
-  const [sourceFacts, targetFacts] = await Promise.all([hostFactsOf(context), context.peers.to(target).facts(arriving, options)]);
-  return examine(sourceFacts, targetFacts, container);
+  const ours = hostFactsOf(context);
+  const theirs = context.peers.to(target).facts(arriving, options);
+  await Promise.allSettled([ours, theirs]); // what was begun here to find out has ended then, whatever failed
+  return examine(await ours, await theirs, container);
 }
 
 /** Throws PREFLIGHT_BLOCKED, naming every blocker with its remedy. */

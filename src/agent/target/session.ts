@@ -15,7 +15,7 @@ import { readLazyRanges } from "../../criu/pagemap.ts";
 import { createContainer } from "../../docker/create.ts";
 import type { ContainerDescription } from "../../docker/description.ts";
 import type { Engine } from "../../docker/engine.ts";
-import { importImage, presentLayers } from "../../docker/images.ts";
+import { importImage, planImport, presentLayers } from "../../docker/images.ts";
 import { setRestartPolicy } from "../../docker/lifecycle.ts";
 import { ensureNetwork } from "../../docker/networks.ts";
 import { ensureVolume, liesOnHost } from "../../docker/volumes.ts";
@@ -273,7 +273,10 @@ export class TargetSession {
   }
 
   async #receiveLayers(channel: Channel): Promise<void> {
-    this.#made.addImage(await importImage(this.#engine, receiveAll(channel), this.subject.description.image));
+    const { image } = this.subject.description;
+    const plan = await planImport(this.#engine, image);
+    this.#made.addImage(plan);
+    await importImage(this.#engine, receiveAll(channel), image, plan);
   }
 
   async #receiveImages(channel: Channel): Promise<void> {
