@@ -2,8 +2,7 @@
  * The facts of this host for a preflight, on either side.
  */
 import type { HostFacts } from "../core/preflight-facts.ts";
-import { NetworkNamespace } from "../kernel/netns.ts";
-import { Quarantine } from "../network/quarantine.ts";
+import { probeNetwork } from "../network/probe.ts";
 import { gatherHost } from "../preflight/host.ts";
 import type { Arriving } from "../preflight/schema.ts";
 import type { AgentContext } from "./context.ts";
@@ -19,14 +18,8 @@ export function hostFactsOf(context: AgentContext, arriving?: Arriving): Promise
     host: context.self(),
     dockerSocket: config.dockerSocket,
     imageFolder: config.runDir,
-    tryQuarantine,
+    tryNetwork: probeNetwork,
     hasMovedAway: (volume, identity) => hasMovedAway(journal, volume, identity),
     ...(arriving === undefined ? {} : { arriving }),
   });
-}
-
-function tryQuarantine(): void {
-  using namespace = NetworkNamespace.create();
-  using quarantine = new Quarantine(namespace);
-  quarantine.impose();
 }

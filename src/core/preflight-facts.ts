@@ -62,6 +62,8 @@ export const containerNeeds = z.object({
   cpus: z.object({ count: z.number().nonnegative(), set: z.string() }),
   logDriver: z.string(),
   idMap: idMap.optional(),
+  /** Its ids are the host's wherever it is: --userns=host. */
+  hasHostIds: z.boolean(),
 });
 export type ContainerNeeds = z.infer<typeof containerNeeds>;
 

@@ -199,7 +199,7 @@ export const hostChecks = {
           "run it with --userns=host",
           source.host,
         );
-      } else if (target.docker.reachable && target.docker.idMap !== undefined) {
+      } else if (!needs.hasHostIds && target.docker.reachable && target.docker.idMap !== undefined) {
         yield blocker(
           `The container's root is ${describeIdMap(needs.idMap)} on ${source.host}, ` +
             `but would be ${describeIdMap(target.docker.idMap)} on ${target.host}`,

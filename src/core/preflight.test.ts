@@ -75,6 +75,7 @@ const NEEDS: ContainerNeeds = {
   memory: { residentBytes: 600 * MIB, hugePageBytes: 0, limitBytes: 0 },
   cpus: { count: 0, set: "" },
   logDriver: "json-file",
+  hasHostIds: false,
 };
 
 const PROCESS: ProcessFacts = {
@@ -466,6 +467,7 @@ describe("examine", () => {
       { process: { foreignNamespaces: ["mnt"] } },
       { target: { cpuFlags: ["avx2", "avx512f", "fpu", "sse2"] } },
       { container: { mounts: [{ path: "/proc/kcore", type: "ext4", ofRoot: false, usedBytes: 0 }] } },
+      { needs: { hasHostIds: true }, targetDocker: { idMap: { firstUid: 100_000, firstGid: 100_000 } } },
       { source: { hasSysResource: false, pipeMaxBytes: 4 * MIB }, target: { hasSysResource: false }, process: { uid: 0 } },
     ];
     for (const change of harmless) assert.deepEqual(examined(change).findings, [], JSON.stringify(change));

@@ -119,6 +119,7 @@ async function gatherNeeds(
     cpus: { count: given.NanoCpus / 1e9 || given.CpuQuota / (given.CpuPeriod || CPU_PERIOD_US), set: given.CpusetCpus },
     logDriver: container.HostConfig.LogConfig.Type,
     ...(idMap === undefined ? {} : { idMap }),
+    hasHostIds: container.HostConfig["UsernsMode"] === "host",
   };
 }
 

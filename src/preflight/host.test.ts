@@ -31,7 +31,7 @@ function gather(options: Partial<Parameters<typeof gatherHost>[0]> = {}): Promis
     host: hostName("here"),
     dockerSocket: path.join(folder, "no.sock"),
     imageFolder: folder,
-    tryQuarantine: () => {},
+    tryNetwork: () => Promise.resolve(),
     hasMovedAway: () => false,
     ...options,
   });
@@ -92,9 +92,7 @@ describe("the facts of this host", () => {
 
   test("tell an engine that does not answer, and a network that can't be silenced", async () => {
     const facts = await gather({
-      tryQuarantine: () => {
-        throw new DmigrateError("KERNEL", "netlink failed: EPERM");
-      },
+      tryNetwork: () => Promise.reject(new DmigrateError("KERNEL", "netlink failed: EPERM")),
     });
     assert.deepEqual(facts.quarantine, { works: false, reason: "netlink failed: EPERM" });
     assert.ok(!facts.docker.reachable && facts.docker.reason.includes("no.sock"));

@@ -26,8 +26,8 @@ export interface HostOptions {
   readonly dockerSocket: string;
   /** Folder that CRIU's images are put in. */
   readonly imageFolder: string;
-  /** Silences a network namespace made for it. Throws KERNEL if the kernel can't. */
-  readonly tryQuarantine: () => void;
+  /** Holds and silences a network namespace made for it. Throws KERNEL if the kernel can't. */
+  readonly tryNetwork: () => Promise<void>;
   readonly hasMovedAway: HasMovedAway;
   /** The container about to come, if this is to be its target. */
   readonly arriving?: Arriving;
@@ -63,14 +63,14 @@ export async function gatherHost(options: HostOptions): Promise<HostFacts> {
     criuFeatures: features,
     runc,
     runtimePath: RUNTIME_PATH,
-    quarantine: attempt(options.tryQuarantine),
+    quarantine: await attempt(options.tryNetwork),
     docker,
   };
 }
 
-function attempt(what: () => void): Feature {
+async function attempt(what: () => Promise<void>): Promise<Feature> {
   try {
-    what();
+    await what();
     return { works: true, version: "" };
   } catch (error) {
     return { works: false, reason: messageOf(error) };

@@ -125,9 +125,11 @@ async function manifest(host: Host): Promise<string[]> {
   return (await host.run("docker", "exec", "files", "python3", "-c", MANIFEST)).trim().split("\n");
 }
 
-/** What the engine says has changed from the image, but for what is written to all the while. */
+/** What the engine says has changed from the image, but for what is written to all the while: it fails over folders that come and go. */
 async function changes(host: Host): Promise<string[]> {
+  await host.run("docker", "pause", "files");
   const lines = (await host.run("docker", "diff", "files")).trim().split("\n");
+  await host.run("docker", "unpause", "files");
   return lines.filter((line) => !line.includes("/busy/")).toSorted();
 }
 

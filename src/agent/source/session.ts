@@ -265,8 +265,11 @@ export class SourceSession {
   }
 
   /** Every page is on the target: what is left here is an empty shell. */
-  async #finish({ dump, freezer }: Frozen): Promise<void> {
+  async #finish({ dump, held, freezer }: Frozen): Promise<void> {
     const { id, description, request } = this.#subject;
+    const lostCount = held.lostCount();
+    if (lostCount > 0)
+      this.#warn(`${lostCount} packets came faster than they could be held during the handover; their senders send them again`);
     await this.#persist(dump, () => this.#target.finish(id));
     await dump.ended;
     await freezer.kill();
