@@ -2,6 +2,8 @@
  * Each check of the preflight shown to find what it is for, and nothing else.
  */
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import path from "node:path";
 import { describe, test } from "node:test";
 import { hostName } from "./ids.ts";
 import type {
@@ -525,4 +527,9 @@ describe("the CRIU options found", () => {
     ]);
     assert.deepEqual(options({ container: { watchedPaths } }), ["irmap-scan-path /srv/app", "irmap-scan-path /srv/application"]);
   });
+});
+
+test("docs/preflight.md names every check, and nothing else", () => {
+  const text = readFileSync(path.join(import.meta.dirname, "../../docs/preflight.md"), "utf8");
+  assert.deepEqual([...text.matchAll(/^\| `([a-z-]+)` \|/gm)].map(([, id]) => id).toSorted(), [...CHECK_IDS].toSorted());
 });
