@@ -3,7 +3,6 @@
  */
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
-import path from "node:path";
 import { describe, test } from "node:test";
 import { hostName } from "./ids.ts";
 import type {
@@ -530,6 +529,6 @@ describe("the CRIU options found", () => {
 });
 
 test("docs/preflight.md names every check, and nothing else", () => {
-  const text = readFileSync(path.join(import.meta.dirname, "../../docs/preflight.md"), "utf8");
-  assert.deepEqual([...text.matchAll(/^\| `([a-z-]+)` \|/gm)].map(([, id]) => id).toSorted(), [...CHECK_IDS].toSorted());
+  const text = readFileSync(new URL("../../docs/preflight.md", import.meta.url), "utf8");
+  assert.deepEqual(new Set([...text.matchAll(/^\| `([a-z-]+)` \|/gm)].map(([, id]) => id)), new Set(CHECK_IDS));
 });

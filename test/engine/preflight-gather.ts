@@ -7,8 +7,7 @@
 import { hostName } from "../../src/core/ids.ts";
 import { describe } from "../../src/docker/describe.ts";
 import { Engine, DOCKER_SOCKET } from "../../src/docker/engine.ts";
-import { NetworkNamespace } from "../../src/kernel/netns.ts";
-import { Quarantine } from "../../src/network/quarantine.ts";
+import { probeNetwork } from "../../src/network/probe.ts";
 import { gatherContainer } from "../../src/preflight/container.ts";
 import { gatherHost } from "../../src/preflight/host.ts";
 import { readArriving, writeArriving } from "../../src/preflight/schema.ts";
@@ -27,13 +26,13 @@ if (what === "container") {
   console.log(JSON.stringify(gathered));
 } else {
   const [name = "", arriving] = names;
-  const options = { host: hostName(name), dockerSocket: DOCKER_SOCKET, imageFolder: "/run", tryQuarantine, hasMovedAway: () => false };
+  const options = {
+    host: hostName(name),
+    dockerSocket: DOCKER_SOCKET,
+    imageFolder: "/run",
+    tryNetwork: probeNetwork,
+    hasMovedAway: () => false,
+  };
   const subject = arriving === undefined ? {} : { arriving: readArriving(JSON.parse(arriving)) };
   console.log(JSON.stringify(await gatherHost({ ...options, ...subject })));
-}
-
-function tryQuarantine(): void {
-  using namespace = NetworkNamespace.create();
-  using quarantine = new Quarantine(namespace);
-  quarantine.impose();
 }

@@ -2,10 +2,13 @@
  * The source's side of the container's files: all of them while it runs, again what changed, and the last difference in the freeze.
  */
 import { readFile } from "node:fs/promises";
+import { setTimeout as sleep } from "node:timers/promises";
 import { DmigrateError } from "../../core/errors.ts";
 import type { ContainerDescription } from "../../docker/description.ts";
 import type { Engine } from "../../docker/engine.ts";
+import { outputPipes } from "../../docker/log-entries.ts";
 import { LogHistory, logPlace } from "../../docker/log-files.ts";
+import { unreadBytes } from "../../kernel/pipes.ts";
 import { parseMountinfo } from "../../preflight/proc.ts";
 import { TreeSource } from "../../rootfs/tree-source.ts";
 import { CHANNELS, treeChannel } from "../channels.ts";
@@ -16,6 +19,8 @@ import { treeSubjects, type TreeSubject } from "../trees.ts";
 /** Rounds go on while they send more than this: what the last running round sends is about what the freeze will. */
 const SETTLED_BYTES = 1024 * 1024;
 const RUNNING_ROUNDS_MAX = 4;
+/** The dump takes about as long. A pipe that is not the engine's, but one to another frozen process, is not read at all. */
+const READ_LIMIT_MS = 150;
 
 /** Opens a channel for one stream, its bytes counted as files. */
 type OpenChannel = (name: string) => Promise<Channel>;
@@ -24,11 +29,14 @@ type OpenChannel = (name: string) => Promise<Channel>;
 export class SourceFiles implements AsyncDisposable {
   readonly #trees: readonly TreeSource[];
   readonly #log: LogHistory | undefined;
+  /** Through these what the container prints reaches the log. */
+  readonly #pipes: readonly string[];
   readonly #open: OpenChannel;
 
-  private constructor(trees: readonly TreeSource[], log: LogHistory | undefined, open: OpenChannel) {
+  private constructor(trees: readonly TreeSource[], log: LogHistory | undefined, pipes: readonly string[], open: OpenChannel) {
     this.#trees = trees;
     this.#log = log;
+    this.#pipes = pipes;
     this.#open = open;
   }
 
@@ -39,7 +47,8 @@ export class SourceFiles implements AsyncDisposable {
     const { DockerRootDir } = await engine.info();
     const place = logPlace(DockerRootDir, description.id, description.hostConfig.LogConfig.Type);
     const trees = roots.map((root, index) => new TreeSource({ kind: index === 0 ? "upper" : "plain", root }, ids));
-    return new SourceFiles(trees, place === undefined ? undefined : new LogHistory(place), open);
+    const pipes = [`/proc/${initPid}/fd/1`, `/proc/${initPid}/fd/2`, ...Object.values(outputPipes(description.id))];
+    return new SourceFiles(trees, place === undefined ? undefined : new LogHistory(place), pipes, open);
   }
 
   /** Copies everything while the container runs, until little changes from one round to the next. */
@@ -63,7 +72,7 @@ export class SourceFiles implements AsyncDisposable {
     const logChannel = this.#log === undefined ? undefined : await this.#open(CHANNELS.logOutput);
     return {
       send: async () => {
-        await Promise.all(channels.map((channel, index) => this.#round(channel, index, true)));
+        await Promise.all([untilRead(this.#pipes), ...channels.map((channel, index) => this.#round(channel, index, true))]);
         if (this.#log === undefined || logChannel === undefined) return;
         await sendAll(logChannel, this.#log.output());
         await logChannel.close();
@@ -81,6 +90,12 @@ export class SourceFiles implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#log?.[Symbol.asyncDispose]();
   }
+}
+
+/** What a container printed last is still on its way to the engine when it is frozen: waits until that has all of it. */
+async function untilRead(pipes: readonly string[]): Promise<void> {
+  const deadline = performance.now() + READ_LIMIT_MS;
+  while (pipes.some((pipe) => unreadBytes(pipe) > 0) && performance.now() < deadline) await sleep(1);
 }
 
 /** The last difference, to be sent while the container is frozen. Throws VERIFY_FAILED if the target's files then differ. */
