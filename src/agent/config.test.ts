@@ -10,6 +10,7 @@ test("nothing given: the paths of a package", () => {
     runDir: "/run/dmigrate",
     listen: { port: 7461 },
     dockerSocket: "/var/run/docker.sock",
+    pageHandler: "own",
     logLevel: "info",
   });
 });

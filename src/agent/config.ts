@@ -15,19 +15,22 @@ export interface AgentConfig {
   readonly listen: Address;
   /** Docker Engine's unix socket. */
   readonly dockerSocket: string;
+  /** Who serves the pages of tasks that were restored here: this agent, or the stock `criu lazy-pages`. */
+  readonly pageHandler: "own" | "criu";
   readonly logLevel: "debug" | "info" | "warn" | "error" | "silent";
 }
 
 /** What was given, unchecked. */
 export type RawConfig = { readonly [Key in keyof AgentConfig]?: string | undefined };
 
-/** Flags win over DMIGRATE_STATE_DIR, DMIGRATE_RUN_DIR, DMIGRATE_LISTEN, DMIGRATE_DOCKER_SOCKET and DMIGRATE_LOG_LEVEL. */
+/** Flags win over DMIGRATE_STATE_DIR, DMIGRATE_RUN_DIR, DMIGRATE_LISTEN, DMIGRATE_DOCKER_SOCKET, DMIGRATE_PAGE_HANDLER and DMIGRATE_LOG_LEVEL. */
 export function rawConfig(flags: RawConfig, env: Readonly<Record<string, string | undefined>>): RawConfig {
   return {
     stateDir: flags.stateDir ?? env["DMIGRATE_STATE_DIR"],
     runDir: flags.runDir ?? env["DMIGRATE_RUN_DIR"],
     listen: flags.listen ?? env["DMIGRATE_LISTEN"],
     dockerSocket: flags.dockerSocket ?? env["DMIGRATE_DOCKER_SOCKET"],
+    pageHandler: flags.pageHandler ?? env["DMIGRATE_PAGE_HANDLER"],
     logLevel: flags.logLevel ?? env["DMIGRATE_LOG_LEVEL"],
   };
 }
@@ -39,6 +42,7 @@ const Config = z.object({
   runDir: absolutePath.default("/run/dmigrate"),
   listen: z.string().default(`:${DEFAULT_PORT}`).transform(parseAddress),
   dockerSocket: absolutePath.default("/var/run/docker.sock"),
+  pageHandler: z.enum(["own", "criu"]).default("own"),
   logLevel: z.enum(["debug", "info", "warn", "error", "silent"]).default("info"),
 });
 

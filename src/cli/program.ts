@@ -203,6 +203,7 @@ function addSetup(program: Command, surroundings: Surroundings, run: Run): void 
     .option("--state-dir <path>", "keys, list of hosts, journal (default: /var/lib/dmigrate)")
     .option("--run-dir <path>", "control socket and running migrations (default: /run/dmigrate)")
     .option("--docker-socket <path>", "Docker Engine's socket (default: /var/run/docker.sock)")
+    .option("--page-handler <handler>", "who serves the pages of restored tasks: own, or criu for `criu lazy-pages` (default: own)")
     .option("--log-level <level>", "debug, info, warn, error or silent (default: info)")
     .action((flags: Readonly<Record<string, string>>) => surroundings.serve(flags));
   example(agent, "dmigrate agent", "dmigrate agent --listen 10.0.0.1:7461 --log-level debug");

@@ -33,6 +33,16 @@ export function mustUnless(call: string, result: number, ...errnos: readonly num
   throw kernelError(call, errno);
 }
 
+/** What `call` returned, or the negative errno if that is -1: for a call whose failures are answers. Stands directly around the call. */
+export function orErrno(result: number): number {
+  return result === -1 ? -koffi.errno() : result;
+}
+
+/** Where the bytes of a buffer lie, for a structure that points to them. The buffer must stay in use until the call with it is over. */
+export function addressOf(bytes: Uint8Array): bigint {
+  return koffi.address(bytes);
+}
+
 /** The KERNEL error of a call; its cause carries `code` (like "ENOENT"), `errno` and `syscall` as Node's own errors do. */
 export function kernelError(call: string, errno: number): DmigrateError {
   const [code, text] = getSystemErrorMap().get(-errno) ?? [`errno ${errno}`, "unknown error"];

@@ -2,9 +2,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import * as fc from "fast-check";
-import type { PageRange } from "./address-space.ts";
 import { PagePlan, type PageAnswer, type PlanLimits } from "./page-plan.ts";
 import { PAGE_BYTES, type PageRun } from "./page-protocol.ts";
+import type { PageRange } from "./page-ranges.ts";
 
 const LIMITS: PlanLimits = { stored: 64, inFlight: 8, get: 4, touched: 2, around: 8, answerMin: 2, answerMax: 12 };
 

@@ -6,8 +6,9 @@
  * touch neighbours, and for those that the client will want next in the background: it goes in the order of addresses.
  */
 import { DmigrateError } from "../core/errors.ts";
-import { AddressSpace, FRESH, TAKEN, type PageRange, type Trail } from "./address-space.ts";
+import { AddressSpace, FRESH, TAKEN, type Trail } from "./address-space.ts";
 import { PAGE_BYTES, type PageRun } from "./page-protocol.ts";
+import type { PageRange } from "./page-ranges.ts";
 
 /** How much is asked for and kept, in pages. */
 export interface PlanLimits {

@@ -4,9 +4,9 @@
  */
 import type { Duplex } from "node:stream";
 import { DmigrateError } from "../core/errors.ts";
-import type { PageRange } from "./address-space.ts";
 import { PagePlan, type PageAnswer, type PlanCounts, type PlanLimits } from "./page-plan.ts";
 import { encodeMessage, MessageReader, PAGE_BYTES, type PageMessage } from "./page-protocol.ts";
+import type { PageRange } from "./page-ranges.ts";
 
 const MEBIBYTE = (1 << 20) / PAGE_BYTES;
 

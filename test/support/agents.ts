@@ -41,7 +41,8 @@ export async function startAgent(
       runDir: join(dir, "run"),
       listen: { host: "127.0.0.1", port },
       dockerSocket: join(dir, "docker.sock"),
-      logLevel: "silent",
+      pageHandler: "own",
+    logLevel: "silent",
     },
     (context) => {
       contexts.push(context);

@@ -10,8 +10,6 @@ import type { ContainerId, HostName, MigrationId } from "../../core/ids.ts";
 import type { PageCounts, Step } from "../../core/migration.ts";
 import { receiveImages } from "../../criu/image-stream.ts";
 import { mendOverdueTimers } from "../../criu/overdue-timers.ts";
-import { startLazyPages, type LazyPages } from "../../criu/lazy-pages.ts";
-import { readLazyRanges } from "../../criu/pagemap.ts";
 import { createContainer } from "../../docker/create.ts";
 import type { ContainerDescription } from "../../docker/description.ts";
 import type { Engine } from "../../docker/engine.ts";
@@ -19,7 +17,6 @@ import { importImage, planImport, presentLayers } from "../../docker/images.ts";
 import { setRestartPolicy } from "../../docker/lifecycle.ts";
 import { ensureNetwork } from "../../docker/networks.ts";
 import { ensureVolume, liesOnHost } from "../../docker/volumes.ts";
-import { PageProxy } from "../../memory/page-proxy.ts";
 import { announce } from "../../network/announce.ts";
 import { inject } from "../../network/inject.ts";
 import { RUNTIME } from "../../core/preflight-hosts.ts";
@@ -31,6 +28,7 @@ import { rootOfEngine } from "../id-maps.ts";
 import type { Committed, Reservation } from "../migrations.ts";
 import { TargetFiles } from "./files.ts";
 import { Made } from "./made.ts";
+import { openTaskPages, type TaskPages } from "./pages.ts";
 import { Staging } from "./staging.ts";
 
 /** What a session is about. */
@@ -55,8 +53,7 @@ export class TargetSession {
   #files: TargetFiles | undefined;
   #staging: Staging | undefined;
   #pageChannel: Duplex | undefined;
-  #lazyPages: LazyPages | undefined;
-  #pageProxy: PageProxy | undefined;
+  #pages: TaskPages | undefined;
   #imagesReceived = Promise.withResolvers<void>();
 
   /** @param ended called when the session has ended, however it did */
@@ -125,6 +122,7 @@ export class TargetSession {
     staging.started().catch(() => void this.#giveUp());
     files.continueAt(staging.rootfs);
     this.#staging = staging;
+    this.#pages = this.#running.use(openTaskPages(this.#context.config.pageHandler, staging));
   }
 
   /** Restores every task. None runs, neither when this returns nor when it throws. */
@@ -144,12 +142,11 @@ export class TargetSession {
     await this.#imagesReceived.promise;
     await mendImages(staging.images);
     const pageChannel = this.#need(this.#pageChannel, "the channel for pages");
-    const lazyPages = await startLazyPages(staging.images, staging.work);
-    this.#running.defer(() => lazyPages.kill());
-    this.#lazyPages = lazyPages;
-    this.#pageProxy = new PageProxy(lazyPages.pageServer, pageChannel, await readLazyRanges(staging.images));
-    const restoreAt = step("lazy-pages daemon", 0);
+    const pages = this.#need(this.#pages, "stage");
+    await pages.serve(pageChannel);
+    const restoreAt = step("page handler", 0);
     await staging.restore();
+    pages.restored();
     step("restore", restoreAt);
     this.#context.journal.move(this.subject.id, "prepared");
     return steps;
@@ -193,10 +190,7 @@ export class TargetSession {
 
   /** Returns when the last page arrived. The container runs here all the while. */
   async awaitPages(): Promise<PageCounts> {
-    const proxy = this.#need(this.#pageProxy, "commit");
-    await Promise.race([this.#need(this.#lazyPages, "commit").finished, proxy.failure]);
-    const { total, demanded, pushed } = proxy.counts;
-    return { total, copiedAhead: 0, demanded, pushed, zero: 0 };
+    return await this.#need(this.#pages, "commit").finish();
   }
 
   /** Closes a completed session: the container is an ordinary one of this host now. */

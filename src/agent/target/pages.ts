@@ -1,0 +1,122 @@
+/**
+ * How the pages of restored tasks are served: by our own page handler, or by the stock `criu lazy-pages` as a reference.
+ */
+import type { Duplex } from "node:stream";
+import { DmigrateError } from "../../core/errors.ts";
+import type { PageCounts } from "../../core/migration.ts";
+import { startLazyPages, type LazyPages } from "../../criu/lazy-pages.ts";
+import { LazySocket } from "../../criu/lazy-socket.ts";
+import { readLazyRanges } from "../../criu/pagemap.ts";
+import { InputWatch } from "../../kernel/epoll.ts";
+import { PageHandler } from "../../memory/page-handler.ts";
+import { PageKeeper } from "../../memory/page-keeper.ts";
+import { PageProxy } from "../../memory/page-proxy.ts";
+
+/** Which one, as the agent's configuration names it. */
+type PageHandlerKind = "own" | "criu";
+
+/** Where a restore finds its things. */
+interface RestoreFolders {
+  /** Exists as long as the tasks may lack pages, whoever looks after them. */
+  readonly folder: string;
+  readonly images: string;
+  readonly work: string;
+}
+
+/** Serves the tasks of one restore. Disposing of it gives them up: only before they run. */
+export interface TaskPages extends AsyncDisposable {
+  /** Begins: all images are there, and the source's page server listens. To be called before the restore. Throws RESTORE_FAILED, PROTOCOL. */
+  serve(source: Duplex): Promise<void>;
+  /** Every task is restored and none runs yet. */
+  restored(): void;
+  /** Returns when no task lacks a page; throws TRANSFER_FAILED, PROTOCOL or KERNEL if that can't be. The tasks wait then. */
+  finish(): Promise<PageCounts>;
+}
+
+/** Makes ready what can be made ready before the freeze. */
+export function openTaskPages(kind: PageHandlerKind, folders: RestoreFolders): TaskPages {
+  switch (kind) {
+    case "own":
+      return new OwnPages(folders);
+    case "criu":
+      return new CriuPages(folders);
+  }
+}
+
+class OwnPages implements TaskPages {
+  readonly #folders: RestoreFolders;
+  readonly #watch = new InputWatch();
+  readonly #keeper: PageKeeper;
+  readonly #socket: LazySocket;
+  #handler: PageHandler | undefined;
+
+  constructor(folders: RestoreFolders) {
+    this.#folders = folders;
+    this.#keeper = new PageKeeper(folders.folder);
+    this.#socket = new LazySocket(folders.work, this.#watch, {
+      task: (process, fd) => needed(this.#handler).adopt(process, fd),
+      failed: (error) => this.#handler?.fail(error),
+    });
+  }
+
+  async serve(source: Duplex): Promise<void> {
+    const ranges = await readLazyRanges(this.#folders.images);
+    this.#handler = new PageHandler(source, ranges, this.#watch, (fd) => this.#keeper.keep(fd));
+  }
+
+  restored(): void {
+    this.#socket.drain();
+    needed(this.#handler).restored();
+  }
+
+  async finish(): Promise<PageCounts> {
+    const handler = needed(this.#handler);
+    await handler.finished;
+    await this[Symbol.asyncDispose]();
+    return { ...handler.counts, copiedAhead: 0, zero: 0 };
+  }
+
+  /** The keeper goes first: as long as a userfaultfd is open, somebody must serve its faults. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#keeper[Symbol.asyncDispose]();
+    this.#socket[Symbol.dispose]();
+    this.#handler?.[Symbol.dispose]();
+    this.#watch[Symbol.dispose]();
+  }
+}
+
+class CriuPages implements TaskPages {
+  readonly #folders: RestoreFolders;
+  #daemon: LazyPages | undefined;
+  #proxy: PageProxy | undefined;
+
+  constructor(folders: RestoreFolders) {
+    this.#folders = folders;
+  }
+
+  async serve(source: Duplex): Promise<void> {
+    const { images, work } = this.#folders;
+    this.#daemon = await startLazyPages(images, work);
+    this.#proxy = new PageProxy(this.#daemon.pageServer, source, await readLazyRanges(images));
+  }
+
+  restored(): void {
+    // The daemon hears it from CRIU.
+  }
+
+  async finish(): Promise<PageCounts> {
+    const proxy = needed(this.#proxy);
+    await Promise.race([needed(this.#daemon).finished, proxy.failure]);
+    return { ...proxy.counts, copiedAhead: 0, zero: 0 };
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#daemon?.kill();
+  }
+}
+
+function needed<T>(value: T | undefined): T {
+  if (value === undefined)
+    throw new DmigrateError("INTERNAL", "Pages were asked for before they could be served; please report this as a bug");
+  return value;
+}

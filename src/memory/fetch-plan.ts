@@ -1,0 +1,133 @@
+/**
+ * The judgement of the page handler: what to ask the source next. Pure: it knows no sockets and no clock.
+ *
+ * First the pages that tasks touched, then those around them, since tasks touch neighbours; then all others: small ranges before
+ * large ones, because that is where a task's stack, its libraries' data and its own lie, each in the order of addresses.
+ */
+import { DmigrateError } from "../core/errors.ts";
+import type { LazyMemory } from "./lazy-memory.ts";
+import type { PageRun } from "./page-protocol.ts";
+
+/** How much is asked for, in pages. */
+export interface FetchLimits {
+  /** With so many on their way, no more is asked for than what a task waits for, which will queue behind them. */
+  readonly inFlight: number;
+  /** Kept here at most, what is on its way included, unless a task waits for it: until the restore, pages can't be given to tasks. */
+  readonly kept: number;
+  /** Longest GET. */
+  readonly get: number;
+  /** Asked for at once where a task touched a page, from that one on. */
+  readonly touched: number;
+  /** Asked for a little later: the aligned block that the touched page lies in. */
+  readonly around: number;
+  /** Up to here a range is a small one. */
+  readonly small: number;
+}
+
+/** Pages that were asked for with one GET. */
+export interface Fetch {
+  readonly memory: LazyMemory;
+  readonly index: number;
+  readonly pageCount: number;
+  /** A task waits for the first of them. */
+  readonly isTouched: boolean;
+}
+
+/** Pages from the one at index `from` up to the one before `end`. */
+interface Trail {
+  readonly memory: LazyMemory;
+  from: number;
+  readonly end: number;
+}
+
+export class FetchPlan {
+  readonly #memories: ReadonlyMap<number, LazyMemory>;
+  readonly #limits: FetchLimits;
+  #touched: { readonly memory: LazyMemory; readonly index: number }[] = [];
+  readonly #around: Trail[] = [];
+  /** The next one last. */
+  readonly #rest: Trail[];
+  /** In the order in which they were asked for: so they are answered. */
+  readonly #onTheWay: Fetch[] = [];
+  #inFlightPages = 0;
+  #demandedPages = 0;
+
+  constructor(memories: ReadonlyMap<number, LazyMemory>, limits: FetchLimits) {
+    this.#memories = memories;
+    this.#limits = limits;
+    const ranges = [...memories.values()].flatMap((memory) => memory.ranges.all.map((range) => ({ memory, range })));
+    const isLarge = (pageCount: number): number => (pageCount > limits.small ? 1 : 0);
+    this.#rest = ranges
+      .toSorted((a, b) => isLarge(a.range.pageCount) - isLarge(b.range.pageCount))
+      .map(({ memory, range }) => ({ memory, from: range.index, end: range.index + range.pageCount }))
+      .toReversed();
+  }
+
+  /** Pages asked for because tasks touched them. */
+  get demandedPages(): number {
+    return this.#demandedPages;
+  }
+
+  /** A task waits for a page that is not here. */
+  touch(memory: LazyMemory, index: number): void {
+    if (!memory.isWanted(index)) return; // on its way
+    this.#touched.push({ memory, index });
+    const from = index - (index % this.#limits.around);
+    this.#around.push({ memory, from, end: Math.min(from + this.#limits.around, memory.ranges.pageCount) });
+  }
+
+  /**
+   * What to ask the source next, if anything now.
+   * @param keptPages how many have arrived that could not be given to their tasks yet
+   */
+  next(keptPages: number): PageRun | undefined {
+    for (let touched = this.#touched.shift(); touched !== undefined; touched = this.#touched.shift()) {
+      if (!touched.memory.isWanted(touched.index)) continue;
+      this.#demandedPages += 1;
+      return this.#get({ memory: touched.memory, from: touched.index, end: touched.index + this.#limits.touched }, true);
+    }
+    if (this.#inFlightPages >= Math.min(this.#limits.inFlight, this.#limits.kept - keptPages)) return undefined;
+    for (const trails of [this.#around, this.#rest]) {
+      for (let trail = trails.at(-1); trail !== undefined; trail = trails.at(-1)) {
+        while (trail.from < trail.end && !trail.memory.isWanted(trail.from)) trail.from += 1;
+        if (trail.from < trail.end) return this.#get(trail, false);
+        trails.pop();
+      }
+    }
+    return undefined;
+  }
+
+  /** Whether nothing is on its way; nor will anything be if `next` has nothing. */
+  get isIdle(): boolean {
+    return this.#onTheWay.length === 0;
+  }
+
+  /** The source begins to answer the oldest GET. Throws PROTOCOL if it answers another. */
+  begin(run: PageRun): Fetch {
+    const asked = this.#onTheWay[0];
+    const memory = this.#memories.get(run.process);
+    const index = memory?.ranges.indexOf(run.page, run.pageCount);
+    if (asked === undefined || memory !== asked.memory || index !== asked.index || run.pageCount > asked.pageCount) {
+      const text = `process ${run.process}, page ${run.page}, ${run.pageCount} pages`;
+      throw new DmigrateError("PROTOCOL", `The source's page server sent what it was not asked for: ${text}; please report this as a bug`);
+    }
+    this.#onTheWay.shift();
+    this.#inFlightPages -= asked.pageCount;
+    const [from, end] = [index + run.pageCount, index + asked.pageCount];
+    if (from < end) {
+      memory.setAsked(from, end - from, false);
+      this.#rest.push({ memory, from, end });
+    }
+    return { ...asked, pageCount: run.pageCount };
+  }
+
+  #get({ memory, from, end }: Trail, isTouched: boolean): PageRun {
+    const range = memory.ranges.at(from, Math.min(end - from, this.#limits.get));
+    let pageCount = 1;
+    while (pageCount < range.pageCount && memory.isWanted(from + pageCount)) pageCount += 1;
+    memory.setAsked(from, pageCount, true);
+    this.#onTheWay.push({ memory, index: from, pageCount, isTouched });
+    this.#inFlightPages += pageCount;
+    return { process: memory.process, page: range.page, pageCount };
+  }
+}

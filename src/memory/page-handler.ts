@@ -1,0 +1,358 @@
+/**
+ * The target's end of the page plane: serves the page faults of the restored tasks, and fills what they have not touched.
+ *
+ * INVARIANT: a task never sees another page than its own. Its events are read before anything is put into it; a page whose mapping went
+ * away is dropped; when the source fails, tasks wait. What must not happen is that the last descriptor of a userfaultfd is closed while
+ * its process lacks pages: the kernel would give zeros for them. So somebody outlives this process with a duplicate (see PageKeeper).
+ */
+import type { Duplex } from "node:stream";
+import { DmigrateError } from "../core/errors.ts";
+import type { InputWatch } from "../kernel/epoll.ts";
+import { Userfaultfd, type UserfaultEvent } from "../kernel/userfaultfd.ts";
+import { FetchPlan, type Fetch, type FetchLimits } from "./fetch-plan.ts";
+import { LazyMemory, type LazySpace, type MappedRun } from "./lazy-memory.ts";
+import { encodeMessage, MessageReader, PAGE_BYTES } from "./page-protocol.ts";
+import type { PageRange } from "./page-ranges.ts";
+
+const MEBIBYTE = (1 << 20) / PAGE_BYTES;
+
+/** Measured with redis under load on two cores. */
+const LIMITS: FetchLimits = {
+  inFlight: MEBIBYTE / 2,
+  kept: 64 * MEBIBYTE,
+  get: MEBIBYTE / 8,
+  touched: 16,
+  around: 64,
+  small: MEBIBYTE,
+};
+
+/** How soon a process is tried again that is changing its mappings, or for which there is no memory. */
+const RETRY_MS = 1;
+/** So many pieces that were kept are given to their tasks before faults are looked at again. */
+const PIECES_AT_ONCE = 4;
+
+/** Pages, counted. */
+export interface HandledPages {
+  readonly total: number;
+  /** Asked for because a task touched them. */
+  readonly demanded: number;
+  /** Those that came besides. */
+  readonly pushed: number;
+}
+
+/** Pages that have arrived. */
+interface Piece extends Omit<Fetch, "isTouched"> {
+  readonly bytes: Uint8Array;
+}
+
+/** An answer of the source that is arriving. */
+interface Arrival {
+  readonly fetch: Fetch;
+  readonly bytes: Buffer;
+  filledBytes: number;
+}
+
+export class PageHandler implements Disposable {
+  /** Fulfilled when no task lacks a page. Rejected with PROTOCOL, TRANSFER_FAILED or KERNEL if that can't be: the tasks wait then. */
+  readonly finished: Promise<void>;
+  readonly #settled = Promise.withResolvers<void>();
+  readonly #source: Duplex;
+  readonly #watch: InputWatch;
+  readonly #keep: (fd: number) => void;
+  readonly #memories: ReadonlyMap<number, LazyMemory>;
+  readonly #userfaultfds = new Map<LazySpace, Userfaultfd>();
+  readonly #plan: FetchPlan;
+  readonly #messages = new MessageReader();
+  #arrival: Arrival | undefined;
+  #arrivedPages = 0;
+  /** Buffers are used again: new ones would cost page faults of our own. */
+  readonly #free: Buffer[] = [];
+  /** What has arrived and could not be given to all tasks yet. */
+  readonly #kept: Piece[] = [];
+  #keptPages = 0;
+  /** Faults that wait for something that is on its way; looked at again when something arrives before the restore is over. */
+  readonly #waiting: { readonly space: LazySpace; readonly page: number }[] = [];
+  /** Faults that could not be answered at once. */
+  readonly #again: { readonly space: LazySpace; readonly page: number }[] = [];
+  #willTry = false;
+  #isRestored = false;
+  /** What comes from the source: pages, then the answer to CLOSE, then nothing that matters. */
+  #stage: "pages" | "closing" | "over" = "pages";
+
+  /**
+   * @param source the connection to the source's page server
+   * @param processes the lazy ranges of each process, in ascending order
+   * @param keep makes a duplicate of a userfaultfd that outlives this process
+   */
+  constructor(source: Duplex, processes: ReadonlyMap<number, readonly PageRange[]>, watch: InputWatch, keep: (fd: number) => void) {
+    this.finished = this.#settled.promise;
+    this.finished.catch(() => {}); // told to whoever waits for it
+    this.#source = source;
+    this.#watch = watch;
+    this.#keep = keep;
+    this.#memories = new Map([...processes].map(([process, ranges]) => [process, new LazyMemory(process, ranges)]));
+    this.#plan = new FetchPlan(this.#memories, LIMITS);
+    source.on("data", (chunk: Buffer) => this.#orFail(() => this.#takeFromSource(chunk)));
+    source.on("error", (error) => this.fail(error));
+    source.on("close", () => this.#sourceClosed());
+    this.#goOn();
+  }
+
+  get counts(): HandledPages {
+    const total = [...this.#memories.values()].reduce((sum, { ranges }) => sum + ranges.pageCount, 0);
+    const demanded = this.#plan.demandedPages;
+    return { total, demanded, pushed: this.#arrivedPages - demanded };
+  }
+
+  /** Takes over the userfaultfd of a process that is being restored. */
+  adopt(process: number, fd: number): void {
+    const memory = this.#memories.get(process) ?? new LazyMemory(process, []);
+    this.#handle(memory.addSpace(), new Userfaultfd(fd));
+  }
+
+  /** Every process was adopted and has its mappings. */
+  restored(): void {
+    this.#isRestored = true;
+    this.#waiting.length = 0; // what arrives is given to all from now on
+    for (const memory of this.#memories.values()) memory.restored();
+    this.#orFail(() => this.#goOn());
+  }
+
+  /** Gives up: no more pages come. Tasks that touch what is missing wait, the others run on. */
+  fail(error: unknown): void {
+    if (this.#stage === "over") return;
+    this.#stage = "over";
+    this.#settled.reject(DmigrateError.from(error, "TRANSFER_FAILED"));
+    this.#source.destroy();
+  }
+
+  /** Lets go of every process. Only when none lacks a page, or none will run. */
+  [Symbol.dispose](): void {
+    this.#stage = "over";
+    for (const space of this.#userfaultfds.keys()) this.#letGo(space);
+  }
+
+  #orFail(work: () => void): void {
+    try {
+      work();
+    } catch (error) {
+      this.fail(error);
+    }
+  }
+
+  #handle(space: LazySpace, userfaultfd: Userfaultfd): void {
+    this.#keep(userfaultfd.fd);
+    this.#userfaultfds.set(space, userfaultfd);
+    this.#watch.add(userfaultfd.fd, () => {
+      try {
+        this.#takeEvents(space, userfaultfd);
+        this.#goOn();
+      } catch (error) {
+        this.#watch.delete(userfaultfd.fd); // its task waits, and this does not go round in circles
+        this.fail(error);
+      }
+    });
+  }
+
+  #letGo(space: LazySpace): void {
+    const userfaultfd = this.#userfaultfds.get(space);
+    if (userfaultfd === undefined) return;
+    space.end();
+    this.#userfaultfds.delete(space);
+    this.#watch.delete(userfaultfd.fd);
+    userfaultfd[Symbol.dispose]();
+  }
+
+  #takeEvents(space: LazySpace, userfaultfd: Userfaultfd): void {
+    for (const event of userfaultfd.read()) this.#takeEvent(space, userfaultfd, event);
+  }
+
+  #takeEvent(space: LazySpace, userfaultfd: Userfaultfd, event: UserfaultEvent): void {
+    switch (event.kind) {
+      case "fault":
+        this.#fault(space, Math.floor(event.address / PAGE_BYTES));
+        return;
+      case "fork":
+        this.#handle(space.fork(), event.child);
+        return;
+      case "remap":
+        space.move(event.from / PAGE_BYTES, event.to / PAGE_BYTES, event.byteCount / PAGE_BYTES);
+        userfaultfd.wake(event.from, event.from + event.byteCount);
+        return;
+      case "removed":
+        space.remove(event.start / PAGE_BYTES, (event.end - event.start) / PAGE_BYTES);
+        userfaultfd.wake(event.start, event.end); // who waited for a page there would wait for ever
+    }
+  }
+
+  #fault(space: LazySpace, page: number): void {
+    const userfaultfd = this.#userfaultfds.get(space);
+    if (userfaultfd === undefined) return;
+    const index = space.indexAt(page);
+    if (index === undefined) return this.#zero(space, userfaultfd, page);
+    const { memory } = space;
+    const piece = this.#kept.find((each) => each.memory === memory && index >= each.index && index < each.index + each.pageCount);
+    if (piece === undefined) {
+      if (!this.#isRestored) this.#waiting.push({ space, page });
+      this.#plan.touch(memory, index);
+    } else if (!this.#fill(space, userfaultfd, { page, index, pageCount: 1 }, piece)) this.#again.push({ space, page });
+  }
+
+  /** What is missing there is not of the dump: it was mapped since, or emptied. */
+  #zero(space: LazySpace, userfaultfd: Userfaultfd, page: number): void {
+    const { obstacle } = userfaultfd.zero(page * PAGE_BYTES, PAGE_BYTES);
+    switch (obstacle) {
+      case undefined:
+        return;
+      case "present":
+      case "unmapped":
+        return userfaultfd.wake(page * PAGE_BYTES, (page + 1) * PAGE_BYTES);
+      case "changing":
+      case "no-memory":
+        return void this.#again.push({ space, page });
+      case "ended":
+        return this.#letGo(space);
+    }
+  }
+
+  #takeFromSource(chunk: Buffer): void {
+    if (this.#stage === "closing") return this.#end();
+    if (this.#stage === "over") return;
+    for (let at = 0; at < chunk.length;) at = this.#arrival ? this.#takePages(this.#arrival, chunk, at) : this.#takeMessage(chunk, at);
+    this.#goOn();
+  }
+
+  #takeMessage(chunk: Buffer, at: number): number {
+    const { next, message } = this.#messages.read(chunk, at);
+    if (message === undefined) return next;
+    if (message.kind !== "pages")
+      throw new DmigrateError("PROTOCOL", "The source's page server asked instead of answering; please report this as a bug");
+    const fetch = this.#plan.begin(message.run);
+    this.#arrival = { fetch, bytes: this.#free.pop() ?? Buffer.allocUnsafeSlow(LIMITS.get * PAGE_BYTES), filledBytes: 0 };
+    return next;
+  }
+
+  #takePages(arrival: Arrival, chunk: Buffer, at: number): number {
+    const { fetch, bytes, filledBytes } = arrival;
+    const size = fetch.pageCount * PAGE_BYTES;
+    const end = Math.min(chunk.length, at + size - filledBytes);
+    chunk.copy(bytes, filledBytes, at, end);
+    arrival.filledBytes += end - at;
+    if (arrival.filledBytes === size) this.#arrived(fetch, bytes);
+    else if (fetch.isTouched && filledBytes < PAGE_BYTES && arrival.filledBytes >= PAGE_BYTES && this.#isRestored)
+      this.#give({ ...fetch, pageCount: 1, bytes });
+    return end;
+  }
+
+  #arrived(fetch: Fetch, bytes: Buffer): void {
+    this.#arrival = undefined;
+    this.#arrivedPages += fetch.pageCount;
+    const piece = { ...fetch, bytes };
+    if (this.#isRestored && this.#give(piece)) return void this.#free.push(bytes);
+    this.#kept.push(piece);
+    this.#keptPages += piece.pageCount;
+    for (const { space, page } of this.#waiting.splice(0)) this.#fault(space, page);
+  }
+
+  /** Gives pages to all who lack them; false if somebody can't be given all of them yet. */
+  #give(piece: Piece): boolean {
+    let isDone = true;
+    for (const space of piece.memory.spaces) {
+      const userfaultfd = this.#userfaultfds.get(space);
+      if (userfaultfd === undefined) continue;
+      for (const run of space.runs(piece.index, piece.pageCount)) isDone = this.#fill(space, userfaultfd, run, piece) && isDone;
+    }
+    return isDone;
+  }
+
+  /** Fills pages that are missing; false if not all of them can be filled yet. Events that it meets may make fewer of them missing. */
+  #fill(space: LazySpace, userfaultfd: Userfaultfd, run: MappedRun, piece: Piece): boolean {
+    let stepPages = run.pageCount;
+    let wasUnmapped = false;
+    for (let done = 0; done < run.pageCount;) {
+      const pageCount = Math.min(stepPages, run.pageCount - done);
+      const [address, index] = [(run.page + done) * PAGE_BYTES, run.index + done];
+      const offset = (index - piece.index) * PAGE_BYTES;
+      const { byteCount, obstacle } = userfaultfd.copy(address, piece.bytes.subarray(offset, offset + pageCount * PAGE_BYTES));
+      space.settle(index, byteCount / PAGE_BYTES);
+      done += byteCount / PAGE_BYTES;
+      switch (obstacle) {
+        case undefined:
+          wasUnmapped = false;
+          break;
+        case "present":
+          userfaultfd.wake(address, address + PAGE_BYTES);
+          space.settle(index, 1);
+          done += 1;
+          break;
+        case "unmapped":
+          // Several mappings, none, or one that is being moved: that would be told at the next try, since its event is still to be read.
+          if (stepPages === 1 && wasUnmapped) {
+            space.settle(index, 1);
+            done += 1;
+          }
+          wasUnmapped = stepPages === 1 && !wasUnmapped;
+          stepPages = 1;
+          break;
+        case "changing":
+        case "no-memory":
+          return false;
+        case "ended":
+          this.#letGo(space);
+          return true;
+      }
+    }
+    return true;
+  }
+
+  /** Asks, gives and ends what can be asked, given and ended now. */
+  #goOn(): void {
+    if (this.#stage === "pages") this.#ask();
+    const hasMore = this.#again.length > 0 || (this.#isRestored && this.#kept.length > 0);
+    if (hasMore && !this.#willTry) {
+      this.#willTry = true;
+      setImmediate(() => this.#orFail(() => this.#tryAgain()));
+    }
+    const isAllHere = this.#isRestored && this.#plan.isIdle && this.#arrival === undefined && this.#kept.length === 0;
+    if (isAllHere && this.#stage === "pages") this.#close();
+  }
+
+  #ask(): void {
+    const gets: Buffer[] = [];
+    for (let run = this.#plan.next(this.#keptPages); run !== undefined; run = this.#plan.next(this.#keptPages))
+      gets.push(encodeMessage({ kind: "get", run }));
+    if (gets.length > 0) this.#source.write(Buffer.concat(gets));
+  }
+
+  /** Reads what changed, then tries again what could not be done. */
+  #tryAgain(): void {
+    for (const [space, userfaultfd] of [...this.#userfaultfds]) this.#takeEvents(space, userfaultfd);
+    for (const { space, page } of this.#again.splice(0)) this.#fault(space, page);
+    let isStuck = this.#again.length > 0;
+    for (const piece of this.#isRestored ? this.#kept.splice(0, PIECES_AT_ONCE) : []) {
+      if (this.#give(piece)) this.#keptPages -= piece.pageCount;
+      else isStuck = this.#kept.push(piece) > 0;
+    }
+    this.#willTry = isStuck;
+    if (isStuck) setTimeout(() => this.#orFail(() => this.#tryAgain()), RETRY_MS);
+    this.#goOn();
+  }
+
+  #close(): void {
+    for (const space of this.#userfaultfds.keys())
+      if (!space.isWhole) throw new DmigrateError("INTERNAL", "A task lacks pages that nobody asked for; please report this as a bug");
+    this.#stage = "closing";
+    this.#source.write(encodeMessage({ kind: "close" }));
+  }
+
+  #sourceClosed(): void {
+    if (this.#stage === "closing") this.#end();
+    else this.fail(new DmigrateError("TRANSFER_FAILED", "The connection for pages was cut; check the network between the hosts"));
+  }
+
+  #end(): void {
+    this.#stage = "over";
+    this.#source.end();
+    this.#settled.resolve();
+  }
+}

@@ -1,0 +1,43 @@
+/**
+ * The lazy pages of one process, counted in the order of their addresses. Pure.
+ */
+import { lastAtMost } from "./search.ts";
+
+/** A range of pages that the source can be asked for; one GET must not reach beyond its end. */
+export interface PageRange {
+  /** The first page: its address divided by the page size. */
+  readonly page: number;
+  readonly pageCount: number;
+}
+
+/** A range and the place of its first page among all. */
+export interface IndexedRange extends PageRange {
+  readonly index: number;
+}
+
+export class PageRanges {
+  readonly pageCount: number;
+  readonly all: readonly IndexedRange[];
+
+  /** @param ranges in ascending order */
+  constructor(ranges: readonly PageRange[]) {
+    let pageCount = 0;
+    this.all = ranges.map((range) => ({ ...range, index: (pageCount += range.pageCount) - range.pageCount }));
+    this.pageCount = pageCount;
+  }
+
+  /** Index of the first of `pageCount` pages from `page` on; undefined if they do not lie in one range. */
+  indexOf(page: number, pageCount: number): number | undefined {
+    const range = this.all[lastAtMost(page, this.all.length, (at) => this.all[at]?.page)];
+    if (range === undefined || page + pageCount > range.page + range.pageCount) return undefined;
+    return range.index + page - range.page;
+  }
+
+  /** Up to `pageCount` pages from the one at `index` on, cut at the end of a range. Throws RangeError if there is no such page. */
+  at(index: number, pageCount: number): PageRange {
+    const range = this.all[lastAtMost(index, this.all.length, (at) => this.all[at]?.index)];
+    if (range === undefined || index >= this.pageCount) throw new RangeError(`No lazy page ${index} among ${this.pageCount}`);
+    const page = range.page + index - range.index;
+    return { page, pageCount: Math.min(pageCount, range.page + range.pageCount - page) };
+  }
+}
