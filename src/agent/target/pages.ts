@@ -44,23 +44,28 @@ export function openTaskPages(kind: PageHandlerKind, folders: RestoreFolders): T
 }
 
 class OwnPages implements TaskPages {
-  readonly #folders: RestoreFolders;
-  readonly #watch = new InputWatch();
-  readonly #keeper: PageKeeper;
+  readonly #images: string;
+  readonly #open = new AsyncDisposableStack();
+  readonly #watch: InputWatch;
   readonly #socket: LazySocket;
+  readonly #keeper: PageKeeper;
   #handler: PageHandler | undefined;
 
-  constructor(folders: RestoreFolders) {
-    this.#folders = folders;
-    this.#keeper = new PageKeeper(folders.folder);
-    this.#socket = new LazySocket(folders.work, this.#watch, {
-      task: (process, fd) => needed(this.#handler).adopt(process, fd),
-      failed: (error) => this.#handler?.fail(error),
-    });
+  constructor({ folder, images, work }: RestoreFolders) {
+    this.#images = images;
+    this.#watch = this.#open.use(new InputWatch());
+    this.#socket = this.#open.use(
+      new LazySocket(work, this.#watch, {
+        task: (process, fd) => needed(this.#handler).adopt(process, fd),
+        failed: (error) => this.#handler?.fail(error),
+      }),
+    );
+    this.#open.defer(() => this.#handler?.[Symbol.dispose]());
+    this.#keeper = this.#open.use(new PageKeeper(folder)); // ended first: as long as a userfaultfd is open, its faults must be served
   }
 
   async serve(source: Duplex): Promise<void> {
-    const ranges = await readLazyRanges(this.#folders.images);
+    const ranges = await readLazyRanges(this.#images);
     this.#handler = new PageHandler(source, ranges, this.#watch, (fd) => this.#keeper.keep(fd));
   }
 
@@ -72,16 +77,12 @@ class OwnPages implements TaskPages {
   async finish(): Promise<PageCounts> {
     const handler = needed(this.#handler);
     await handler.finished;
-    await this[Symbol.asyncDispose]();
+    await this.#open.disposeAsync();
     return { ...handler.counts, copiedAhead: 0, zero: 0 };
   }
 
-  /** The keeper goes first: as long as a userfaultfd is open, somebody must serve its faults. */
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.#keeper[Symbol.asyncDispose]();
-    this.#socket[Symbol.dispose]();
-    this.#handler?.[Symbol.dispose]();
-    this.#watch[Symbol.dispose]();
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.#open.disposeAsync();
   }
 }
 

@@ -1,0 +1,110 @@
+# A process whose memory is lazy, as CRIU's restore leaves one behind: it sends its userfaultfd to lazy-pages.socket, then does to its
+# memory what it is told. (In Perl, which every Debian has and which, unlike Node, lives on in a forked child.)
+#
+#     perl lazy-process.fixture.pl SOCKET PROCESS ARENA-PAGES LAZY-PAGES
+#
+# Its memory is an arena of pages of which the first are lazy and the others are not accessible. It says at descriptor 3 on which page
+# that begins, waits for a line, sends the userfaultfd and says so. From then on it takes commands there, a line each, and answers each
+# with a line; a forked child does the same at the descriptor that it is told. Pages are counted from the beginning of the arena.
+use strict;
+use warnings;
+use POSIX ();
+use Socket;
+
+use constant PAGE => 4096;
+use constant { NONE => 0, RW => 3, RWX => 7 };                       # PROT_*
+use constant { ANONYMOUS => 0x22, FIXED => 0x10, DONTNEED => 4 };    # MAP_PRIVATE | MAP_ANONYMOUS, MAP_FIXED, MADV_DONTNEED
+use constant { MOVE => 3, KEEP => 4 };                               # MREMAP_MAYMOVE | MREMAP_FIXED, MREMAP_DONTUNMAP
+use constant { API => 0xc018aa3f, REGISTER => 0xc020aa00 };          # UFFDIO_*
+use constant FEATURES => 0x4e;                                       # UFFD_FEATURE_EVENT_FORK, _REMAP, _REMOVE, _UNMAP
+
+my %numbers = (POSIX::uname())[4] eq 'x86_64'
+  ? (read => 0, mmap => 9, mprotect => 10, munmap => 11, ioctl => 16, mremap => 25, madvise => 28, sendmsg => 46, userfaultfd => 323)
+  : (read => 63, mmap => 222, mprotect => 226, munmap => 215, ioctl => 29, mremap => 216, madvise => 233, sendmsg => 211, userfaultfd => 282);
+
+sub try_call { my ($name, @arguments) = @_; return syscall($numbers{$name}, @arguments) }
+sub call { my $result = try_call(@_); die "$_[0]: $!" if $result == -1; return $result }
+
+my ($socket_file, $process, $arena_pages, $lazy_pages) = @ARGV;
+my $arena = call('mmap', 0, $arena_pages * PAGE, NONE, ANONYMOUS, -1, 0);
+sub at { return $arena + $_[0] * PAGE }
+sub map_pages { my ($page, $count, $protection) = @_; call('mmap', at($page), $count * PAGE, $protection, ANONYMOUS | FIXED, -1, 0) }
+
+map_pages(0, $lazy_pages, RW);
+my $userfaultfd = call('userfaultfd', 02004000);    # O_CLOEXEC | O_NONBLOCK
+call('ioctl', $userfaultfd, API,      my $api   = pack('Q3', 0xaa, FEATURES, 0));
+call('ioctl', $userfaultfd, REGISTER, my $range = pack('Q4', $arena, $lazy_pages * PAGE, 1, 0));
+
+my $control = 3;
+sub say_line { POSIX::write($control, "$_[0]\n", length("$_[0]\n")) }
+
+sub hear {
+  my $line = '';
+  while ((POSIX::read($control, my $byte, 1) || 0) == 1) { return $line if $byte eq "\n"; $line .= $byte }
+  POSIX::_exit(0);
+}
+
+sub send_to_handler {
+  socket(my $socket, AF_UNIX, SOCK_STREAM, 0) or die $!;
+  connect($socket, sockaddr_un($socket_file)) or die $!;
+  syswrite($socket, pack('l', -7));          # a zombie, which has no memory
+  syswrite($socket, pack('l', $process));
+  my $rights  = pack('Q l l l x4', 20, 1, 1, $userfaultfd);    # SOL_SOCKET, SCM_RIGHTS
+  my $byte    = "\0";
+  my $vector  = pack('P Q', $byte, 1);
+  my $message = pack('Q L x4 P Q P Q l x4', 0, 0, $vector, 1, $rights, length $rights, 0);
+  call('sendmsg', fileno($socket), $message, 0);
+  syswrite($socket, pack('L', 0x52535446));
+  POSIX::close($userfaultfd);
+}
+
+# Of a page its number, 0 for zeros, -1 if its bytes do not belong together.
+sub value_at {
+  my $bytes = unpack('P' . PAGE, pack('J', at($_[0])));
+  my $first = substr($bytes, 0, 4);
+  return $bytes eq $first x (PAGE / 4) ? unpack('L', $first) : -1;
+}
+
+sub write_value {
+  my ($page, $value) = @_;
+  pipe(my $from, my $to) or die $!;
+  syswrite($to, pack('L', $value) x (PAGE / 4));
+  for (my $done = 0; $done < PAGE;) { $done += call('read', fileno($from), at($page) + $done, PAGE - $done) }
+}
+
+# 0 if the kernel refused; then the place where it should have gone is new memory.
+sub move_pages {
+  my ($page, $count, $to, $keeps_old) = @_;
+  my $bytes = $count * PAGE;
+  if (try_call('mremap', at($page), $bytes, $bytes, MOVE | ($keeps_old ? KEEP : 0), at($to)) == -1) {
+    map_pages($to, $count, RW);
+    return 0;
+  }
+  map_pages($page, $count, NONE) unless $keeps_old;
+  return 1;
+}
+
+my %commands = (
+  read  => sub { my ($page, $count) = @_; return join ' ', map { value_at($_) } $page .. $page + $count - 1 },
+  write => sub { write_value(@_) },
+  # Afterwards the range is not accessible.
+  unmap => sub { my ($page, $count) = @_; call('munmap', at($page), $count * PAGE); map_pages($page, $count, NONE) },
+  # New memory, which is not lazy.
+  map   => sub { map_pages(@_, RW) },
+  empty => sub { my ($page, $count) = @_; call('madvise', at($page), $count * PAGE, DONTNEED) },
+  # Cuts the mapping into several.
+  split => sub { call('mprotect', at($_[0]), PAGE, RWX) },
+  move  => sub { return move_pages(@_) },
+  fork  => sub { my $child = fork(); die $! unless defined $child; $control = $_[0] if $child == 0 },
+  exit  => sub { POSIX::_exit(0) },
+);
+
+say_line($arena / PAGE);
+hear();    # the images are there
+send_to_handler();
+say_line('sent');
+for (;;) {
+  my ($command, @arguments) = split ' ', hear();
+  my $answer = $commands{$command}->(map { 0 + $_ } @arguments);
+  say_line($command eq 'read' || $command eq 'move' ? $answer : 'done');
+}

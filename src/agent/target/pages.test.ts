@@ -1,0 +1,332 @@
+/** Pages of real processes whose memory is lazy, from a source that answers like CRIU's page server. Needs root. */
+import assert from "node:assert/strict";
+import { spawn, type ChildProcess } from "node:child_process";
+import { once } from "node:events";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { readFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { createInterface, type Interface } from "node:readline";
+import { duplexPair, type Duplex } from "node:stream";
+import { describe, it } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+import * as fc from "fast-check";
+import { encodeMessage, MessageReader, PAGE_BYTES } from "../../memory/page-protocol.ts";
+import { openTaskPages, type TaskPages } from "./pages.ts";
+
+const PROCESS = 5;
+const ARENA_PAGES = 512;
+const LAZY_PAGES = 256;
+/** The dump has no pages for every 16th: the task had never touched it. */
+const HOLE_EVERY = 16;
+const SLOTS = 3;
+
+const FIXTURE = fileURLToPath(new URL("lazy-process.fixture.pl", import.meta.url));
+
+/** What the page had on the source: no two the same, none zero. */
+const valueOf = (page: number): number => (page % HOLE_EVERY === HOLE_EVERY - 1 ? 0 : 1000 + page);
+
+/** A process and, at the other slots, its forked children. */
+class LazyProcess implements AsyncDisposable {
+  readonly child: ChildProcess;
+  readonly #lines: AsyncIterator<string>[];
+  readonly #readers: Interface[];
+  /** Where the arena begins. */
+  arenaPage = 0;
+
+  constructor(socketFile: string) {
+    const argv = [FIXTURE, socketFile, PROCESS, ARENA_PAGES, LAZY_PAGES].map(String);
+    const pipes = Array.from({ length: SLOTS }, () => "pipe" as const);
+    this.child = spawn("perl", argv, { stdio: ["ignore", "inherit", "inherit", ...pipes] });
+    this.#readers = pipes.map((_, slot) => createInterface({ input: this.#stream(slot) }));
+    this.#lines = this.#readers.map((reader) => reader[Symbol.asyncIterator]());
+  }
+
+  async started(): Promise<void> {
+    this.arenaPage = Number(await this.answer(0));
+  }
+
+  async sendUserfaultfd(): Promise<void> {
+    this.#stream(0).write("go\n");
+    await this.answer(0);
+  }
+
+  /** Gives a command of the fixture and returns its answer. */
+  async tell(slot: number, command: string, ...numbers: readonly number[]): Promise<string> {
+    this.#stream(slot).write(`${[command, ...numbers].join(" ")}\n`);
+    return await this.answer(slot);
+  }
+
+  async read(slot: number, page: number, pageCount: number): Promise<number[]> {
+    const answer = await this.tell(slot, "read", page, pageCount);
+    return answer === "" ? [] : answer.split(" ").map(Number);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.child.exitCode === null && this.child.signalCode === null) {
+      this.child.kill("SIGKILL");
+      await once(this.child, "exit");
+    }
+    for (let slot = 0; slot < SLOTS; slot++) this.#stream(slot).destroy(); // a forked child ends with its input
+    for (const reader of this.#readers) reader.close();
+  }
+
+  #stream(slot: number): Duplex {
+    return this.child.stdio[3 + slot] as Duplex; // a "pipe" of spawn is a socket
+  }
+
+  /** What the process at a slot says next. */
+  async answer(slot: number): Promise<string> {
+    const line = await this.#lines[slot]?.next();
+    assert.ok(line?.done === false, "the process ended");
+    return line.value;
+  }
+}
+
+/** The folders of a restore, with a pagemap of the arena's lazy pages. */
+class Folders implements Disposable {
+  readonly folder = mkdtempSync(path.join(tmpdir(), "dmigrate-pages-"));
+  readonly images: string = path.join(this.folder, "images");
+  readonly work: string = path.join(this.folder, "work");
+
+  constructor() {
+    for (const each of [this.images, this.work]) mkdirSync(each);
+  }
+
+  get socketFile(): string {
+    return path.join(this.work, "lazy-pages.socket");
+  }
+
+  writePagemap(arenaPage: number): void {
+    const entries: Buffer[] = [];
+    for (let page = 0; page < LAZY_PAGES; page += HOLE_EVERY)
+      entries.push(pagemapEntry(BigInt(arenaPage + page) * BigInt(PAGE_BYTES), HOLE_EVERY - 1));
+    const image = Buffer.concat([Buffer.alloc(8), entry(Buffer.from([0x08, 1])), ...entries]);
+    image.writeUInt32LE(0x54564319, 0);
+    image.writeUInt32LE(0x56084025, 4);
+    writeFileSync(path.join(this.images, `pagemap-${PROCESS}.img`), image);
+  }
+
+  [Symbol.dispose](): void {
+    rmSync(this.folder, { recursive: true, force: true });
+  }
+}
+
+function entry(bytes: Buffer): Buffer {
+  const size = Buffer.alloc(4);
+  size.writeUInt32LE(bytes.length);
+  return Buffer.concat([size, bytes]);
+}
+
+function pagemapEntry(address: bigint, pageCount: number): Buffer {
+  const lazyAndPresent = 6;
+  return entry(Buffer.from([0x08, ...varint(address), 0x10, ...varint(BigInt(pageCount)), 0x20, lazyAndPresent]));
+}
+
+function varint(value: bigint): number[] {
+  return value < 128n ? [Number(value)] : [Number(value & 127n) | 128, ...varint(value >> 7n)];
+}
+
+/** How a source behaves: how many bytes it sends at a time, and by how many pages each answer is cut. */
+interface Manners {
+  readonly chunkBytes: readonly number[];
+  readonly fewer: readonly number[];
+  /** So many answers it gives and no more. */
+  readonly answersMax: number;
+}
+
+/** Serves one connection as CRIU's page server does: in order, maybe fewer pages than asked for, its bytes cut anywhere. */
+async function serveSource(connection: Duplex, arenaPage: number, { chunkBytes, fewer, answersMax }: Manners): Promise<void> {
+  const messages = new MessageReader();
+  let answers = 0;
+  let chunks = 0;
+  for await (const chunk of connection as AsyncIterable<Buffer>) {
+    for (let at = 0; at < chunk.length;) {
+      const { next, message } = messages.read(chunk, at);
+      at = next;
+      if (message === undefined) continue;
+      if (message.kind === "close") return void connection.end(Buffer.alloc(4));
+      if (answers === answersMax) continue;
+      const { process, page, pageCount: asked } = message.run;
+      assert.equal(process, PROCESS);
+      const pageCount = Math.max(1, asked - (fewer[answers++ % fewer.length] ?? 0));
+      const bytes = Buffer.alloc(pageCount * PAGE_BYTES);
+      for (let at = 0; at < bytes.length; at += 4) {
+        const value = valueOf(page - arenaPage + Math.floor(at / PAGE_BYTES));
+        assert.notEqual(value, 0, "asked for a page that is not lazy");
+        bytes.writeUInt32LE(value, at);
+      }
+      const answer = Buffer.concat([encodeMessage({ kind: "pages", run: { process, page, pageCount } }), bytes]);
+      for (let sent = 0; sent < answer.length;) {
+        const size = chunkBytes[chunks++ % chunkBytes.length] ?? answer.length;
+        connection.write(answer.subarray(sent, sent + size));
+        sent += size;
+        await new Promise(setImmediate);
+      }
+    }
+  }
+}
+
+const AT_ONCE: Manners = { chunkBytes: [1 << 20], fewer: [0], answersMax: Infinity };
+
+/** A process that was restored just now. */
+async function restore(folders: Folders, manners: Manners): Promise<{ task: LazyProcess; pages: TaskPages; connection: Duplex }> {
+  const pages = openTaskPages("own", folders);
+  const task = new LazyProcess(folders.socketFile);
+  await task.started();
+  folders.writePagemap(task.arenaPage);
+  const [ours, source] = duplexPair();
+  serveSource(source, task.arenaPage, manners).catch((error: unknown) => source.destroy(error as Error));
+  await pages.serve(ours);
+  await task.sendUserfaultfd();
+  return { task, pages, connection: ours };
+}
+
+void describe("lazy pages", { timeout: 120_000 }, () => {
+  void it("are there for a task that reads them all at once, before the restore is over", async () => {
+    using folders = new Folders();
+    const { task, pages } = await restore(folders, AT_ONCE);
+    await using _ = task;
+    assert.deepEqual(
+      await task.read(0, 0, LAZY_PAGES),
+      Array.from({ length: LAZY_PAGES }, (_, page) => valueOf(page)),
+    );
+    pages.restored();
+    const counts = await pages.finish();
+    assert.equal(counts.total, LAZY_PAGES - LAZY_PAGES / HOLE_EVERY);
+    assert.equal(counts.demanded + counts.pushed, counts.total);
+  });
+
+  void it("come by themselves, and afterwards nothing is left of the handler", async () => {
+    using folders = new Folders();
+    const { task, pages } = await restore(folders, AT_ONCE);
+    await using _ = task;
+    pages.restored();
+    const counts = await pages.finish();
+    assert.equal(counts.pushed, counts.total);
+    assert.deepEqual(await task.read(0, 0, 20), [...Array(20).keys()].map(valueOf));
+  });
+
+  void it("are waited for when the source is gone, and what is there can be used meanwhile", async () => {
+    using folders = new Folders();
+    const { task, pages, connection } = await restore(folders, { ...AT_ONCE, fewer: [LAZY_PAGES], answersMax: 3 });
+    await using _ = task;
+    await using __ = pages;
+    assert.deepEqual(await task.read(0, 0, 1), [valueOf(0)]);
+    connection.destroy();
+    pages.restored();
+    await assert.rejects(pages.finish(), { code: "TRANSFER_FAILED" });
+    assert.deepEqual(await task.read(0, HOLE_EVERY - 1, 1), [0], "events are still taken");
+    const neverRead = assert.rejects(task.read(0, LAZY_PAGES - 2, 1), /the process ended/);
+    await Promise.race([untilItWaits(task), neverRead]);
+    await task[Symbol.asyncDispose]();
+    await neverRead;
+  });
+});
+
+/** Commands with places anywhere. */
+const where = { page: fc.nat(ARENA_PAGES - 1), pageCount: fc.integer({ min: 1, max: 40 }) };
+const command = fc.oneof(
+  fc.record({ do: fc.constant("read" as const), ...where }),
+  fc.record({ do: fc.constant("write" as const), page: where.page, value: fc.integer({ min: 10_000, max: 20_000 }) }),
+  fc.record({ do: fc.constant("unmap" as const), ...where }),
+  fc.record({ do: fc.constant("map" as const), ...where }),
+  fc.record({ do: fc.constant("empty" as const), ...where }),
+  fc.record({ do: fc.constant("split" as const), page: where.page }),
+  fc.record({ do: fc.constant("move" as const), ...where, to: where.page, keepsOld: fc.boolean() }),
+  fc.record({ do: fc.constant("fork" as const) }),
+);
+type RandomCommand = typeof command extends fc.Arbitrary<infer T> ? T : never;
+const manners: fc.Arbitrary<Manners> = fc.record({
+  chunkBytes: fc.array(fc.integer({ min: 2_000, max: 50_000 }), { minLength: 1, maxLength: 5 }),
+  fewer: fc.array(fc.oneof({ weight: 2, arbitrary: fc.constant(0) }, fc.nat(20)), { minLength: 1, maxLength: 5 }),
+  answersMax: fc.constant(Infinity),
+});
+
+/** What each page of a process should be: undefined if it is not accessible. */
+type Model = (number | undefined)[];
+
+/** Does to the process and to its model what the command says, as far as it can be done there. */
+async function obey(task: LazyProcess, models: Model[], slot: number, random: RandomCommand): Promise<void> {
+  const model = models[slot];
+  assert.ok(model !== undefined);
+  if (random.do === "fork") {
+    if (models.length === SLOTS) return;
+    models.push([...model]);
+    await task.tell(slot, "fork", 2 + models.length);
+    await task.answer(models.length - 1); // the child's
+    return;
+  }
+  const { page } = random;
+  if (random.do === "write" || random.do === "split") {
+    if (model[page] === undefined) return;
+    await task.tell(slot, random.do, page, ...(random.do === "write" ? [random.value] : []));
+    if (random.do === "write") model[page] = random.value;
+    return;
+  }
+  const to = random.do === "move" ? random.to : page;
+  let pageCount = Math.min(random.pageCount, ARENA_PAGES - page, ARENA_PAGES - to);
+  const isAll = (from: number, holds: (value: number | undefined) => boolean): boolean => model.slice(from, from + pageCount).every(holds);
+  switch (random.do) {
+    case "read":
+      while (pageCount > 0 && !isAll(page, (value) => value !== undefined)) pageCount--;
+      assert.deepEqual(await task.read(slot, page, pageCount), model.slice(page, page + pageCount));
+      return;
+    case "unmap":
+    case "map":
+      await task.tell(slot, random.do, page, pageCount);
+      model.fill(random.do === "map" ? 0 : undefined, page, page + pageCount);
+      return;
+    case "empty":
+      await task.tell(slot, random.do, page, pageCount);
+      for (let at = page; at < page + pageCount; at++) if (model[at] !== undefined) model[at] = 0;
+      return;
+    case "move": {
+      const overlaps = Math.abs(page - to) < pageCount;
+      if (overlaps || !isAll(page, (value) => value !== undefined)) return;
+      const hasMoved = (await task.tell(slot, "move", page, pageCount, to, random.keepsOld ? 1 : 0)) === "1";
+      const values = model.slice(page, page + pageCount);
+      model.splice(to, pageCount, ...(hasMoved ? values : values.map(() => 0)));
+      if (hasMoved) model.fill(random.keepsOld ? 0 : undefined, page, page + pageCount);
+    }
+  }
+}
+
+async function assertAllRight(task: LazyProcess, models: readonly Model[]): Promise<void> {
+  for (const [slot, model] of models.entries()) {
+    for (let page = 0; page < ARENA_PAGES; page++) {
+      let pageCount = 0;
+      while (model[page + pageCount] !== undefined) pageCount++;
+      if (pageCount === 0) continue;
+      assert.deepEqual(await task.read(slot, page, pageCount), model.slice(page, page + pageCount));
+      page += pageCount;
+    }
+  }
+}
+
+void it("whatever processes do to their memory while its pages arrive, each sees what it would have seen on the source", async () => {
+  const sequence = fc.array(fc.tuple(fc.nat(), command), { maxLength: 60 });
+  await fc.assert(
+    fc.asyncProperty(manners, sequence, fc.nat(20), async (behaves, commands, restoredAt) => {
+      using folders = new Folders();
+      const { task, pages } = await restore(folders, behaves);
+      await using _ = task;
+      await using __ = pages;
+      const models: Model[] = [Array.from({ length: ARENA_PAGES }, (_, page) => (page < LAZY_PAGES ? valueOf(page) : undefined))];
+      for (const [at, [slot, random]] of commands.entries()) {
+        if (at === restoredAt) pages.restored();
+        await obey(task, models, slot % models.length, random);
+      }
+      if (commands.length <= restoredAt) pages.restored();
+      await pages.finish();
+      await assertAllRight(task, models);
+    }),
+    { numRuns: Number(process.env["PAGES_TEST_RUNS"] ?? 12) },
+  );
+});
+
+/** Returns when the task waits for a page. */
+async function untilItWaits({ child }: LazyProcess): Promise<void> {
+  while ((await readFile(`/proc/${child.pid}/wchan`, "utf8")) !== "handle_userfault") await sleep(2);
+}
