@@ -2,7 +2,7 @@
  * The lazy dump of a frozen container: runc checkpoint writes all but the lazy pages and then serves those until the
  * target has them.
  */
-import { execFile, spawn } from "node:child_process";
+import { execFile, spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { closeSync, constants, createReadStream, existsSync, openSync, type ReadStream } from "node:fs";
 import { mkdir, readdir, readFile, writeFile } from "node:fs/promises";
@@ -29,7 +29,7 @@ export interface LazyDumpRequest {
 }
 
 /** A dump that has all it needs and has not begun: nothing that can be done before the freeze is left for it. */
-export interface PreparedDump extends Disposable {
+export interface PreparedDump extends AsyncDisposable {
   /** The folder of the image files. */
   readonly images: string;
   /** The page server's port on the loopback interface. */
@@ -57,18 +57,18 @@ export interface LazyDump {
   abandon(): Promise<void>;
 }
 
-/** Makes everything ready for a lazy dump. Disposing of it before or after the start leaves a dump that has begun alone. */
+/** Makes everything ready for a lazy dump. Disposing of what it returns leaves a dump that has begun alone. */
 export async function prepareDump({ container, folder, configuration }: LazyDumpRequest): Promise<PreparedDump> {
   const [images, work] = [path.join(folder, "images"), path.join(folder, "work")];
   for (const each of [images, work, "/etc/criu"]) await mkdir(each, { recursive: true, mode: 0o700 });
   const configurationFile = path.join(folder, "criu.conf");
   await writeFile(configurationFile, configuration, { mode: 0o600 });
   const port = await freePort();
-  const status = await StatusPipe.open(path.join(folder, "status"));
+  const root = await runcRootOf(container);
   const argv = [
     // The container stands still meanwhile: CRIU goes before whatever else this host does.
     ...["-n", "-20", "unshare", "--mount", "--propagation", "private", "--", "sh", WITH_CONFIGURATION, configurationFile],
-    ...["runc", "--root", await runcRootOf(container), "checkpoint", "--image-path", images, "--work-path", work],
+    ...["runc", "--root", root, "checkpoint", "--image-path", images, "--work-path", work],
     ...[
       "--leave-running",
       "--lazy-pages",
@@ -81,7 +81,24 @@ export async function prepareDump({ container, folder, configuration }: LazyDump
       container,
     ],
   ];
-  return { images, port, start: () => start(argv, port, work, status), [Symbol.dispose]: () => status[Symbol.dispose]() };
+  const status = await StatusPipe.open(path.join(folder, "status"));
+  const child = spawn("nice", argv, { stdio: ["pipe", "ignore", "pipe", status.writeEnd], detached: true });
+  status.closeWriteEnd();
+  child.stdin?.on("error", () => {}); // it ended already: `ready` tells
+  const dump = follow(child, port, work, status);
+  return {
+    images,
+    port,
+    start: () => {
+      child.stdin?.end("go\n");
+      return dump;
+    },
+    [Symbol.asyncDispose]: async () => {
+      if (child.stdin?.writableEnded === true) return;
+      child.stdin?.end();
+      await dump.ended.catch(() => {});
+    },
+  };
 }
 
 /** What Docker passes to runc as `--root`. */
@@ -96,9 +113,8 @@ async function runcRootOf(container: ContainerId): Promise<string> {
   return root;
 }
 
-function start(argv: readonly string[], port: number, work: string, status: StatusPipe): LazyDump {
-  const child = spawn("nice", argv, { stdio: ["ignore", "ignore", "pipe", status.writeEnd], detached: true });
-  status.closeWriteEnd();
+/** @param child has not begun yet */
+function follow(child: ChildProcess, port: number, work: string, status: StatusPipe): LazyDump {
   let said = "";
   child.stderr?.on("data", (chunk: Buffer) => (said += chunk.toString()));
   const ended = new Promise<void>((resolve, reject) => {
@@ -134,13 +150,13 @@ export async function breakOff(port: number): Promise<void> {
 }
 
 /** The pipe through which CRIU says that it is ready. runc wants a descriptor open for writing alone, which Node's own pipes are not. */
-class StatusPipe implements Disposable {
+class StatusPipe {
   readonly #readEnd: ReadStream;
-  #writeEnd: number | undefined;
+  readonly writeEnd: number;
 
   private constructor(readEnd: ReadStream, writeEnd: number) {
     this.#readEnd = readEnd;
-    this.#writeEnd = writeEnd;
+    this.writeEnd = writeEnd;
   }
 
   static async open(file: string): Promise<StatusPipe> {
@@ -153,15 +169,9 @@ class StatusPipe implements Disposable {
     return new StatusPipe(readEnd, writeEnd);
   }
 
-  get writeEnd(): number {
-    if (this.#writeEnd === undefined) throw new DmigrateError("INTERNAL", "A dump was started twice; report this as a bug");
-    return this.#writeEnd;
-  }
-
-  /** To be called once the child has it: the pipe's end then means the child's. */
+  /** To be called once the child has the write end: the pipe's end then means the child's. */
   closeWriteEnd(): void {
-    if (this.#writeEnd !== undefined) closeSync(this.#writeEnd);
-    this.#writeEnd = undefined;
+    closeSync(this.writeEnd);
   }
 
   /** True when a byte came, false when the pipe ended without one. */
@@ -171,11 +181,6 @@ class StatusPipe implements Disposable {
     } finally {
       this.#readEnd.destroy();
     }
-  }
-
-  [Symbol.dispose](): void {
-    this.closeWriteEnd();
-    this.#readEnd.destroy();
   }
 }
 

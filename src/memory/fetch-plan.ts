@@ -12,8 +12,6 @@ import type { PageRun } from "./page-protocol.ts";
 export interface FetchLimits {
   /** With so many on their way, no more is asked for than what a task waits for, which will queue behind them. */
   readonly inFlight: number;
-  /** Kept here at most, what is on its way included, unless a task waits for it: until the restore, pages can't be given to tasks. */
-  readonly kept: number;
   /** Longest GET. */
   readonly get: number;
   /** Asked for at once where a task touched a page, from that one on. */
@@ -78,15 +76,15 @@ export class FetchPlan {
 
   /**
    * What to ask the source next, if anything now.
-   * @param keptPages how many have arrived that could not be given to their tasks yet
+   * @param roomPages how many may be fetched that no task waits for
    */
-  next(keptPages: number): PageRun | undefined {
+  next(roomPages: number): PageRun | undefined {
     for (let touched = this.#touched.shift(); touched !== undefined; touched = this.#touched.shift()) {
       if (!touched.memory.isWanted(touched.index)) continue;
       this.#demandedPages += 1;
       return this.#get({ memory: touched.memory, from: touched.index, end: touched.index + this.#limits.touched }, true);
     }
-    if (this.#inFlightPages >= Math.min(this.#limits.inFlight, this.#limits.kept - keptPages)) return undefined;
+    if (this.#inFlightPages >= Math.min(this.#limits.inFlight, roomPages)) return undefined;
     for (const trails of [this.#around, this.#rest]) {
       for (let trail = trails.at(-1); trail !== undefined; trail = trails.at(-1)) {
         while (trail.from < trail.end && !trail.memory.isWanted(trail.from)) trail.from += 1;

@@ -19,12 +19,14 @@ const MEBIBYTE = (1 << 20) / PAGE_BYTES;
 /** Measured with redis under load on two cores. */
 const LIMITS: FetchLimits = {
   inFlight: MEBIBYTE / 2,
-  kept: 64 * MEBIBYTE,
   get: MEBIBYTE / 8,
   touched: 16,
   around: 64,
   small: MEBIBYTE,
 };
+
+/** So many pages may have arrived that could not be given to their tasks yet. */
+const KEPT_PAGES_MAX = 64 * MEBIBYTE;
 
 /** How soon a process is tried again that is changing its mappings, or for which there is no memory. */
 const RETRY_MS = 1;
@@ -319,7 +321,9 @@ export class PageHandler implements Disposable {
 
   #ask(): void {
     const gets: Buffer[] = [];
-    for (let run = this.#plan.next(this.#keptPages); run !== undefined; run = this.#plan.next(this.#keptPages))
+    // Before the tasks run nothing is fetched ahead: the restore needs the processors more, and the downtime lasts as long as it does.
+    const roomPages = this.#isRestored ? KEPT_PAGES_MAX - this.#keptPages : 0;
+    for (let run = this.#plan.next(roomPages); run !== undefined; run = this.#plan.next(roomPages))
       gets.push(encodeMessage({ kind: "get", run }));
     if (gets.length > 0) this.#source.write(Buffer.concat(gets));
   }
