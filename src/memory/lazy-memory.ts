@@ -122,7 +122,7 @@ export class LazySpace {
     this.remove(to, pageCount);
     const moved = this.#byPage.map((run) => overlap(run, from, pageCount)).filter((run) => run !== undefined);
     const kept = this.#byPage.flatMap((run) => without(run, from, pageCount)).flatMap((run) => without(run, to, pageCount));
-    const mapped = [...kept, ...moved.map((run) => ({ ...run, page: run.page + to - from }))];
+    const mapped = [...kept, ...moved.map(({ page, index, pageCount: count }) => ({ page: page + to - from, index, pageCount: count }))];
     this.#byPage = mapped.toSorted((a, b) => a.page - b.page);
     this.#byIndex = mapped.toSorted((a, b) => a.index - b.index);
   }

@@ -72,12 +72,12 @@ sub write_value {
   for (my $done = 0; $done < PAGE;) { $done += call('read', fileno($from), at($page) + $done, PAGE - $done) }
 }
 
-# 0 if the kernel refused; then the place where it should have gone is new memory.
+# 0 if the kernel refused, maybe halfway: it moves one mapping after the other. Then both places are new memory.
 sub move_pages {
   my ($page, $count, $to, $keeps_old) = @_;
   my $bytes = $count * PAGE;
   if (try_call('mremap', at($page), $bytes, $bytes, MOVE | ($keeps_old ? KEEP : 0), at($to)) == -1) {
-    map_pages($to, $count, RW);
+    map_pages($_, $count, RW) for $page, $to;
     return 0;
   }
   map_pages($page, $count, NONE) unless $keeps_old;

@@ -12,6 +12,7 @@ import { describe, it } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import * as fc from "fast-check";
+import { DmigrateError } from "../../core/errors.ts";
 import { encodeMessage, MessageReader, PAGE_BYTES } from "../../memory/page-protocol.ts";
 import { openTaskPages, type TaskPages } from "./pages.ts";
 
@@ -22,6 +23,7 @@ const LAZY_PAGES = 256;
 const HOLE_EVERY = 16;
 const SLOTS = 3;
 
+const DYING_AGENT = fileURLToPath(new URL("dying-agent.fixture.ts", import.meta.url));
 const FIXTURE = fileURLToPath(new URL("lazy-process.fixture.pl", import.meta.url));
 
 /** What the page had on the source: no two the same, none zero. */
@@ -152,10 +154,10 @@ async function serveSource(connection: Duplex, arenaPage: number, { chunkBytes, 
       assert.equal(process, PROCESS);
       const pageCount = Math.max(1, asked - (fewer[answers++ % fewer.length] ?? 0));
       const bytes = Buffer.alloc(pageCount * PAGE_BYTES);
-      for (let at = 0; at < bytes.length; at += 4) {
-        const value = valueOf(page - arenaPage + Math.floor(at / PAGE_BYTES));
+      for (let nth = 0; nth < pageCount; nth++) {
+        const value = valueOf(page - arenaPage + nth);
         assert.notEqual(value, 0, "asked for a page that is not lazy");
-        bytes.writeUInt32LE(value, at);
+        bytes.fill(Buffer.from(Uint32Array.of(value).buffer), nth * PAGE_BYTES, (nth + 1) * PAGE_BYTES);
       }
       const answer = Buffer.concat([encodeMessage({ kind: "pages", run: { process, page, pageCount } }), bytes]);
       for (let sent = 0; sent < answer.length;) {
@@ -177,7 +179,7 @@ async function restore(folders: Folders, manners: Manners): Promise<{ task: Lazy
   await task.started();
   folders.writePagemap(task.arenaPage);
   const [ours, source] = duplexPair();
-  serveSource(source, task.arenaPage, manners).catch((error: unknown) => source.destroy(error as Error));
+  serveSource(source, task.arenaPage, manners).catch((error: unknown) => ours.destroy(DmigrateError.from(error)));
   await pages.serve(ours);
   await task.sendUserfaultfd();
   return { task, pages, connection: ours };
@@ -187,7 +189,7 @@ void describe("lazy pages", { timeout: 120_000 }, () => {
   void it("are there for a task that reads them all at once, before the restore is over", async () => {
     using folders = new Folders();
     const { task, pages } = await restore(folders, AT_ONCE);
-    await using _ = task;
+    await using _task = task;
     assert.deepEqual(
       await task.read(0, 0, LAZY_PAGES),
       Array.from({ length: LAZY_PAGES }, (_, page) => valueOf(page)),
@@ -201,7 +203,7 @@ void describe("lazy pages", { timeout: 120_000 }, () => {
   void it("come by themselves, and afterwards nothing is left of the handler", async () => {
     using folders = new Folders();
     const { task, pages } = await restore(folders, AT_ONCE);
-    await using _ = task;
+    await using _task = task;
     pages.restored();
     const counts = await pages.finish();
     assert.equal(counts.pushed, counts.total);
@@ -211,8 +213,8 @@ void describe("lazy pages", { timeout: 120_000 }, () => {
   void it("are waited for when the source is gone, and what is there can be used meanwhile", async () => {
     using folders = new Folders();
     const { task, pages, connection } = await restore(folders, { ...AT_ONCE, fewer: [LAZY_PAGES], answersMax: 3 });
-    await using _ = task;
-    await using __ = pages;
+    await using _task = task;
+    await using _pages = pages;
     assert.deepEqual(await task.read(0, 0, 1), [valueOf(0)]);
     connection.destroy();
     pages.restored();
@@ -222,6 +224,29 @@ void describe("lazy pages", { timeout: 120_000 }, () => {
     await Promise.race([untilItWaits(task), neverRead]);
     await task[Symbol.asyncDispose]();
     await neverRead;
+  });
+
+  void it("are waited for when the agent is killed, as long as somebody may still come to serve them", async () => {
+    using folders = new Folders();
+    const agent = spawn(process.execPath, [DYING_AGENT, folders.folder], { stdio: ["pipe", "pipe", "inherit"] });
+    await once(agent.stdout, "data");
+    await using task = new LazyProcess(folders.socketFile);
+    await task.started();
+    folders.writePagemap(task.arenaPage);
+    agent.stdin.write("serve");
+    await once(agent.stdout, "data");
+    await task.sendUserfaultfd();
+    agent.stdin.write("restored");
+    await once(agent.stdout, "data");
+    let hasRead = false;
+    const read = task.read(0, 0, 1).finally(() => (hasRead = true));
+    await untilItWaits(task);
+    agent.kill("SIGKILL");
+    await once(agent, "exit"); // the kernel has closed its descriptors by now
+    await untilItWaits(task);
+    assert.equal(hasRead, false);
+    folders[Symbol.dispose](); // nobody will come: from now on the kernel lets it read zeros, as it would have at once
+    assert.deepEqual(await read, [0]);
   });
 });
 
@@ -288,7 +313,7 @@ async function obey(task: LazyProcess, models: Model[], slot: number, random: Ra
       const hasMoved = (await task.tell(slot, "move", page, pageCount, to, random.keepsOld ? 1 : 0)) === "1";
       const values = model.slice(page, page + pageCount);
       model.splice(to, pageCount, ...(hasMoved ? values : values.map(() => 0)));
-      if (hasMoved) model.fill(random.keepsOld ? 0 : undefined, page, page + pageCount);
+      model.fill(hasMoved && !random.keepsOld ? undefined : 0, page, page + pageCount);
     }
   }
 }
@@ -311,8 +336,8 @@ void it("whatever processes do to their memory while its pages arrive, each sees
     fc.asyncProperty(manners, sequence, fc.nat(20), async (behaves, commands, restoredAt) => {
       using folders = new Folders();
       const { task, pages } = await restore(folders, behaves);
-      await using _ = task;
-      await using __ = pages;
+      await using _task = task;
+      await using _pages = pages;
       const models: Model[] = [Array.from({ length: ARENA_PAGES }, (_, page) => (page < LAZY_PAGES ? valueOf(page) : undefined))];
       for (const [at, [slot, random]] of commands.entries()) {
         if (at === restoredAt) pages.restored();

@@ -27,7 +27,7 @@ interface RestoreFolders {
 export interface TaskPages extends AsyncDisposable {
   /** Begins: all images are there, and the source's page server listens. To be called before the restore. Throws RESTORE_FAILED, PROTOCOL. */
   serve(source: Duplex): Promise<void>;
-  /** Every task is restored and none runs yet. */
+  /** Every task is restored and none runs yet. Afterwards their pages survive the death of this process, in so far as tasks wait for them. */
   restored(): void;
   /** Returns when no task lacks a page; throws TRANSFER_FAILED, PROTOCOL or KERNEL if that can't be. The tasks wait then. */
   finish(): Promise<PageCounts>;

@@ -1,0 +1,21 @@
+/**
+ * An agent that serves the pages of a restore from a source that never answers, until it is killed.
+ *
+ *     node dying-agent.fixture.ts FOLDER
+ *
+ * It says "listening", waits for its input, says "serving", waits again and says "restored".
+ */
+import { once } from "node:events";
+import path from "node:path";
+import { duplexPair } from "node:stream";
+import { openTaskPages } from "./pages.ts";
+
+const [folder = ""] = process.argv.slice(2);
+const pages = openTaskPages("own", { folder, images: path.join(folder, "images"), work: path.join(folder, "work") });
+process.stdout.write("listening\n");
+await once(process.stdin, "data");
+await pages.serve(duplexPair()[0]);
+process.stdout.write("serving\n");
+await once(process.stdin, "data");
+pages.restored();
+process.stdout.write("restored\n");
