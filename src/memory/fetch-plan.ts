@@ -10,8 +10,12 @@ import type { PageRun } from "./page-protocol.ts";
 
 /** How much is asked for, in pages. */
 export interface FetchLimits {
-  /** With so many on their way, no more is asked for than what a task waits for, which will queue behind them. */
-  readonly inFlight: number;
+  /**
+   * With so many on their way, no more is asked for than what a task waits for, which will queue behind them: the fewest just after a
+   * task touched a page, and more and more while none does.
+   */
+  readonly inFlightMin: number;
+  readonly inFlightMax: number;
   /** Longest GET. */
   readonly get: number;
   /** Asked for at once where a task touched a page, from that one on. */
@@ -38,6 +42,9 @@ interface Trail {
   readonly end: number;
 }
 
+/** So many pages must arrive before one more may be on its way. */
+const GROWTH = 8;
+
 export class FetchPlan {
   readonly #memories: ReadonlyMap<number, LazyMemory>;
   readonly #limits: FetchLimits;
@@ -48,11 +55,13 @@ export class FetchPlan {
   /** In the order in which they were asked for: so they are answered. */
   readonly #onTheWay: Fetch[] = [];
   #inFlightPages = 0;
+  #inFlightLimit: number;
   #demandedPages = 0;
 
   constructor(memories: ReadonlyMap<number, LazyMemory>, limits: FetchLimits) {
     this.#memories = memories;
     this.#limits = limits;
+    this.#inFlightLimit = limits.inFlightMax;
     const ranges = [...memories.values()].flatMap((memory) => memory.ranges.all.map((range) => ({ memory, range })));
     const isLarge = (pageCount: number): number => (pageCount > limits.small ? 1 : 0);
     this.#rest = ranges
@@ -70,6 +79,7 @@ export class FetchPlan {
   touch(memory: LazyMemory, index: number): void {
     if (!memory.isWanted(index)) return; // on its way
     this.#touched.push({ memory, index });
+    this.#inFlightLimit = this.#limits.inFlightMin;
     const from = index - (index % this.#limits.around);
     this.#around.push({ memory, from, end: Math.min(from + this.#limits.around, memory.ranges.pageCount) });
   }
@@ -84,7 +94,7 @@ export class FetchPlan {
       this.#demandedPages += 1;
       return this.#get({ memory: touched.memory, from: touched.index, end: touched.index + this.#limits.touched }, true);
     }
-    if (this.#inFlightPages >= Math.min(this.#limits.inFlight, roomPages)) return undefined;
+    if (this.#inFlightPages >= Math.min(this.#inFlightLimit, roomPages)) return undefined;
     for (const trails of [this.#around, this.#rest]) {
       for (let trail = trails.at(-1); trail !== undefined; trail = trails.at(-1)) {
         while (trail.from < trail.end && !trail.memory.isWanted(trail.from)) trail.from += 1;
@@ -111,6 +121,7 @@ export class FetchPlan {
     }
     this.#onTheWay.shift();
     this.#inFlightPages -= asked.pageCount;
+    this.#inFlightLimit = Math.min(this.#limits.inFlightMax, this.#inFlightLimit + Math.ceil(run.pageCount / GROWTH));
     const [from, end] = [index + run.pageCount, index + asked.pageCount];
     if (from < end) {
       memory.setAsked(from, end - from, false);
@@ -120,7 +131,7 @@ export class FetchPlan {
   }
 
   #get({ memory, from, end }: Trail, isTouched: boolean): PageRun {
-    const range = memory.ranges.at(from, Math.min(end - from, this.#limits.get));
+    const range = memory.ranges.at(from, Math.min(end - from, this.#limits.get, isTouched ? Infinity : this.#inFlightLimit));
     let pageCount = 1;
     while (pageCount < range.pageCount && memory.isWanted(from + pageCount)) pageCount += 1;
     memory.setAsked(from, pageCount, true);

@@ -18,7 +18,8 @@ const MEBIBYTE = (1 << 20) / PAGE_BYTES;
 
 /** Measured with redis under load on two cores. */
 const LIMITS: FetchLimits = {
-  inFlight: MEBIBYTE / 2,
+  inFlightMin: MEBIBYTE / 16,
+  inFlightMax: MEBIBYTE / 2,
   get: MEBIBYTE / 8,
   touched: 16,
   around: 64,
