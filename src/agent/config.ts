@@ -23,7 +23,10 @@ export interface AgentConfig {
 /** What was given, unchecked. */
 export type RawConfig = { readonly [Key in keyof AgentConfig]?: string | undefined };
 
-/** Flags win over DMIGRATE_STATE_DIR, DMIGRATE_RUN_DIR, DMIGRATE_LISTEN, DMIGRATE_DOCKER_SOCKET, DMIGRATE_PAGE_HANDLER and DMIGRATE_LOG_LEVEL. */
+/**
+ * Flags win over DMIGRATE_STATE_DIR, DMIGRATE_RUN_DIR, DMIGRATE_LISTEN, DMIGRATE_DOCKER_SOCKET, DMIGRATE_PAGE_HANDLER and
+ * DMIGRATE_LOG_LEVEL.
+ */
 export function rawConfig(flags: RawConfig, env: Readonly<Record<string, string | undefined>>): RawConfig {
   return {
     stateDir: flags.stateDir ?? env["DMIGRATE_STATE_DIR"],
