@@ -17,6 +17,7 @@ const SOCK_CLOEXEC = 0o2000000;
 const MSG_TRUNC = 0x20;
 const MSG_DONTWAIT = 0x40;
 const SOL_SOCKET = 1;
+const SO_SNDBUFFORCE = 32;
 const SO_RCVBUFFORCE = 33;
 const EAGAIN = 11;
 
@@ -96,6 +97,11 @@ export function socketPair(): [number, number] {
   must("socketpair", libc.socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds));
   const [one = -1, other = -1] = fds;
   return [one, other];
+}
+
+/** Lets a socket hold so much that was sent and not received, beyond what an ordinary user is allowed (SO_SNDBUFFORCE, socket(7)). */
+export function sendUpTo(socket: number, bytes: number): void {
+  must("setsockopt", libc.setsockopt(socket, SOL_SOCKET, SO_SNDBUFFORCE, int32(bytes), 4));
 }
 
 /** An int as an option's value. */

@@ -167,10 +167,10 @@ export class PageHandler implements Disposable {
   }
 
   #takeEvents(space: LazySpace, userfaultfd: Userfaultfd): void {
-    for (const event of userfaultfd.read()) this.#takeEvent(space, userfaultfd, event);
+    for (const event of userfaultfd.read()) this.#takeEvent(space, event);
   }
 
-  #takeEvent(space: LazySpace, userfaultfd: Userfaultfd, event: UserfaultEvent): void {
+  #takeEvent(space: LazySpace, event: UserfaultEvent): void {
     switch (event.kind) {
       case "fault":
         this.#fault(space, Math.floor(event.address / PAGE_BYTES));
@@ -180,29 +180,34 @@ export class PageHandler implements Disposable {
         return;
       case "remap":
         space.move(event.from / PAGE_BYTES, event.to / PAGE_BYTES, event.byteCount / PAGE_BYTES);
-        userfaultfd.wake(event.from, event.from + event.byteCount);
+        this.#wake(space, event.from, event.from + event.byteCount);
         return;
       case "removed":
         space.remove(event.start / PAGE_BYTES, (event.end - event.start) / PAGE_BYTES);
-        userfaultfd.wake(event.start, event.end); // who waited for a page there would wait for ever
+        this.#wake(space, event.start, event.end);
     }
   }
 
+  /** For who waits for a page that is no longer to come there: they would wait for ever. */
+  #wake(space: LazySpace, start: number, end: number): void {
+    this.#userfaultfds.get(space)?.wake(start, end); // an earlier event may have shown that the process has ended
+  }
+
   #fault(space: LazySpace, page: number): void {
-    const userfaultfd = this.#userfaultfds.get(space);
-    if (userfaultfd === undefined) return;
     const index = space.indexAt(page);
-    if (index === undefined) return this.#zero(space, userfaultfd, page);
+    if (index === undefined) return this.#zero(space, page);
     const { memory } = space;
     const piece = this.#kept.find((each) => each.memory === memory && index >= each.index && index < each.index + each.pageCount);
     if (piece === undefined) {
       if (!this.#isRestored) this.#waiting.push({ space, page });
       this.#plan.touch(memory, index);
-    } else if (!this.#fill(space, userfaultfd, { page, index, pageCount: 1 }, piece)) this.#again.push({ space, page });
+    } else if (!this.#fill(space, { page, index, pageCount: 1 }, piece)) this.#again.push({ space, page });
   }
 
   /** What is missing there is not of the dump: it was mapped since, or emptied. */
-  #zero(space: LazySpace, userfaultfd: Userfaultfd, page: number): void {
+  #zero(space: LazySpace, page: number): void {
+    const userfaultfd = this.#userfaultfds.get(space);
+    if (userfaultfd === undefined) return;
     const { obstacle } = userfaultfd.zero(page * PAGE_BYTES, PAGE_BYTES);
     switch (obstacle) {
       case undefined:
@@ -260,16 +265,15 @@ export class PageHandler implements Disposable {
   /** Gives pages to all who lack them; false if somebody can't be given all of them yet. */
   #give(piece: Piece): boolean {
     let isDone = true;
-    for (const space of piece.memory.spaces) {
-      const userfaultfd = this.#userfaultfds.get(space);
-      if (userfaultfd === undefined) continue;
-      for (const run of space.runs(piece.index, piece.pageCount)) isDone = this.#fill(space, userfaultfd, run, piece) && isDone;
-    }
+    for (const space of piece.memory.spaces)
+      for (const run of space.runs(piece.index, piece.pageCount)) isDone = this.#fill(space, run, piece) && isDone;
     return isDone;
   }
 
-  /** Fills pages that are missing; false if not all of them can be filled yet. Events that it meets may make fewer of them missing. */
-  #fill(space: LazySpace, userfaultfd: Userfaultfd, run: MappedRun, piece: Piece): boolean {
+  /** Fills pages that are missing; false if not all of them can be filled yet. */
+  #fill(space: LazySpace, run: MappedRun, piece: Piece): boolean {
+    const userfaultfd = this.#userfaultfds.get(space);
+    if (userfaultfd === undefined) return true;
     let stepPages = run.pageCount;
     let wasUnmapped = false;
     for (let done = 0; done < run.pageCount;) {
@@ -331,7 +335,7 @@ export class PageHandler implements Disposable {
 
   /** Reads what changed, then tries again what could not be done. */
   #tryAgain(): void {
-    for (const [space, userfaultfd] of [...this.#userfaultfds]) this.#takeEvents(space, userfaultfd);
+    for (const [space, userfaultfd] of this.#userfaultfds) this.#takeEvents(space, userfaultfd);
     for (const { space, page } of this.#again.splice(0)) this.#fault(space, page);
     let isStuck = this.#again.length > 0;
     for (const piece of this.#isRestored ? this.#kept.splice(0, PIECES_AT_ONCE) : []) {

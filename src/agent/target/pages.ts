@@ -25,9 +25,9 @@ interface RestoreFolders {
 
 /** Serves the tasks of one restore. Disposing of it gives them up: only before they run. */
 export interface TaskPages extends AsyncDisposable {
-  /** Begins, before the restore: all images are there, and the source's page server listens. Throws RESTORE_FAILED, PROTOCOL. */
+  /** Begins: all images are there, the source's page server listens, the restore comes next. Throws RESTORE_FAILED, PROTOCOL. */
   serve(source: Duplex): Promise<void>;
-  /** Every task is restored and none runs yet. From now on a task waits for its missing pages even if this process dies. */
+  /** Every task is restored and none runs yet. When this returns, they wait for missing pages even if this process dies. */
   restored(): void;
   /** Returns when no task lacks a page; throws TRANSFER_FAILED, PROTOCOL or KERNEL if that can't be. The tasks wait then. */
   finish(): Promise<PageCounts>;

@@ -1,0 +1,105 @@
+/** The plan of what to ask, against a source that answers like CRIU's page server. */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import * as fc from "fast-check";
+import { FetchPlan, type FetchLimits } from "./fetch-plan.ts";
+import { LazyMemory } from "./lazy-memory.ts";
+import type { PageRun } from "./page-protocol.ts";
+import type { PageRange } from "./page-ranges.ts";
+
+const LIMITS: FetchLimits = { inFlightMin: 2, inFlightMax: 8, get: 4, touched: 2, around: 8, small: 5 };
+
+function planOf(...all: readonly (readonly PageRange[])[]): { memories: Map<number, LazyMemory>; plan: FetchPlan } {
+  const memories = new Map(all.map((ranges, at) => [at + 1, new LazyMemory(at + 1, ranges)]));
+  return { memories, plan: new FetchPlan(memories, LIMITS) };
+}
+
+/** All GETs that are sent until one has to be answered. */
+function gets(plan: FetchPlan, roomPages = Infinity): PageRun[] {
+  const runs: PageRun[] = [];
+  for (let run = plan.next(roomPages); run !== undefined; run = plan.next(roomPages)) runs.push(run);
+  return runs;
+}
+
+const rangesOf = (gaps: readonly (readonly [gap: number, pageCount: number])[]): PageRange[] => {
+  let page = 16;
+  return gaps.map(([gap, pageCount]) => {
+    const range = { page: page + gap, pageCount };
+    page += gap + pageCount;
+    return range;
+  });
+};
+const ranges = fc.array(fc.tuple(fc.nat(20), fc.integer({ min: 1, max: 40 })), { minLength: 1, maxLength: 6 }).map(rangesOf);
+const step = fc.record({
+  touches: fc.array(fc.tuple(fc.nat(), fc.nat()), { maxLength: 2 }),
+  fewer: fc.oneof({ weight: 3, arbitrary: fc.constant(0) }, fc.nat(3)),
+});
+
+test("every page comes once, whatever is touched and however short the answers are", () => {
+  fc.assert(
+    fc.property(fc.array(ranges, { minLength: 1, maxLength: 3 }), fc.array(step, { maxLength: 60 }), (all, steps) => {
+      const { memories, plan } = planOf(...all);
+      const arrived = new Set<string>();
+      const asked = gets(plan);
+      for (let at = 0; asked.length > 0; at++) {
+        const { touches, fewer } = steps[at] ?? { touches: [], fewer: 0 };
+        const run = asked.shift();
+        assert.ok(run !== undefined);
+        assert.ok(
+          all[run.process - 1]?.some(({ page, pageCount }) => run.page >= page && run.page + run.pageCount <= page + pageCount),
+          "a GET beyond a range",
+        );
+        const pageCount = Math.max(1, run.pageCount - fewer);
+        const fetch = plan.begin({ ...run, pageCount });
+        assert.equal(fetch.pageCount, pageCount);
+        for (let nth = 0; nth < pageCount; nth++) {
+          const page = `${run.process} ${run.page + nth}`;
+          assert.ok(!arrived.has(page), "a page came twice");
+          arrived.add(page);
+        }
+        for (const [process, index] of touches) {
+          const memory = memories.get((process % all.length) + 1);
+          assert.ok(memory !== undefined);
+          plan.touch(memory, index % memory.ranges.pageCount);
+        }
+        asked.push(...gets(plan));
+      }
+      assert.ok(plan.isIdle);
+      assert.equal(
+        arrived.size,
+        [...memories.values()].reduce((sum, memory) => sum + memory.ranges.pageCount, 0),
+      );
+    }),
+    { numRuns: 300 },
+  );
+});
+
+test("small ranges come first; a touched page comes before all that is not on its way, and what lies around it next", () => {
+  const { memories, plan } = planOf([
+    { page: 100, pageCount: 40 },
+    { page: 200, pageCount: 3 },
+  ]);
+  const asked = gets(plan);
+  assert.deepEqual(asked[0], { process: 1, page: 200, pageCount: 3 });
+  const memory = memories.get(1);
+  assert.ok(memory !== undefined);
+  plan.touch(memory, 30);
+  assert.deepEqual(gets(plan), [{ process: 1, page: 130, pageCount: 2 }]);
+  for (const run of asked) plan.begin(run);
+  plan.begin({ process: 1, page: 130, pageCount: 2 });
+  assert.deepEqual(plan.next(Infinity), { process: 1, page: 124, pageCount: 4 });
+  assert.equal(plan.demandedPages, 1);
+});
+
+test("a plan asks for no more than there is room for", () => {
+  const { plan } = planOf([{ page: 100, pageCount: 400 }]);
+  assert.deepEqual(gets(plan, 0), []);
+});
+
+test("an answer to another question is refused", () => {
+  const { plan } = planOf([{ page: 100, pageCount: 400 }]);
+  const [run] = gets(plan);
+  assert.ok(run !== undefined);
+  for (const wrong of [{ page: run.page + 1 }, { process: 2 }, { pageCount: run.pageCount + 1 }])
+    assert.throws(() => plan.begin({ ...run, ...wrong }), { code: "PROTOCOL" });
+});
