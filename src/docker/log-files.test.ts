@@ -131,7 +131,7 @@ test("a log that is written, rotated and compressed arrives as it is, and what i
       const lines = after.flatMap((what) => act(log, what));
       assert.equal(await printed(history.output()), lines.join(""));
     }),
-    { numRuns: 100 },
+    { numRuns: 100, examples: [[{ filesMax: 2, compresses: true }, ["rotate", "compress", "sync", "rotate"], []]] },
   );
 });
 

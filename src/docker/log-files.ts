@@ -168,17 +168,22 @@ async function openSlots(place: LogPlace): Promise<LogFile[]> {
 
 /** Slots in use, from the oldest. While a file is being compressed there are two of it; the complete one counts. */
 async function slotsOf(logPath: string): Promise<Slot[]> {
-  const names = await readdir(path.dirname(logPath)).catch(() => []);
-  const current = path.basename(logPath);
-  const slots = names.flatMap((name): Slot[] => {
-    if (name === current) return [{ number: 0, compressed: false }];
-    const match = name.startsWith(current) ? /^\.([1-9]\d{0,5})(\.gz)?$/.exec(name.slice(current.length)) : null;
-    return match === null ? [] : [{ number: Number(match[1]), compressed: match[2] !== undefined }];
-  });
+  const slots = await filesOf(logPath);
   const complete = slots.filter(
     ({ number, compressed }) => !compressed || !slots.some((other) => other.number === number && !other.compressed),
   );
   return complete.toSorted((one, other) => other.number - one.number);
+}
+
+/** All files of a log, whatever state they are in. */
+async function filesOf(logPath: string): Promise<Slot[]> {
+  const names = await readdir(path.dirname(logPath)).catch(() => []);
+  const current = path.basename(logPath);
+  return names.flatMap((name): Slot[] => {
+    if (name === current) return [{ number: 0, compressed: false }];
+    const match = name.startsWith(current) ? /^\.([1-9]\d{0,5})(\.gz)?$/.exec(name.slice(current.length)) : null;
+    return match === null ? [] : [{ number: Number(match[1]), compressed: match[2] !== undefined }];
+  });
 }
 
 function slotPath(logPath: string, { number, compressed }: Slot): string {
@@ -310,7 +315,7 @@ export async function applyLogFiles(place: LogPlace, stream: AsyncIterable<Uint8
     await pipeline(reader.stream(frame.length), createWriteStream(file, { flags, mode: 0o640 }));
   }
   if (!(await reader.atEnd())) throw impossibleFrame();
-  for (const slot of await slotsOf(place.path)) {
+  for (const slot of await filesOf(place.path)) {
     const file = slotPath(place.path, slot);
     if (!named.has(file)) await rm(file);
   }
