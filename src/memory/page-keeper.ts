@@ -38,6 +38,7 @@ export class PageKeeper implements AsyncDisposable {
     if (this.#socket !== undefined) closeSync(this.#socket);
     this.#socket = undefined;
     if (this.#child.exitCode !== null || this.#child.signalCode !== null) return;
+    this.#child.ref();
     const ended = once(this.#child, "exit");
     this.#child.kill("SIGKILL");
     await ended;
