@@ -9,7 +9,7 @@ import path from "node:path";
 import type { Duplex } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 import { DmigrateError } from "../core/errors.ts";
-import { socketPair } from "../kernel/socket.ts";
+import { socketPair } from "../kernel/unix-socket.ts";
 import { lastErrors } from "./log.ts";
 
 const SOCKET_LIMIT_MS = 5_000;

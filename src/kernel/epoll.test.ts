@@ -5,7 +5,7 @@ import { once } from "node:events";
 import { describe, it } from "node:test";
 import { setImmediate as immediate } from "node:timers/promises";
 import { InputWatch } from "./epoll.ts";
-import { socketPair } from "./socket.ts";
+import { socketPair } from "./unix-socket.ts";
 
 void describe("a watch", { timeout: 60_000 }, () => {
   void it("tells of each descriptor as long as it can be read, and of none that was taken away", async () => {

@@ -1,6 +1,5 @@
 /**
- * Sockets of the kinds that Node has none of: netlink, packet and raw IP, and connected pairs (socket(2), socketpair(2), netlink(7),
- * packet(7), raw(7)).
+ * Sockets of the kinds that Node has none of: netlink, packet and raw IP (socket(2), netlink(7), packet(7), raw(7)).
  *
  * Addresses and option values are the C structures' bytes, little-endian as on every machine this runs on (x64, arm64).
  */
@@ -10,22 +9,16 @@ import { declare, must, mustUnless } from "./libc.ts";
 
 /** Address families, as in <sys/socket.h>. */
 export const AF = { INET: 2, INET6: 10, NETLINK: 16, PACKET: 17 } as const;
-const AF_UNIX = 1;
-const SOCK_STREAM = 1;
 const SOCK_RAW = 3;
 const SOCK_CLOEXEC = 0o2000000;
 const MSG_TRUNC = 0x20;
 const MSG_DONTWAIT = 0x40;
 const SOL_SOCKET = 1;
-const SO_SNDBUFFORCE = 32;
 const SO_RCVBUFFORCE = 33;
 const EAGAIN = 11;
 
 const libc = {
   socket: declare<(domain: number, type: number, protocol: number) => number>("int socket(int domain, int type, int protocol)"),
-  socketpair: declare<(domain: number, type: number, protocol: number, fds: Int32Array) => number>(
-    "int socketpair(int domain, int type, int protocol, void *sv)",
-  ),
   bind: declare<(fd: number, address: Uint8Array, bytes: number) => number>("int bind(int fd, const void *addr, uint32_t len)"),
   setsockopt: declare<(fd: number, level: number, name: number, value: Uint8Array, bytes: number) => number>(
     "int setsockopt(int fd, int level, int name, const void *value, uint32_t len)",
@@ -89,19 +82,6 @@ export class RawSocket implements Disposable, AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await promisify(close)(this.fd);
   }
-}
-
-/** Two connected stream sockets (socketpair(2)); a child gets one only where it is handed over. Throws KERNEL. */
-export function socketPair(): [number, number] {
-  const fds = new Int32Array(2);
-  must("socketpair", libc.socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds));
-  const [one = -1, other = -1] = fds;
-  return [one, other];
-}
-
-/** Lets a socket hold so much that was sent and not received, beyond what an ordinary user is allowed (SO_SNDBUFFORCE, socket(7)). */
-export function sendUpTo(socket: number, bytes: number): void {
-  must("setsockopt", libc.setsockopt(socket, SOL_SOCKET, SO_SNDBUFFORCE, int32(bytes), 4));
 }
 
 /** An int as an option's value. */

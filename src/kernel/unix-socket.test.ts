@@ -7,8 +7,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { describe, it } from "node:test";
 import { failedWith } from "./libc.ts";
-import { socketPair } from "./socket.ts";
-import { acceptFrom, listenAt, receive, sendDescriptor } from "./unix-socket.ts";
+import { acceptFrom, listenAt, receive, sendDescriptor, socketPair } from "./unix-socket.ts";
 
 void describe("a unix socket", { timeout: 60_000 }, () => {
   void it("hands a descriptor over, between the bytes before and behind it", () => {

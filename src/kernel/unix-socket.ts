@@ -11,6 +11,7 @@ const SOCK_CLOEXEC = 0o2000000;
 const SOCK_NONBLOCK = 0o4000;
 const BACKLOG = 4;
 const SOL_SOCKET = 1;
+const SO_SNDBUFFORCE = 32;
 const SCM_RIGHTS = 1;
 const MSG_DONTWAIT = 0x40;
 const MSG_NOSIGNAL = 0x4000;
@@ -23,6 +24,12 @@ const CONTROL_SIZE = 20;
 
 const libc = {
   socket: declare<(domain: number, type: number, protocol: number) => number>("int socket(int domain, int type, int protocol)"),
+  socketpair: declare<(domain: number, type: number, protocol: number, fds: Int32Array) => number>(
+    "int socketpair(int domain, int type, int protocol, void *sv)",
+  ),
+  setsockopt: declare<(fd: number, level: number, name: number, value: Uint8Array, bytes: number) => number>(
+    "int setsockopt(int fd, int level, int name, const void *value, uint32_t len)",
+  ),
   bind: declare<(fd: number, address: Uint8Array, bytes: number) => number>("int bind(int fd, const void *addr, uint32_t len)"),
   listen: declare<(fd: number, backlog: number) => number>("int listen(int fd, int backlog)"),
   accept: declare<(fd: number, address: null, bytes: null, flags: number) => number>(
@@ -38,6 +45,19 @@ export interface Received {
   readonly byteCount: number;
   /** The receiver's from now on. */
   readonly fd: number | undefined;
+}
+
+/** Two connected stream sockets (socketpair(2)); a child gets one only where it is handed over. Throws KERNEL. */
+export function socketPair(): [number, number] {
+  const fds = new Int32Array(2);
+  must("socketpair", libc.socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds));
+  const [one = -1, other = -1] = fds;
+  return [one, other];
+}
+
+/** Lets a socket hold so much that was sent and not received, beyond what an ordinary user is allowed (SO_SNDBUFFORCE, socket(7)). */
+export function sendUpTo(socket: number, bytes: number): void {
+  must("setsockopt", libc.setsockopt(socket, SOL_SOCKET, SO_SNDBUFFORCE, new Uint8Array(Int32Array.of(bytes).buffer), 4));
 }
 
 /**

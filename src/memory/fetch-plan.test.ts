@@ -6,6 +6,7 @@ import { FetchPlan, type FetchLimits } from "./fetch-plan.ts";
 import { LazyMemory } from "./lazy-memory.ts";
 import type { PageRun } from "./page-protocol.ts";
 import type { PageRange } from "./page-ranges.ts";
+import { rangesOf } from "./ranges.fixture.ts";
 
 const LIMITS: FetchLimits = { inFlightMin: 2, inFlightMax: 8, get: 4, touched: 2, around: 8, small: 5 };
 
@@ -21,14 +22,6 @@ function gets(plan: FetchPlan, roomPages = Infinity): PageRun[] {
   return runs;
 }
 
-const rangesOf = (gaps: readonly (readonly [gap: number, pageCount: number])[]): PageRange[] => {
-  let page = 16;
-  return gaps.map(([gap, pageCount]) => {
-    const range = { page: page + gap, pageCount };
-    page += gap + pageCount;
-    return range;
-  });
-};
 const ranges = fc.array(fc.tuple(fc.nat(20), fc.integer({ min: 1, max: 40 })), { minLength: 1, maxLength: 6 }).map(rangesOf);
 const step = fc.record({
   touches: fc.array(fc.tuple(fc.nat(), fc.nat()), { maxLength: 2 }),

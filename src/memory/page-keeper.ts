@@ -5,8 +5,7 @@ import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { closeSync } from "node:fs";
 import { fileURLToPath } from "node:url";
-import { sendUpTo, socketPair } from "../kernel/socket.ts";
-import { sendDescriptor } from "../kernel/unix-socket.ts";
+import { sendDescriptor, sendUpTo, socketPair } from "../kernel/unix-socket.ts";
 
 const KEEP_SCRIPT = fileURLToPath(new URL("../shim/dmigrate-keep", import.meta.url));
 

@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import * as fc from "fast-check";
 import { PagePlan, type PageAnswer, type PlanLimits } from "./page-plan.ts";
+import { rangesOf } from "./ranges.fixture.ts";
 import { PAGE_BYTES, type PageRun } from "./page-protocol.ts";
 import type { PageRange } from "./page-ranges.ts";
 
@@ -105,15 +106,6 @@ class Client {
     this.got.push(run);
   }
 }
-
-const rangesOf = (gaps: readonly (readonly [gap: number, pageCount: number])[]): PageRange[] => {
-  let page = 16;
-  return gaps.map(([gap, pageCount]) => {
-    const range = { page: page + gap, pageCount };
-    page += gap + pageCount;
-    return range;
-  });
-};
 
 const processes: fc.Arbitrary<Processes> = fc
   .array(fc.array(fc.tuple(fc.nat(20), fc.integer({ min: 1, max: 40 })), { minLength: 1, maxLength: 8 }), { minLength: 1, maxLength: 3 })
