@@ -113,6 +113,7 @@ describe("a process that holds all kinds of things", () => {
       stdio: ["ignore", "pipe", "inherit"],
     });
     [fds] = await Promise.all([toldBy(holder), once(outside, "connection")]);
+    await until(() => / S /.test(readFileSync(`/proc/${holder.pid}/stat`, "utf8"))); // it sleeps from now on
     reading = readProcess(`/proc/${holder.pid}`, aloneWith(holder.pid ?? 0));
   });
 

@@ -108,14 +108,18 @@ test("the source's agent is killed in the freeze: the next one lets the containe
   await startAgent(a);
   const ping = ["timeout", "5", "docker", "exec", "redis", "redis-cli", "ping"] as const;
   await until("the container to run on", 60_000, async () => (await a.exec(...ping)).stdout.trim() === "PONG");
+  await until("the recovery to end", 60_000, async () => !/"state": "running"/.test(await a.run(DMIGRATE, "list", "--json")));
   await cleaned(b);
   await assertUndone();
 });
 
 test("a migration is cancelled while it copies", async () => {
+  const shaped = ["dev", "eth0", "root", "tbf", "rate", "20mbit", "burst", "32kb", "latency", "50ms"]; // it copies long enough
+  await a.run("tc", "qdisc", "add", ...shaped);
   const result = await migrate(a, "redis", "b", {
     copy: (id) => a.run(DMIGRATE, "cancel", id),
   });
+  await a.run("tc", "qdisc", "delete", "dev", "eth0", "root");
   assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "CANCELLED"], result.message);
   await assertUndone();
 });
