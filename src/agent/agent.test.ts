@@ -139,7 +139,8 @@ test("a session answers only the host that reserved it", async (t) => {
       restore: () => Promise.resolve([{ name: "criu", startMs: 1.5, endMs: 2.5 }]),
       commit: (_id, heldPackets) => Promise.resolve({ resumedAfterMs: heldPackets[0]![0]! }),
       awaitPages: () => Promise.resolve(report.pages),
-      createContainer: () => Promise.resolve(web.containerId),
+      createContainer: () => Promise.resolve(["no swap"]),
+      stage: (_id, { criuOptions, interfaceNames }) => Promise.resolve([...criuOptions, ...Object.entries(interfaceNames).flat()]),
       abort(which) {
         aborted.push(which);
         return Promise.resolve();
@@ -159,7 +160,8 @@ test("a session answers only the host that reserved it", async (t) => {
   }
   assert.equal(await stranger.state(id), undefined);
   assert.equal(await peer.state(id), "running");
-  assert.equal(await peer.createContainer(id), web.containerId);
+  assert.deepEqual(await peer.createContainer(id), ["no swap"]);
+  assert.deepEqual(await peer.stage(id, { criuOptions: ["x"], interfaceNames: { "0a490001": "eth0" } }), ["x", "0a490001", "eth0"]);
   assert.deepEqual(await peer.restore(id), [{ name: "criu", startMs: 1.5, endMs: 2.5 }]);
   assert.deepEqual(await peer.commit(id, [Buffer.from([42])]), { resumedAfterMs: 42 });
   assert.deepEqual(await peer.awaitPages(id), report.pages);

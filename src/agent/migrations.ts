@@ -2,7 +2,7 @@
  * The two interfaces behind which the migration itself lies: what the control API asks of this host as a source, and
  * what another host asks of it as a target.
  */
-import type { ContainerId, HostName, MigrationId } from "../core/ids.ts";
+import type { HostName, MigrationId } from "../core/ids.ts";
 import type { JournalState, MigrationEvent, Mode, PageCounts, Step } from "../core/migration.ts";
 import type { HostFacts } from "../core/preflight-facts.ts";
 import type { Finding } from "../core/preflight.ts";
@@ -71,10 +71,10 @@ export interface TargetCalls {
   facts(arriving: unknown, options?: CallOptions): Promise<HostFacts>;
   /** Opens a session and journals it. Everything a session makes goes with `abort`. */
   reserve(request: ReserveRequest, options?: CallOptions): Promise<Reservation>;
-  /** Creates the container from its description, once its image layers have arrived. Returns its id on the target. */
-  createContainer(id: MigrationId, options?: CallOptions): Promise<ContainerId>;
+  /** Creates the container from its description, once its image layers have arrived. Returns warnings: what could not be kept. */
+  createContainer(id: MigrationId, options?: CallOptions): Promise<readonly string[]>;
   /** Starts the container against the runtime that holds it; returns when it is held and its network exists, silenced. */
-  stage(id: MigrationId, criuOptions: readonly string[], options?: CallOptions): Promise<void>;
+  stage(id: MigrationId, request: StageRequest, options?: CallOptions): Promise<readonly string[]>;
   /** All images have been sent: restores. Returns when every task is restored and none runs. */
   restore(id: MigrationId, options?: CallOptions): Promise<readonly Step[]>;
   /** The point of no return: the source has journalled that the target owns the container. Tasks resume. */
@@ -100,6 +100,13 @@ export interface ReserveRequest {
   readonly source: HostName;
   /** The container's description, as `writeDescription` puts it. */
   readonly description: string;
+}
+
+export interface StageRequest {
+  /** Options that CRIU needs to restore this container, lines of a configuration file. */
+  readonly criuOptions: readonly string[];
+  /** Of the container's interfaces on the source, as `namesByAddress` has them. */
+  readonly interfaceNames: Readonly<Record<string, string>>;
 }
 
 export interface Reservation {

@@ -3,7 +3,7 @@
  */
 import { createClient, type Client } from "@connectrpc/connect";
 import { DmigrateError } from "../core/errors.ts";
-import { containerId, type HostName } from "../core/ids.ts";
+import type { HostName } from "../core/ids.ts";
 import { hostFacts } from "../core/preflight-facts.ts";
 import { PeerService } from "../gen/dmigrate/v1/peer_pb.js";
 import { JOURNAL_STATES, memberToProto, oneOf, pagesFromProto, parseJson, stepsFromProto } from "./api/convert.ts";
@@ -82,10 +82,11 @@ function peerOver(client: Client<typeof PeerService>, member: Member): Peer {
       return { presentLayers };
     },
     async createContainer(id, options) {
-      return containerId((await asking(client.createContainer({ migration: id }, options), options)).containerId);
+      return (await asking(client.createContainer({ migration: id }, options), options)).warnings;
     },
-    async stage(id, criuOptions, options) {
-      await asking(client.stage({ migration: id, criuOptions: [...criuOptions] }, options), options);
+    async stage(id, { criuOptions, interfaceNames }, options) {
+      const request = { migration: id, criuOptions: [...criuOptions], interfaceNames };
+      return (await asking(client.stage(request, options), options)).warnings;
     },
     async restore(id, options) {
       return stepsFromProto((await asking(client.restore({ migration: id }, options), options)).steps);

@@ -7,6 +7,7 @@ import type { NetworkNamespace } from "../kernel/netns.ts";
 /** An interface, whatever its state. */
 export interface Interface {
   readonly index: number;
+  readonly name: string;
   readonly isUp: boolean;
   /** Its Ethernet address, 6 bytes; undefined if it is of another kind. */
   readonly mac: Uint8Array | undefined;
@@ -19,7 +20,7 @@ const RTM_GETLINK = 18;
 const RTM_GETADDR = 22;
 const IFINFOMSG_BYTES = 16; // u8 family, pad; u16 hardware type; i32 index; u32 flags, change
 const IFADDRMSG_BYTES = 8; // u8 family, prefix length, flags, scope; u32 index
-const IFLA_ADDRESS = 1;
+const IFLA = { ADDRESS: 1, IFNAME: 3 } as const;
 const IFA = { ADDRESS: 1, LOCAL: 2 } as const; // LOCAL is there where ADDRESS may be the other end's
 const ARPHRD_ETHER = 1;
 const IFF_UP = 1;
@@ -36,9 +37,28 @@ export function interfacesOf(namespace: NetworkNamespace): Interface[] {
     const index = message.readInt32LE(4);
     return {
       index,
+      name: (attributes.get(IFLA.IFNAME) ?? Buffer.alloc(0)).toString().replace(/\0$/, ""),
       isUp: (message.readUInt32LE(8) & IFF_UP) !== 0,
-      mac: message.readUInt16LE(2) === ARPHRD_ETHER ? attributes.get(IFLA_ADDRESS) : undefined,
+      mac: message.readUInt16LE(2) === ARPHRD_ETHER ? attributes.get(IFLA.ADDRESS) : undefined,
       addresses: addresses.filter((address) => address.index === index).map((address) => address.bytes),
     };
   });
+}
+
+/** Their names, by each of their addresses in hexadecimal digits. */
+export function namesByAddress(interfaces: readonly Interface[]): Record<string, string> {
+  return Object.fromEntries(
+    interfaces.flatMap(({ name, addresses }) => addresses.map((address) => [Buffer.from(address).toString("hex"), name])),
+  );
+}
+
+/** A warning for each interface that has one name there and another here. Both as `namesByAddress` has them. */
+export function renamedInterfaces(there: Readonly<Record<string, string>>, here: Readonly<Record<string, string>>): string[] {
+  const renamed = Object.entries(there).flatMap(([address, name]) => {
+    const now = here[address] ?? name;
+    return now === name
+      ? []
+      : [`Its interface ${name} is called ${now} on the target: Docker names them in the order of their networks' names`];
+  });
+  return [...new Set(renamed)];
 }

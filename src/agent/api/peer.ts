@@ -75,11 +75,10 @@ function peerService({ cluster, journal, targets, ending, recovered }: PeerParts
       return { presentLayers: [...presentLayers] };
     },
     async createContainer({ migration }, context) {
-      return { containerId: await targets.createContainer(await ofCaller(migration, context), context) };
+      return { warnings: [...(await targets.createContainer(await ofCaller(migration, context), context))] };
     },
-    async stage({ migration, criuOptions }, context) {
-      await targets.stage(await ofCaller(migration, context), criuOptions, context);
-      return {};
+    async stage({ migration, criuOptions, interfaceNames }, context) {
+      return { warnings: [...(await targets.stage(await ofCaller(migration, context), { criuOptions, interfaceNames }, context))] };
     },
     async restore({ migration }, context) {
       return { steps: [...(await targets.restore(await ofCaller(migration, context), context))] };

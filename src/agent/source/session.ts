@@ -22,6 +22,7 @@ import { ClosedWrites } from "../../kernel/inotify.ts";
 import { NetworkNamespace } from "../../kernel/netns.ts";
 import { openExit } from "../../memory/page-tunnel.ts";
 import { HeldNetwork } from "../../network/hold.ts";
+import { interfacesOf, namesByAddress } from "../../network/interfaces.ts";
 import { CHANNELS } from "../channels.ts";
 import type { AgentContext } from "../context.ts";
 import { sendAll, type Channel } from "../link.ts";
@@ -121,7 +122,7 @@ export class SourceSession {
     const { description, request } = this.#subject;
     const { findings, criuOptions } = await runPreflight(this.#context, this.#engine, description, request.target, this.#options);
     refuseBlockers(description.name, request.target, findings);
-    for (const { message } of findings) this.#warn(message);
+    this.#warnAll(findings.map(({ message }) => message));
     this.#criuOptions = criuOptions;
   }
 
@@ -141,7 +142,7 @@ export class SourceSession {
     const layers = await this.#channel(CHANNELS.layers, "layers");
     await sendAll(layers, exportImage(this.#engine, description.image, new Set(presentLayers)));
     await layers.close();
-    await this.#target.createContainer(id, this.#options);
+    this.#warnAll(await this.#target.createContainer(id, this.#options));
     this.#files = this.#open.use(
       await SourceFiles.of(this.#engine, description, this.#subject.initPid, (name) => this.#channel(name, "files")),
     );
@@ -150,7 +151,9 @@ export class SourceSession {
 
   /** Lets the target do all that is slow before the freeze. */
   async #stage(): Promise<void> {
-    await this.#target.stage(this.#subject.id, this.#criuOptions, this.#options);
+    using namespace = NetworkNamespace.open(`/proc/${this.#subject.initPid}/ns/net`);
+    const interfaceNames = namesByAddress(interfacesOf(namespace));
+    this.#warnAll(await this.#target.stage(this.#subject.id, { criuOptions: this.#criuOptions, interfaceNames }, this.#options));
   }
 
   /** Stops the container and dumps it. When this returns the target has all it needs to restore, and nobody runs the container. */
@@ -337,6 +340,10 @@ export class SourceSession {
 
   #note(detail: SourceDetail): void {
     this.#context.journal.note(this.#subject.id, detail);
+  }
+
+  #warnAll(messages: readonly string[]): void {
+    for (const message of messages) this.#warn(message);
   }
 
   #warn(message: string): void {

@@ -2,10 +2,11 @@
  * The OCI bundle of a container whose `create` is held: reads what the engine prepared, and rewrites it so that runc restores
  * into a network namespace which exists already.
  */
-import { readFile, writeFile } from "node:fs/promises";
+import { readFile, realpath, writeFile } from "node:fs/promises";
 import path from "node:path";
 import * as z from "zod";
 import { DmigrateError } from "../../core/errors.ts";
+import { cgroupOf } from "../../criu/cgroup-mounts.ts";
 
 const hook = z.object({ path: z.string(), args: z.array(z.string()).optional(), env: z.array(z.string()).optional() });
 /** A program that an engine wants to be run while a container is made (OCI runtime specification, "POSIX-platform Hooks"). */
@@ -13,11 +14,17 @@ export type Hook = z.infer<typeof hook>;
 
 const hooks = z.looseObject({ prestart: z.array(hook).optional(), createRuntime: z.array(hook).optional() });
 const namespace = z.looseObject({ type: z.string(), path: z.string().optional() });
+const mount = z.looseObject({ type: z.string().optional(), source: z.string().optional(), destination: z.string() });
 const config = z.looseObject({
   root: z.looseObject({ path: z.string() }),
+  mounts: z.array(mount).optional(),
   hooks: hooks.optional(),
   annotations: z.record(z.string(), z.string()).optional(),
-  linux: z.looseObject({ namespaces: z.array(namespace) }),
+  linux: z.looseObject({
+    namespaces: z.array(namespace),
+    sysctl: z.record(z.string(), z.string()).optional(),
+    cgroupsPath: z.string().optional(),
+  }),
 });
 
 /** Annotation that tells runc where CRIU's configuration for this container lies. */
@@ -30,7 +37,14 @@ export interface Bundle {
   readonly rootfs: string;
   /** What runc would run as it makes the network namespace. */
   readonly networkHooks: readonly Hook[];
-  /** Writes the configuration for the restore: the namespace by path, the hooks gone since they have run, CRIU's options. */
+  /** Kernel parameters of the network namespace, by dotted name: what runc would set in a namespace that it made itself. */
+  readonly networkSysctls: Readonly<Record<string, string>>;
+  /** Where the container sees which of the host's cgroups; undefined if it has a cgroup namespace. */
+  readonly cgroup: { readonly destination: string; readonly path: string } | undefined;
+  /**
+   * Writes the configuration for the restore: the namespace by path, the hooks gone since they have run, CRIU's options, and the sources
+   * of bind mounts without symbolic links, which CRIU would mount as such (criu/mount-v2.c, AT_SYMLINK_NOFOLLOW).
+   */
   rewrite(netnsPath: string, criuConfiguration: string): Promise<void>;
 }
 
@@ -53,12 +67,26 @@ export async function readBundle(args: string): Promise<Bundle> {
     const { prestart: _, createRuntime: __, ...otherHooks } = parsed.hooks ?? {};
     const namespaces = parsed.linux.namespaces.map((each) => (each.type === "network" ? { ...each, path: netnsPath } : each));
     const annotations = { ...parsed.annotations, [CRIU_CONFIGURATION]: criuConfiguration };
-    await writeFile(file, JSON.stringify({ ...parsed, hooks: otherHooks, annotations, linux: { ...parsed.linux, namespaces } }));
+    const mounts = await Promise.all((parsed.mounts ?? []).map(withoutLinks));
+    await writeFile(file, JSON.stringify({ ...parsed, mounts, hooks: otherHooks, annotations, linux: { ...parsed.linux, namespaces } }));
   };
   return {
     folder,
     rootfs: path.resolve(folder, parsed.root.path),
     networkHooks: [...(parsed.hooks?.prestart ?? []), ...(parsed.hooks?.createRuntime ?? [])],
+    cgroup: cgroupSeen(parsed),
+    networkSysctls: Object.fromEntries(Object.entries(parsed.linux.sysctl ?? {}).filter(([name]) => name.startsWith("net."))),
     rewrite,
   };
+}
+
+async function withoutLinks(request: z.infer<typeof mount>): Promise<z.infer<typeof mount>> {
+  return request.type === "bind" && request.source !== undefined ? { ...request, source: await realpath(request.source) } : request;
+}
+
+function cgroupSeen({ mounts = [], linux }: z.infer<typeof config>): Bundle["cgroup"] {
+  const destination = mounts.find(({ type }) => type === "cgroup")?.destination;
+  if (destination === undefined || linux.cgroupsPath === undefined || linux.namespaces.some(({ type }) => type === "cgroup"))
+    return undefined;
+  return { destination, path: cgroupOf(linux.cgroupsPath) };
 }

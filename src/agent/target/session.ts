@@ -19,13 +19,14 @@ import { ensureNetwork } from "../../docker/networks.ts";
 import { ensureVolume, liesOnHost } from "../../docker/volumes.ts";
 import { announce } from "../../network/announce.ts";
 import { inject } from "../../network/inject.ts";
+import { interfacesOf, namesByAddress, renamedInterfaces } from "../../network/interfaces.ts";
 import { RUNTIME } from "../../core/preflight-hosts.ts";
 import { CHANNELS, treeChannel } from "../channels.ts";
 import type { AgentContext } from "../context.ts";
 import { receiveAll, type Channel, type ChannelHandler } from "../link.ts";
 import { migrationFolder, removeMigrationFolder } from "../migration-folder.ts";
 import { rootOfEngine } from "../id-maps.ts";
-import type { Committed, Reservation } from "../migrations.ts";
+import type { Committed, Reservation, StageRequest } from "../migrations.ts";
 import { TargetFiles } from "./files.ts";
 import { Made } from "./made.ts";
 import { openTaskPages, type TaskPages } from "./pages.ts";
@@ -46,7 +47,9 @@ export class TargetSession {
   /** Closed when the session ends, however it does. */
   readonly #open = new AsyncDisposableStack();
   readonly #made: Made;
+  readonly #ended: () => void;
   #turn: Promise<unknown> = Promise.resolve();
+  #aborted: Promise<void> | undefined;
   /** What lives in this process; ended before `#made` is undone, and left alone from `commit` on. */
   #running = new AsyncDisposableStack();
   #container: ContainerId | undefined;
@@ -63,7 +66,7 @@ export class TargetSession {
     this.subject = subject;
     this.#made = new Made(context.journal, subject.id);
     this.#imagesReceived.promise.catch(() => {}); // told to whoever restores
-    this.#open.defer(ended);
+    this.#ended = ended;
   }
 
   /** True from the commit on: the container is this host's, whatever becomes of the session. */
@@ -83,12 +86,12 @@ export class TargetSession {
     });
   }
 
-  /** Creates the container, its networks and volumes. It does not run. */
-  createContainer(): Promise<ContainerId> {
+  /** Creates the container, its networks and volumes. It does not run. Returns warnings. */
+  createContainer(): Promise<readonly string[]> {
     return this.#inTurn(() => this.#createContainer());
   }
 
-  async #createContainer(): Promise<ContainerId> {
+  async #createContainer(): Promise<readonly string[]> {
     for (const network of this.subject.description.networks) {
       if (await ensureNetwork(this.#engine, network)) this.#made.addNetwork(network.name);
     }
@@ -97,19 +100,18 @@ export class TargetSession {
       if (created || liesOnHost(volume)) this.#made.addVolume(volume.name, created);
     }
     const { id, warnings } = await createContainer(this.#engine, this.subject.description, RUNTIME);
-    for (const warning of warnings) this.#context.log.warn({ migration: this.subject.id }, warning);
     this.#made.addContainer(id);
     this.#container = id;
     await this.#expectFiles(id);
-    return id;
+    return warnings;
   }
 
-  /** Starts the container so far that only its running state is missing. It does not run. */
-  stage(criuOptions: readonly string[]): Promise<void> {
-    return this.#inTurn(() => this.#stage(criuOptions));
+  /** Starts the container so far that only its running state is missing. It does not run. Returns warnings. */
+  stage(request: StageRequest): Promise<readonly string[]> {
+    return this.#inTurn(() => this.#stage(request));
   }
 
-  async #stage(criuOptions: readonly string[]): Promise<void> {
+  async #stage({ criuOptions, interfaceNames }: StageRequest): Promise<readonly string[]> {
     const container = this.#need(this.#container, "createContainer");
     const files = this.#need(this.#files, "createContainer");
     const root = await rootOfEngine(this.#engine, this.subject.description);
@@ -123,6 +125,7 @@ export class TargetSession {
     files.continueAt(staging.rootfs);
     this.#staging = staging;
     this.#pages = this.#running.use(openTaskPages(this.#context.config.pageHandler, staging));
+    return renamedInterfaces(interfaceNames, namesByAddress(interfacesOf(staging.namespace)));
   }
 
   /** Restores every task. None runs, neither when this returns nor when it throws. */
@@ -202,13 +205,14 @@ export class TargetSession {
     await staging[Symbol.asyncDispose]();
     await this.#open.disposeAsync();
     this.#context.journal.move(this.subject.id, "completed");
+    this.#ended();
   }
 
   /** Undoes everything. Nobody on this host runs the container afterwards. Throws CANCEL_TOO_LATE after `commit`. */
   abort(): Promise<void> {
-    const turn = this.#turn.then(() => this.#abort());
-    this.#turn = turn.catch(() => {});
-    return turn;
+    this.#aborted ??= this.#turn.then(() => this.#abort());
+    this.#turn = this.#aborted.catch(() => {});
+    return this.#aborted;
   }
 
   async #abort(): Promise<void> {
@@ -216,10 +220,14 @@ export class TargetSession {
     if (this.#open.disposed) return;
     if (this.isCommitted)
       throw new DmigrateError("CANCEL_TOO_LATE", `Migration ${id} is handed over: the container belongs to this host now`);
-    await this.#open.disposeAsync();
-    await this.#running.disposeAsync();
-    await this.#made.undo(this.#engine);
-    this.#context.journal.move(id, "rolled-back");
+    try {
+      await this.#open.disposeAsync();
+      await this.#running.disposeAsync();
+      await this.#made.undo(this.#engine);
+      this.#context.journal.move(id, "rolled-back");
+    } finally {
+      this.#ended();
+    }
   }
 
   /**

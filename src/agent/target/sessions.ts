@@ -48,7 +48,7 @@ export function targetSessions(context: AgentContext): TargetSessions {
       return await session.reserve();
     },
     createContainer: (id) => of(id).createContainer(),
-    stage: (id, criuOptions) => of(id).stage(criuOptions),
+    stage: (id, request) => of(id).stage(request),
     restore: (id) => of(id).restore(),
     commit: (id, heldPackets) => of(id).commit(heldPackets),
     deliver: async (id, packets) => of(id).deliver(packets),

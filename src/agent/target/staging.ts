@@ -13,11 +13,13 @@ import { promisify } from "node:util";
 import path from "node:path";
 import { DmigrateError, messageOf } from "../../core/errors.ts";
 import type { ContainerId } from "../../core/ids.ts";
+import { cgroupMountOptions } from "../../criu/cgroup-mounts.ts";
 import { restoreConfiguration } from "../../criu/configuration.ts";
 import { lastErrors } from "../../criu/log.ts";
 import { ClosedWrites } from "../../kernel/inotify.ts";
 import { NetworkNamespace } from "../../kernel/netns.ts";
 import { SilentNetwork } from "../../network/silence.ts";
+import { setSysctls, trustNewAddresses } from "../../network/sysctl.ts";
 import { readBundle, type Bundle, type Hook } from "./bundle.ts";
 
 /** Where the runtime looks for the containers it must hold; src/shim/dmigrate-runtime has the same path. */
@@ -82,7 +84,7 @@ export class Staging implements AsyncDisposable {
   static async begin(container: ContainerId, root: Owner, criuOptions: readonly string[], start: () => Promise<void>): Promise<Staging> {
     await using cleanup = new AsyncDisposableStack();
     const folder = path.join(EXPECTED, container);
-    await makeFolder(folder, root, criuOptions);
+    await makeFolder(folder, root);
     const gate = cleanup.use(Fifo.open(path.join(folder, "gate")));
     const verdict = cleanup.use(Fifo.open(path.join(folder, "verdict")));
     cleanup.defer(() => rm(folder, { recursive: true, force: true })); // goes first: see `releaseHeld`
@@ -92,12 +94,19 @@ export class Staging implements AsyncDisposable {
     started.catch(() => {}); // told to whoever waits for a mark, or for the start
     await marks.wait("args", started);
     const bundle = await readBundle(await readFile(path.join(folder, "args"), "utf8"));
+    const mounts = await readFile("/proc/self/mountinfo", "utf8");
+    const cgroups = bundle.cgroup === undefined ? [] : cgroupMountOptions(mounts, bundle.cgroup.destination, bundle.cgroup.path);
+    await writeFile(path.join(folder, "criu.conf"), restoreConfiguration(path.join(folder, "hold"), [...criuOptions, ...cgroups]));
 
     const namespace = cleanup.use(NetworkNamespace.create());
     const silence = cleanup.use(new SilentNetwork(namespace));
     const holder = startHolder(namespace);
     cleanup.defer(() => void holder.kill("SIGKILL"));
-    for (const hook of bundle.networkHooks) await runHook(hook, bundle, container, holder);
+    {
+      using _trust = trustNewAddresses(namespace);
+      for (const hook of bundle.networkHooks) await runHook(hook, bundle, container, holder);
+    }
+    setSysctls(namespace, bundle.networkSysctls);
     await bundle.rewrite(await engineNameOf(namespace), path.join(folder, "criu.conf"));
 
     return new Staging({ folder, rootfs: bundle.rootfs, namespace, silence, cleanup: cleanup.move(), gate, verdict, marks, started });
@@ -157,7 +166,7 @@ export async function releaseHeld(container: ContainerId): Promise<void> {
 
 const FIFOS = ["gate", "verdict"] as const;
 
-async function makeFolder(folder: string, root: Owner, criuOptions: readonly string[]): Promise<void> {
+async function makeFolder(folder: string, root: Owner): Promise<void> {
   // CRIU restores as the container's root, which is not this host's where user namespaces are remapped: it must be able to pass and to
   // read, and nobody else may read.
   await mkdir(folder, { recursive: true, mode: 0o711 });
@@ -166,9 +175,7 @@ async function makeFolder(folder: string, root: Owner, criuOptions: readonly str
     await chown(path.join(folder, name), root.uid, root.gid);
   }
   for (const name of FIFOS) await promisify(execFile)("mkfifo", ["-m", "600", path.join(folder, name)]);
-  const script = path.join(folder, "hold");
-  await symlink(HOLD_SCRIPT, script);
-  await writeFile(path.join(folder, "criu.conf"), restoreConfiguration(script, criuOptions));
+  await symlink(HOLD_SCRIPT, path.join(folder, "hold"));
 }
 
 /** Where Docker keeps the network namespaces of its containers, each as long as its container runs. */

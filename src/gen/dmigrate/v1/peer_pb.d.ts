@@ -116,9 +116,11 @@ export declare const CreateContainerRequestSchema: GenMessage<CreateContainerReq
  */
 export declare type CreateContainerResponse = Message<"dmigrate.v1.CreateContainerResponse"> & {
   /**
-   * @generated from field: string container_id = 1;
+   * What of the description this engine could not do.
+   *
+   * @generated from field: repeated string warnings = 1;
    */
-  containerId: string;
+  warnings: string[];
 };
 
 /**
@@ -142,6 +144,13 @@ export declare type StageRequest = Message<"dmigrate.v1.StageRequest"> & {
    * @generated from field: repeated string criu_options = 2;
    */
   criuOptions: string[];
+
+  /**
+   * Names of the container's interfaces on the source, by each of their IP addresses in hexadecimal digits.
+   *
+   * @generated from field: map<string, string> interface_names = 3;
+   */
+  interfaceNames: { [key: string]: string };
 };
 
 /**
@@ -154,6 +163,10 @@ export declare const StageRequestSchema: GenMessage<StageRequest>;
  * @generated from message dmigrate.v1.StageResponse
  */
 export declare type StageResponse = Message<"dmigrate.v1.StageResponse"> & {
+  /**
+   * @generated from field: repeated string warnings = 1;
+   */
+  warnings: string[];
 };
 
 /**
