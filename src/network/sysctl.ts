@@ -44,17 +44,16 @@ export function trustNewAddresses(namespace: NetworkNamespace): Disposable {
     if (!existsSync(IPV6)) return { [Symbol.dispose]: () => {} };
     const before = readFileSync(path.join(IPV6, "default/accept_dad"), "utf8");
     setDuplicateDetection(["default"], "0");
-    const dispose = (): void =>
-      namespace.run(() =>
-        setAll(
-          readdirSync(IPV6).filter((name) => name !== "all"),
-          before,
-        ),
-      );
-    return { [Symbol.dispose]: dispose };
+    const restore = (): void => setDuplicateDetection(readdirSync(IPV6).filter(isSingle), before);
+    return { [Symbol.dispose]: () => namespace.run(restore) };
   });
 }
 
 function setDuplicateDetection(interfaceNames: readonly string[], value: string): void {
   for (const name of interfaceNames) writeFileSync(path.join(IPV6, name, "accept_dad"), value);
+}
+
+/** Whether it is a single interface's name, or `default`. */
+function isSingle(name: string): boolean {
+  return name !== "all";
 }
