@@ -3,6 +3,9 @@
  * A configuration file overrides the options that runc sends over RPC (criu(8), "Configuration files in RPC mode").
  */
 
+/** Label or annotation of a container by which runc knows where CRIU's configuration for it lies (libcontainer/criu_linux.go). */
+export const CONFIGURATION_LABEL = "org.criu.config";
+
 /**
  * Both sides skip what we do ourselves or what runc does anyway:
  * - `network-lock skip`: our own lock holds what clients send instead of dropping it (src/network), and spares two iptables processes;

@@ -10,14 +10,17 @@ import { connect, createServer } from "node:net";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import path from "node:path";
+import * as z from "zod";
 import { DmigrateError } from "../core/errors.ts";
 import type { ContainerId } from "../core/ids.ts";
+import { parseExact, stringifyExact } from "../core/json.ts";
+import { CONFIGURATION_LABEL } from "./configuration.ts";
 import { lastErrors } from "./log.ts";
 
 /** Where Docker keeps its runc's state: in a folder for each namespace of containerd, `moby` or, with userns-remap, `moby-UID.GID`. */
 const RUNC_ROOTS = "/run/docker/runtime-runc";
 
-const WITH_CONFIGURATION = fileURLToPath(new URL("../shim/with-criu-config", import.meta.url));
+const WHEN_TOLD = fileURLToPath(new URL("../shim/when-told", import.meta.url));
 
 /** What to dump and where to. */
 export interface LazyDumpRequest {
@@ -59,16 +62,15 @@ export interface LazyDump {
 
 /** Makes everything ready for a lazy dump. Disposing of what it returns leaves a dump that has begun alone. */
 export async function prepareDump({ container, folder, configuration }: LazyDumpRequest): Promise<PreparedDump> {
-  const [images, work] = [path.join(folder, "images"), path.join(folder, "work")];
-  for (const each of [images, work, "/etc/criu"]) await mkdir(each, { recursive: true, mode: 0o700 });
+  const [images, work, root] = [path.join(folder, "images"), path.join(folder, "work"), path.join(folder, "runc")];
+  for (const each of [images, work]) await mkdir(each, { recursive: true, mode: 0o700 });
   const configurationFile = path.join(folder, "criu.conf");
   await writeFile(configurationFile, configuration, { mode: 0o600 });
+  await copyState(container, root, configurationFile);
   const port = await freePort();
-  const root = await runcRootOf(container);
   const argv = [
     // The container stands still meanwhile: CRIU goes before whatever else this host does.
-    ...["-n", "-20", "unshare", "--mount", "--propagation", "private", "--", "sh", WITH_CONFIGURATION, configurationFile],
-    ...["runc", "--root", root, "checkpoint", "--image-path", images, "--work-path", work],
+    ...["-n", "-20", "sh", WHEN_TOLD, "runc", "--root", root, "checkpoint", "--image-path", images, "--work-path", work],
     ...[
       "--leave-running",
       "--lazy-pages",
@@ -100,6 +102,23 @@ export async function prepareDump({ container, folder, configuration }: LazyDump
     },
   };
 }
+
+/**
+ * Copies runc's state of a container, with CRIU's configuration for it in another place: there is no option for that, and a container that
+ * came by a migration has the place in its state where it was then.
+ * @param root what to pass to runc as `--root`
+ */
+async function copyState(container: ContainerId, root: string, configurationFile: string): Promise<void> {
+  const original = path.join(await runcRootOf(container), container, "state.json");
+  const { config, ...rest } = runcState.parse(parseExact(await readFile(original, "utf8")));
+  const labels = (config.labels ?? []).filter((label) => !label.startsWith(`${CONFIGURATION_LABEL}=`));
+  const copy = { ...rest, config: { ...config, labels: [...labels, `${CONFIGURATION_LABEL}=${configurationFile}`] } };
+  await mkdir(path.join(root, container), { recursive: true, mode: 0o700 });
+  await writeFile(path.join(root, container, "state.json"), stringifyExact(copy), { mode: 0o600 });
+}
+
+/** What of runc's state of a container matters here (libcontainer/container_linux.go, `State`). */
+const runcState = z.looseObject({ config: z.looseObject({ labels: z.array(z.string()).nullish() }) });
 
 /** What Docker passes to runc as `--root`. */
 async function runcRootOf(container: ContainerId): Promise<string> {

@@ -7,7 +7,7 @@ import { cleanPath, describe } from "./describe.ts";
 import type { ContainerDescription, ImageDescription, VolumeDescription } from "./description.ts";
 import type { Engine } from "./engine.ts";
 import type { ContainerConfig, CreatedContainer, Endpoint, HostConfig } from "./inspect.ts";
-import { stringifyExact } from "./json.ts";
+import { stringifyExact } from "../core/json.ts";
 import { NEVER_RESTART } from "./lifecycle.ts";
 import { allowAddresses } from "./networks.ts";
 import { isNotFound, refusalOf } from "./transport.ts";

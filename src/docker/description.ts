@@ -6,7 +6,7 @@ import * as z from "zod";
 import { DmigrateError } from "../core/errors.ts";
 import { containerId } from "../core/ids.ts";
 import { containerConfig, digest, endpoint, hostConfig } from "./inspect.ts";
-import { parseExact, stringifyExact } from "./json.ts";
+import { parseExact, stringifyExact } from "../core/json.ts";
 
 /** moby's `RestrictedNameChars`, for containers and volumes. */
 const name = z.string().regex(/^[a-zA-Z0-9][a-zA-Z0-9_.-]+$/);

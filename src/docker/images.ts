@@ -9,7 +9,7 @@ import tar from "tar-stream";
 import { DmigrateError } from "../core/errors.ts";
 import type { ImageDescription } from "./description.ts";
 import type { Engine } from "./engine.ts";
-import { parseExact } from "./json.ts";
+import { parseExact } from "../core/json.ts";
 import { isNotFound, refusalOf } from "./transport.ts";
 
 /**

@@ -6,7 +6,7 @@ import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { text } from "node:stream/consumers";
 import { DmigrateError, messageOf } from "../core/errors.ts";
-import { parseExact, stringifyExact } from "./json.ts";
+import { parseExact, stringifyExact } from "../core/json.ts";
 
 /** What the engine said when it refused; the cause of the DOCKER error that `Transport` throws. */
 export class EngineRefusal extends Error {

@@ -6,7 +6,9 @@ import { readFile, realpath, writeFile } from "node:fs/promises";
 import path from "node:path";
 import * as z from "zod";
 import { DmigrateError } from "../../core/errors.ts";
+import { parseExact, stringifyExact } from "../../core/json.ts";
 import { cgroupOf } from "../../criu/cgroup-mounts.ts";
+import { CONFIGURATION_LABEL } from "../../criu/configuration.ts";
 
 const hook = z.object({ path: z.string(), args: z.array(z.string()).optional(), env: z.array(z.string()).optional() });
 /** A program that an engine wants to be run while a container is made (OCI runtime specification, "POSIX-platform Hooks"). */
@@ -26,9 +28,6 @@ const config = z.looseObject({
     cgroupsPath: z.string().optional(),
   }),
 });
-
-/** Annotation that tells runc where CRIU's configuration for this container lies. */
-const CRIU_CONFIGURATION = "org.criu.config";
 
 /** A held container's bundle. */
 export interface Bundle {
@@ -62,13 +61,13 @@ export async function readBundle(args: string): Promise<Bundle> {
     );
   }
   const file = path.join(folder, "config.json");
-  const parsed = config.parse(JSON.parse(await readFile(file, "utf8")));
+  const parsed = config.parse(parseExact(await readFile(file, "utf8")));
   const rewrite = async (netnsPath: string, criuConfiguration: string): Promise<void> => {
     const { prestart: _, createRuntime: __, ...otherHooks } = parsed.hooks ?? {};
     const namespaces = parsed.linux.namespaces.map((each) => (each.type === "network" ? { ...each, path: netnsPath } : each));
-    const annotations = { ...parsed.annotations, [CRIU_CONFIGURATION]: criuConfiguration };
+    const annotations = { ...parsed.annotations, [CONFIGURATION_LABEL]: criuConfiguration };
     const mounts = await Promise.all((parsed.mounts ?? []).map(withoutLinks));
-    await writeFile(file, JSON.stringify({ ...parsed, mounts, hooks: otherHooks, annotations, linux: { ...parsed.linux, namespaces } }));
+    await writeFile(file, stringifyExact({ ...parsed, mounts, hooks: otherHooks, annotations, linux: { ...parsed.linux, namespaces } }));
   };
   return {
     folder,

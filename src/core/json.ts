@@ -1,5 +1,5 @@
 /**
- * JSON whose integers survive: Docker's are 64 bits wide (a ulimit of 9223372036854775807 is common), JavaScript's 53.
+ * JSON whose integers survive: those of Docker and runc are 64 bits wide (an unlimited ulimit is 18446744073709551615), JavaScript's 53.
  */
 
 declare global {
