@@ -10,12 +10,10 @@ import { connect, createServer } from "node:net";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import path from "node:path";
-import * as z from "zod";
 import { DmigrateError } from "../core/errors.ts";
 import type { ContainerId } from "../core/ids.ts";
-import { parseExact, stringifyExact } from "../core/json.ts";
-import { CONFIGURATION_LABEL } from "./configuration.ts";
 import { lastErrors } from "./log.ts";
+import { withConfiguration } from "./runc-state.ts";
 
 /** Where Docker keeps its runc's state: in a folder for each namespace of containerd, `moby` or, with userns-remap, `moby-UID.GID`. */
 const RUNC_ROOTS = "/run/docker/runtime-runc";
@@ -104,21 +102,15 @@ export async function prepareDump({ container, folder, configuration }: LazyDump
 }
 
 /**
- * Copies runc's state of a container, with CRIU's configuration for it in another place: there is no option for that, and a container that
- * came by a migration has the place in its state where it was then.
+ * Copies runc's state of a container, with CRIU's configuration for it in another place: runc has no option for that.
  * @param root what to pass to runc as `--root`
  */
 async function copyState(container: ContainerId, root: string, configurationFile: string): Promise<void> {
   const original = path.join(await runcRootOf(container), container, "state.json");
-  const { config, ...rest } = runcState.parse(parseExact(await readFile(original, "utf8")));
-  const labels = (config.labels ?? []).filter((label) => !label.startsWith(`${CONFIGURATION_LABEL}=`));
-  const copy = { ...rest, config: { ...config, labels: [...labels, `${CONFIGURATION_LABEL}=${configurationFile}`] } };
+  const state = withConfiguration(await readFile(original, "utf8"), configurationFile);
   await mkdir(path.join(root, container), { recursive: true, mode: 0o700 });
-  await writeFile(path.join(root, container, "state.json"), stringifyExact(copy), { mode: 0o600 });
+  await writeFile(path.join(root, container, "state.json"), state, { mode: 0o600 });
 }
-
-/** What of runc's state of a container matters here (libcontainer/container_linux.go, `State`). */
-const runcState = z.looseObject({ config: z.looseObject({ labels: z.array(z.string()).nullish() }) });
 
 /** What Docker passes to runc as `--root`. */
 async function runcRootOf(container: ContainerId): Promise<string> {

@@ -47,7 +47,7 @@ const OPTIONS = [
     "--ulimit",
     "nofile=1234:2345",
     "--ulimit",
-    "memlock=-1:-1",
+    "fsize=9007199254740993",
     "--ulimit",
     "core=0",
     "--cap-drop",
