@@ -84,7 +84,7 @@ export const arrivalChecks = {
           host,
         );
       }
-      if (highestCpu(set) >= cpuCount) {
+      if (Math.max(-1, ...cpusIn(set)) >= cpuCount) {
         yield blocker(
           `The container is bound to processors ${set}; ${host} has 0-${cpuCount - 1}`,
           `bind it to processors that both have: \`docker update --cpuset-cpus 0-${cpuCount - 1} ${needs.name}\``,
@@ -280,13 +280,13 @@ function imageBytes(container: ContainerFacts): number {
   return IMAGE_BASE_BYTES + frozenBytes(container);
 }
 
-/** The highest processor of a list like `0-2,7`; -1 if it is empty. */
-function highestCpu(set: string): number {
-  return Math.max(
-    -1,
-    ...set
-      .split(/[,-]/)
-      .filter((text) => text !== "")
-      .map(Number),
+/** The processors of a list like `0-2,7` (cpuset(7), "List format"). */
+export function cpusIn(list: string): Set<number> {
+  const ranges = list.split(",").filter((text) => text !== "");
+  return new Set(
+    ranges.flatMap((text) => {
+      const [first = 0, last = first] = text.split("-").map(Number);
+      return Array.from({ length: last - first + 1 }, (_, index) => first + index);
+    }),
   );
 }

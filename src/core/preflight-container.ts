@@ -4,7 +4,7 @@
  * What can't is read off CRIU's sources: criu/files.c (descriptors), sk-*.c (sockets), proc_parse.c (mappings), mount.c and
  * filesystems.c (mounts), seize.c and cr-dump.c (processes), namespaces.c.
  */
-import { frozenBytes } from "./preflight-arrival.ts";
+import { cpusIn, frozenBytes } from "./preflight-arrival.ts";
 import { blocker, fds, nameOf, size, warning, type Check, type Problem } from "./preflight-check.ts";
 import type { ContainerFacts, Descriptor, Namespace, ProcessFacts, Socket } from "./preflight-facts.ts";
 import { missingFeatures, RUNTIME } from "./preflight-hosts.ts";
@@ -214,6 +214,30 @@ export const containerChecks = {
           host.host,
         );
       }
+    },
+  },
+  processors: {
+    passed: () => "No thread is bound to certain processors",
+    *find({ container: { processes, needs }, source }) {
+      const given = needs.cpus.set === "" ? source.cpuCount : cpusIn(needs.cpus.set).size;
+      for (const process of processes) {
+        const bound = process.processors.filter((list) => cpusIn(list).size < given);
+        if (bound.length === 0) continue;
+        yield warning(
+          `${nameOf(process)} has threads bound to processors ${bound.join(" and ")}, which CRIU does not restore: they will run on any`,
+          "let the application bind them again (sched_setaffinity, taskset), or bind the container instead (--cpuset-cpus)",
+        );
+      }
+    },
+  },
+  multicast: {
+    passed: () => "No socket receives at a multicast address",
+    *find({ container: { multicastGroups } }) {
+      if (multicastGroups.length === 0) return;
+      yield warning(
+        `Sockets of the container have joined multicast groups (${multicastGroups.join(", ")}), which CRIU does not restore`,
+        "let the application join them again on the target, or restart it there",
+      );
     },
   },
   mounts: {

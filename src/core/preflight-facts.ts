@@ -180,6 +180,8 @@ export interface ContainerFacts {
   readonly mounts: readonly MountFacts[];
   /** Files in a /dev/shm that other containers may join (`--ipc shareable`): it lies on the host, and they would stay there. */
   readonly shareableFiles: readonly string[];
+  /** Multicast addresses that its sockets receive at. */
+  readonly multicastGroups: readonly string[];
   /** POSIX message queues, mq_overview(7). */
   readonly messageQueues: readonly string[];
   /** Where watched files of its root lie, by inode number; those that are nowhere are missing. */
@@ -216,6 +218,8 @@ export interface ProcessFacts {
   /** One letter of proc_pid_stat(5). */
   readonly state: string;
   readonly threadCount: number;
+  /** The processors that its threads may run on, each list once, like `0-3,8`: cpuset(7), "List format". */
+  readonly processors: readonly string[];
   /** Pid of the process that traces it, 0 if none. */
   readonly tracerPid: number;
   readonly origin: Origin;

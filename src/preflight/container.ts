@@ -2,6 +2,7 @@
  * Gathers what a preflight has to know of a running container: from the Docker Engine what it was given, from /proc what its
  * processes hold. Nothing is stopped, entered or changed.
  */
+import { existsSync } from "node:fs";
 import { readdir, readFile, statfs } from "node:fs/promises";
 import * as z from "zod";
 import { DmigrateError } from "../core/errors.ts";
@@ -11,7 +12,7 @@ import type { Engine } from "../docker/engine.ts";
 import type { InspectedContainer, InspectedExec } from "../docker/inspect.ts";
 import { isNotFound } from "../docker/transport.ts";
 import { pathKind, pathsOf, treeBytes } from "./paths.ts";
-import { parseMountinfo, type Mount } from "./proc.ts";
+import { parseMountinfo, parseMulticast, type Mount } from "./proc.ts";
 import { isGone } from "./process.ts";
 import { readProcesses } from "./processes.ts";
 import { canonicalAddress } from "./sockets.ts";
@@ -82,6 +83,7 @@ async function gather(
     volumesShared: await sharedVolumes(engine, container),
     mounts: await ownMounts(container, init, mounts),
     shareableFiles: modes.ipc === "shareable" ? await readdir(`${init}/root/dev/shm`) : [],
+    multicastGroups: parseMulticast(await readFile(`${init}/net/igmp`, "utf8"), await readIfThere(`${init}/net/igmp6`)),
     messageQueues: await messageQueues(init, mounts),
     watchedPaths: await pathsOf(`${init}/root`, watchedInodes(processes)),
     processes,
@@ -180,6 +182,11 @@ async function usedBytes(mountPoint: string): Promise<number> {
 async function messageQueues(init: string, mounts: readonly Mount[]): Promise<string[]> {
   const mount = mounts.find(({ type }) => type === "mqueue");
   return mount === undefined ? [] : await readdir(`${init}/root${mount.path}`);
+}
+
+/** "" where the kernel has no such thing, like IPv6. */
+async function readIfThere(file: string): Promise<string> {
+  return existsSync(file) ? await readFile(file, "utf8") : "";
 }
 
 function watchedInodes(processes: readonly ProcessFacts[]): number[] {

@@ -12,6 +12,7 @@ import {
   parseCpuFlags,
   parseMaps,
   parseMountinfo,
+  parseMulticast,
   parseSmapsRollup,
   parseStatus,
 } from "./proc.ts";
@@ -105,6 +106,19 @@ test("a cgroup holds what lies below it, not what is called alike", () => {
   assert.ok(isWithin("/docker", "/"));
   assert.ok(!isWithin("/docker/12", "/docker/1"));
   assert.ok(!isWithin(undefined, "/"));
+});
+
+test("multicast addresses are those that somebody joined", () => {
+  const igmp = "Idx\tDevice    : Count Querier\tGroup    Users Timer\tReporter\n1\tlo        :     1      V3\n";
+  const group = (hex: string): string => `\t\t\t\t${hex}     1 0:00000000\t\t0\n`;
+  const igmp6 = ["ff020000000000000000000000000001", "ff0200000000000000000001ff4d00d2", "ff020000000000000000000000000114"];
+  const lines6 = igmp6.map((hex) => `7    eth0            ${hex}     1 00000004 0\n`).join("");
+  assert.deepEqual(parseMulticast(igmp + group("010000E0") + group("030201EF"), lines6), ["239.1.2.3", "ff02::114"]);
+  assert.deepEqual(parseMulticast(igmp + group("010000E0"), ""), []);
+  assert.deepEqual(
+    parseMulticast(read("net/igmp"), read("net/igmp6")).filter((address) => !/^(22[4-9]|23\d|ff)/.test(address)),
+    [],
+  );
 });
 
 test("free huge pages are counted in bytes", () => {

@@ -2,6 +2,7 @@
  * The text files of /proc, read into values (proc(5) and the pages it names). Pure.
  */
 import type { MemoryFacts } from "../core/preflight-facts.ts";
+import { canonicalAddress, parseAddress } from "./sockets.ts";
 
 /** What of /proc/PID/status a preflight needs (proc_pid_status(5)). */
 export interface Status {
@@ -87,6 +88,16 @@ export function parseMountinfo(text: string): Mount[] {
     return [{ id: Number(id), device, root: unescapeOctal(root), path: unescapeOctal(path), type, options: unescapeOctal(options) }];
   });
 }
+
+/** Multicast addresses in /proc/PID/net/igmp and igmp6, without those that the kernel itself receives at (RFC 1112, RFC 4861). */
+export function parseMulticast(igmp: string, igmp6: string): string[] {
+  const ipv4 = [...igmp.matchAll(/^\s+([0-9A-F]{8})\s/gm)].map(([, hex = ""]) => parseAddress(hex));
+  const ipv6 = [...igmp6.matchAll(/\s([0-9a-f]{32})\s/g)].map(([, hex = ""]) => canonicalAddress(hex.replace(/.{4}(?!$)/g, "$&:")));
+  return [...new Set([...ipv4, ...ipv6])].filter((address) => !KERNELS_GROUPS.test(address));
+}
+
+/** All hosts, all nodes, all routers, and the solicited-node addresses. */
+const KERNELS_GROUPS = /^(224\.0\.0\.[12]|ff0[125]::[12]|ff02::1:ff[0-9a-f:]+)$/;
 
 /** The cgroup that a process is frozen with: that of the v1 freezer if there is one, else the v2 one (cgroups(7), /proc/PID/cgroup). */
 export function parseCgroup(text: string): string | undefined {

@@ -52,13 +52,15 @@ const DEV_ZERO = "/dev/zero";
 export function readProcess(folder: string, surroundings: Surroundings): ProcessReading {
   const { capabilities: _, ...status } = parseStatus(readFileSync(`${folder}/status`, "utf8"));
   const pid = Number(path.basename(folder));
-  if (status.state === ZOMBIE) return { pid, ...status, memory: NO_MEMORY, foreignNamespaces: [], descriptors: [], mappings: [] };
+  if (status.state === ZOMBIE)
+    return { pid, ...status, memory: NO_MEMORY, foreignNamespaces: [], processors: [], descriptors: [], mappings: [] };
   const namespaces = readNamespaces(folder);
   return {
     pid,
     ...status,
     memory: parseSmapsRollup(readFileSync(`${folder}/smaps_rollup`, "utf8")),
     foreignNamespaces: NAMESPACES.filter((namespace) => namespaces[namespace] !== surroundings.namespaces[namespace]),
+    processors: readProcessors(folder),
     descriptors: readDescriptors(folder, surroundings),
     mappings: readMappings(folder),
   };
@@ -67,6 +69,14 @@ export function readProcess(folder: string, surroundings: Surroundings): Process
 /** Where the links of /proc/PID/ns lead (namespaces(7)). */
 export function readNamespaces(folder: string): Namespaces {
   return Object.fromEntries(NAMESPACES.map((namespace) => [namespace, readlinkSync(`${folder}/ns/${namespace}`)]));
+}
+
+/** What each thread may run on. */
+function readProcessors(folder: string): string[] {
+  const lists = new Set<string>();
+  for (const thread of readdirSync(`${folder}/task`))
+    unlessGone(() => lists.add(/^Cpus_allowed_list:\s*(\S+)$/m.exec(readFileSync(`${folder}/task/${thread}/status`, "utf8"))?.[1] ?? ""));
+  return [...lists];
 }
 
 function readDescriptors(folder: string, surroundings: Surroundings): Descriptor[] {
