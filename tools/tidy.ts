@@ -1,11 +1,14 @@
-/** House rules that no linter knows: how a file opens, how long a line is, and which words stay out. */
-import { globSync } from "node:fs";
+/** House rules that no linter knows: how a file opens, how long a line is, which words stay out, and that named files are there. */
+import { existsSync, globSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 
 const MAX_COLUMNS = 140;
 /** They quote what is banned. */
 const QUOTING = ["tools/tidy.ts", "tools/check.test.ts"];
 const OPENING = /^(#!.*\n)?\/\*\*(\n \*)? \S/;
+
+/** A file of ours, by its path from the root of the checkout. */
+const NAMED_FILE = /(?<![\w./-])(src|lab|test|tools|docs|proto)\/[\w./-]+\.(ts|md|proto)\b/g;
 
 /** Words that say nothing, or for which the project has another. */
 const BANNED: readonly (readonly [word: RegExp, remedy: string])[] = [
@@ -31,6 +34,7 @@ async function checkFile(file: string): Promise<string[]> {
   for (const [index, line] of text.split("\n").entries()) {
     const place = `${file}:${index + 1}`;
     if (line.length > MAX_COLUMNS && !file.endsWith(".md")) breaches.push(`${place}: ${line.length} columns, at most ${MAX_COLUMNS}`);
+    for (const [named] of line.matchAll(NAMED_FILE)) if (!existsSync(named)) breaches.push(`${place}: there is no ${named}`);
     for (const [word, remedy] of BANNED) {
       const found = word.exec(line);
       if (found) breaches.push(`${place}: "${found[0]}": ${remedy}`);

@@ -25,7 +25,7 @@ export function cgroupMountOptions(mountinfo: string, destination: string, cgrou
 
 /**
  * The cgroup that a container's configuration names, from the root of every hierarchy: a path, or with the systemd driver
- * `SLICE:PREFIX:NAME` (OCI runtime specification, "Cgroups Path"; runc's docs/systemd.md).
+ * `SLICE:PREFIX:NAME` (OCI runtime specification, "Cgroups Path"; runc, "systemd cgroup driver").
  */
 export function cgroupOf(cgroupsPath: string): string {
   const [slice, prefix, name] = cgroupsPath.split(":");
