@@ -255,7 +255,7 @@ test("sessions are asked for nothing before they have recovered", async (t) => {
       finish() {
         order.push("asked");
         journal.move(id, "rolled-back");
-        return Promise.resolve();
+        return Promise.resolve(["it has ended"]);
       },
     },
   });
@@ -268,7 +268,7 @@ test("sessions are asked for nothing before they have recovered", async (t) => {
   assert.equal(await untilAnswered(() => first.context.peers.to(b).state(id)), "running"); // so the agent listens
   recovering.resolve();
   await restarting;
-  await finished;
+  assert.deepEqual(await finished, ["it has ended"]);
   assert.deepEqual(order, ["recovered", "asked"]);
 });
 

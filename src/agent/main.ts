@@ -13,6 +13,10 @@ export async function serveUntilSignal(flags: RawConfig, startSessions: StartSes
   const signal = Promise.withResolvers<NodeJS.Signals>();
   process.once("SIGTERM", signal.resolve);
   process.once("SIGINT", signal.resolve);
+  process.once("uncaughtException", (error) => {
+    log.fatal({ err: error }, "ended by a bug; the next agent goes on with what this one left");
+    process.kill(process.pid, "SIGKILL"); // an ordinary end would wait for threads that wait in the kernel
+  });
   await using agent = await runAgent(config, startSessions, log);
   log.info({ socket: agent.socketPath, listen: agent.listen, signal: await signal.promise }, "ending");
 }

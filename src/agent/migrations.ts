@@ -83,8 +83,8 @@ export interface TargetCalls {
   deliver(id: MigrationId, packets: readonly Uint8Array[], options?: CallOptions): Promise<void>;
   /** Returns when the last page arrived. */
   awaitPages(id: MigrationId, options?: CallOptions): Promise<PageCounts>;
-  /** Closes a completed session. */
-  finish(id: MigrationId, options?: CallOptions): Promise<void>;
+  /** Closes a completed session. Returns warnings: what has become of the container. */
+  finish(id: MigrationId, options?: CallOptions): Promise<readonly string[]>;
   /** Undoes everything a session did. Throws CANCEL_TOO_LATE after `commit`. */
   abort(id: MigrationId, options?: CallOptions): Promise<void>;
 }

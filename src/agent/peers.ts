@@ -102,7 +102,7 @@ function peerOver(client: Client<typeof PeerService>, member: Member): Peer {
       return pagesFromProto((await asking(client.awaitPages({ migration: id }, options), options)).pages);
     },
     async finish(id, options) {
-      await asking(client.finish({ migration: id }, options), options);
+      return (await asking(client.finish({ migration: id }, options), options)).warnings;
     },
     async abort(id, options) {
       await asking(client.abort({ migration: id }, options), options);

@@ -74,7 +74,15 @@ export const inspectedContainer = z.looseObject({
   Name: z.string(),
   /** Id of the image. */
   Image: digest,
-  State: z.looseObject({ Running: z.boolean(), Paused: z.boolean(), Restarting: z.boolean(), Pid: z.int() }),
+  State: z.looseObject({
+    /** `created` if it never was seen running. */
+    Status: z.string(),
+    Running: z.boolean(),
+    Paused: z.boolean(),
+    Restarting: z.boolean(),
+    Pid: z.int(),
+    ExitCode: z.int(),
+  }),
   ExecIDs: strings,
   Config: containerConfig,
   HostConfig: hostConfig,

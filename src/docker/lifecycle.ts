@@ -20,6 +20,20 @@ export async function setRestartPolicy(engine: Engine, id: string, policy: Resta
   await engine.updateContainer(id, { RestartPolicy: policy });
 }
 
+/**
+ * Starts a container that ended before it had its restart policy, if that policy would have started it.
+ * @returns what became of a container that does not run; undefined if it does
+ */
+export async function restartIfEnded(engine: Engine, id: string, policy: RestartPolicy): Promise<string | undefined> {
+  const { State } = await engine.inspectContainer(id);
+  if (State.Running || State.Restarting) return undefined;
+  // Of one that never was seen running nobody knows how it ended.
+  const [wasSeen, how] = State.Status === "created" ? [false, "nobody knows how"] : [true, `with exit code ${State.ExitCode}`];
+  const restarts = policy.Name === "on-failure" ? wasSeen && State.ExitCode !== 0 : sameName(policy) !== "no";
+  if (restarts) await engine.startContainer(id);
+  return `ended by itself right after the handover, ${how}${restarts ? ", and was started again as its restart policy says" : ""}`;
+}
+
 function sameName({ Name }: RestartPolicy): string {
   return Name === "" ? "no" : Name;
 }

@@ -9,7 +9,7 @@ import { createContainer, type MadeContainer } from "../../src/docker/create.ts"
 import { describe } from "../../src/docker/describe.ts";
 import { readDescription, writeDescription } from "../../src/docker/description.ts";
 import type { InspectedContainer } from "../../src/docker/inspect.ts";
-import { NEVER_RESTART, discardContainer, setRestartPolicy } from "../../src/docker/lifecycle.ts";
+import { NEVER_RESTART, discardContainer, restartIfEnded, setRestartPolicy } from "../../src/docker/lifecycle.ts";
 import { ensureNetwork } from "../../src/docker/networks.ts";
 import { isNotFound, refusalOf } from "../../src/docker/transport.ts";
 import { ensureVolume } from "../../src/docker/volumes.ts";
@@ -264,6 +264,24 @@ test("without a restart policy a container that ends stays ended, with it again 
   await end();
   await until("the container to start again", 10_000, async () => (await a.engine.inspectContainer("eager"))["RestartCount"] === 1);
   assert.deepEqual((await a.engine.inspectContainer("eager")).HostConfig.RestartPolicy, { Name: "on-failure", MaximumRetryCount: 7 });
+});
+
+test("a container that ended before it had its restart policy is started if that policy would have done it", async (t) => {
+  const { a } = hosts();
+  removedAfter(t, "ended");
+  const isStarted = async (policy: string): Promise<boolean> => {
+    const end = await restartIfEnded(a.engine, "ended", { Name: policy, MaximumRetryCount: 0 });
+    assert.match(end ?? "", /^ended by itself right after the handover, with exit code \d/);
+    return end?.includes("started again") ?? false;
+  };
+  await runOn(a, "ended", { Entrypoint: ["sh", "-c", "exit 0"], Cmd: [] });
+  await a.engine.awaitContainer("ended", "not-running");
+  assert.deepEqual([await isStarted("no"), await isStarted("on-failure")], [false, false]);
+  await a.engine.removeContainer("ended", { force: true });
+  await runOn(a, "ended", { Entrypoint: ["sh", "-c", "[ -e /tmp/came ] || { touch /tmp/came; exit 3; }; sleep 1000"], Cmd: [] });
+  await a.engine.awaitContainer("ended", "not-running");
+  assert.equal(await isStarted("on-failure"), true);
+  assert.equal(await restartIfEnded(a.engine, "ended", { Name: "always", MaximumRetryCount: 0 }), undefined, "it runs");
 });
 
 test("a container that removes itself may be discarded at any moment", async () => {

@@ -147,3 +147,21 @@ test("its restart policy holds, and it ends as it was told to", async () => {
   await b.run("docker", "stop", "full");
   assert.equal((await b.run("docker", "inspect", "--format", "{{.State.ExitCode}}", "full")).trim(), String(STOP_CODE));
 });
+
+/** Ends as soon as it runs somewhere else: it knows by a file that lies on the source alone. */
+const IMPATIENT = "while [ -e /source/here ]; do :; done; exit 3";
+
+test("a container that ends as soon as it runs on the target is started there again, if that is its policy", async () => {
+  await a.run("sh", "-c", "mkdir /source && touch /source/here");
+  await b.run("mkdir", "/source");
+  const image = await provideImage(a, busyboxImage);
+  const options = ["--restart", "always", "--network", "front", "--volume", "/source:/source"];
+  await a.run("docker", "run", "--detach", "--name", "impatient", ...options, image, "sh", "-c", IMPATIENT);
+  const { outcome, report } = await migrate(a, "impatient", "b");
+  assert.equal(outcome, "completed");
+  await b.run("touch", "/source/here");
+  const running = async (): Promise<string> => (await b.run("docker", "inspect", "--format", "{{.State.Running}}", "impatient")).trim();
+  await until("it to run", 20_000, async () => (await running()) === "true");
+  assert.match(report?.warnings.join() ?? "", /ended by itself right after the handover/);
+  await assertClean(a, "impatient");
+});

@@ -94,8 +94,7 @@ function peerService({ cluster, journal, targets, ending, recovered }: PeerParts
       return { pages: pagesToProto(await targets.awaitPages(await ofCaller(migration, context), context)) };
     },
     async finish({ migration }, context) {
-      await targets.finish(await ofCaller(migration, context), context);
-      return {};
+      return { warnings: [...(await targets.finish(await ofCaller(migration, context), context))] };
     },
     async abort({ migration }, context) {
       await targets.abort(await ofCaller(migration, context), context);

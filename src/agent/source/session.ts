@@ -273,7 +273,7 @@ export class SourceSession {
     const lostCount = held.lostCount();
     if (lostCount > 0)
       this.#warn(`${lostCount} packets came faster than they could be held during the handover; their senders send them again`);
-    await this.#persist(dump, () => this.#target.finish(id));
+    this.#warnAll(await this.#persist(dump, () => this.#target.finish(id)));
     await dump.ended;
     await freezer.kill();
     if (!request.keepSource) await discardContainer(this.#engine, description.id, { volumes: true });

@@ -14,7 +14,7 @@ import { createContainer } from "../../docker/create.ts";
 import type { ContainerDescription } from "../../docker/description.ts";
 import type { Engine } from "../../docker/engine.ts";
 import { importImage, planImport, presentLayers } from "../../docker/images.ts";
-import { setRestartPolicy } from "../../docker/lifecycle.ts";
+import { restartIfEnded, setRestartPolicy } from "../../docker/lifecycle.ts";
 import { ensureNetwork } from "../../docker/networks.ts";
 import { ensureVolume, liesOnHost } from "../../docker/volumes.ts";
 import { announce } from "../../network/announce.ts";
@@ -58,6 +58,8 @@ export class TargetSession {
   #pageChannel: Duplex | undefined;
   #pages: TaskPages | undefined;
   #imagesReceived = Promise.withResolvers<void>();
+  /** From the commit on. */
+  #handedOver: Promise<readonly string[]> | undefined;
 
   /** @param ended called when the session has ended, however it did */
   constructor(context: AgentContext, engine: Engine, subject: SessionSubject, ended: () => void) {
@@ -173,7 +175,19 @@ export class TargetSession {
       this.#context.journal.move(this.subject.id, "failed");
       throw error;
     }
+    this.#handedOver = this.#handToEngine(staging);
+    this.#handedOver.catch(() => {}); // told to `finish`
     return { resumedAfterMs: performance.now() - beganAt };
+  }
+
+  /** The container runs: from now on its engine looks after it. Returns warnings. */
+  async #handToEngine(staging: Staging): Promise<readonly string[]> {
+    const container = this.#need(this.#container, "createContainer");
+    const { name, hostConfig } = this.subject.description;
+    await staging.started().catch(() => {}); // it has ended already: see below
+    await setRestartPolicy(this.#engine, container, hostConfig.RestartPolicy);
+    const end = await restartIfEnded(this.#engine, container, hostConfig.RestartPolicy);
+    return end === undefined ? [] : [`${name} ${end}`];
   }
 
   async #resume(staging: Staging, heldPackets: readonly Uint8Array[]): Promise<void> {
@@ -196,16 +210,14 @@ export class TargetSession {
     return await this.#need(this.#pages, "commit").finish();
   }
 
-  /** Closes a completed session: the container is an ordinary one of this host now. */
-  async finish(): Promise<void> {
-    const staging = this.#need(this.#staging, "commit");
-    await staging.started();
-    const { hostConfig } = this.subject.description;
-    await setRestartPolicy(this.#engine, this.#need(this.#container, "createContainer"), hostConfig.RestartPolicy);
-    await staging[Symbol.asyncDispose]();
+  /** Closes a completed session: the container is an ordinary one of this host now. Returns warnings. */
+  async finish(): Promise<readonly string[]> {
+    const warnings = await this.#need(this.#handedOver, "commit");
+    await this.#need(this.#staging, "commit")[Symbol.asyncDispose]();
     await this.#open.disposeAsync();
     this.#context.journal.move(this.subject.id, "completed");
     this.#ended();
+    return warnings;
   }
 
   /** Undoes everything. Nobody on this host runs the container afterwards. Throws CANCEL_TOO_LATE after `commit`. */

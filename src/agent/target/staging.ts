@@ -90,7 +90,7 @@ export class Staging implements AsyncDisposable {
     cleanup.defer(() => rm(folder, { recursive: true, force: true })); // goes first: see `releaseHeld`
     const marks = cleanup.use(new Marks(folder));
 
-    const started = start().then(() => rm(path.join(folder, "gate"))); // a restart, whatever becomes of the migration, is an ordinary one
+    const started = startThrough(path.join(folder, "gate"), start);
     started.catch(() => {}); // told to whoever waits for a mark, or for the start
     await marks.wait("args", started);
     const bundle = await readBundle(await readFile(path.join(folder, "args"), "utf8"));
@@ -143,7 +143,7 @@ export class Staging implements AsyncDisposable {
     return this.#hasFailed;
   }
 
-  /** Returns when the engine regards the container as started. */
+  /** Returns when the engine regards the container as started; throws if it ended before, or was never let go. */
   started(): Promise<void> {
     return this.#started;
   }
@@ -165,6 +165,15 @@ export async function releaseHeld(container: ContainerId): Promise<void> {
 }
 
 const FIFOS = ["gate", "verdict"] as const;
+
+/** Starts the container, held at the gate. A later start, whatever becomes of the migration, is an ordinary one: the gate goes. */
+async function startThrough(gate: string, start: () => Promise<void>): Promise<void> {
+  try {
+    await start();
+  } finally {
+    await rm(gate, { force: true });
+  }
+}
 
 async function makeFolder(folder: string, root: Owner): Promise<void> {
   // CRIU restores as the container's root, which is not this host's where user namespaces are remapped: it must be able to pass and to
@@ -251,9 +260,10 @@ class Marks implements Disposable {
 
   /** Returns when the file is there; throws if the start fails before, or what `signal` was aborted with. */
   async wait(name: string, started: Promise<void>, signal?: AbortSignal): Promise<void> {
-    const aborted = signal === undefined ? [] : [once(signal, "abort").then(() => signal.throwIfAborted())];
-    const failed = started.then(() => new Promise<never>(() => {}));
-    while (!existsSync(path.join(this.#folder, name))) await Promise.race([this.#changed.promise, failed, ...aborted]);
+    const ends: Promise<unknown>[] = [started.then(() => new Promise<never>(() => {}))];
+    if (signal !== undefined) ends.push(once(signal, "abort").then(() => signal.throwIfAborted()));
+    for (const end of ends) end.catch(() => {}); // the file may be there before anybody asks for these
+    while (!existsSync(path.join(this.#folder, name))) await Promise.race([this.#changed.promise, ...ends]);
   }
 
   async #watch(): Promise<void> {

@@ -333,6 +333,10 @@ export declare const FinishRequestSchema: GenMessage<FinishRequest>;
  * @generated from message dmigrate.v1.FinishResponse
  */
 export declare type FinishResponse = Message<"dmigrate.v1.FinishResponse"> & {
+  /**
+   * @generated from field: repeated string warnings = 1;
+   */
+  warnings: string[];
 };
 
 /**
