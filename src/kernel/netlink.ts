@@ -20,7 +20,7 @@ const ANSWERS_BYTES_MAX = 4 * 1024 * 1024; // one answer to each of several thou
 const HEADER_BYTES = 16; // struct nlmsghdr: u32 length; u16 type, flags; u32 sequence, port
 
 /** One attribute: a string ends with NUL, a number is a big-endian u32 (as nfnetlink has them), an array holds nested attributes. */
-export function attribute(type: number, value: string | number | readonly Uint8Array[]): Uint8Array {
+export function attribute(type: number, value: string | number | Uint8Array | readonly Uint8Array[]): Uint8Array {
   const payload = attributePayload(value);
   const bytes = Buffer.alloc(4 + Math.ceil(payload.length / 4) * 4);
   bytes.writeUInt16LE(4 + payload.length, 0);
@@ -29,8 +29,9 @@ export function attribute(type: number, value: string | number | readonly Uint8A
   return bytes;
 }
 
-function attributePayload(value: string | number | readonly Uint8Array[]): Uint8Array {
+function attributePayload(value: string | number | Uint8Array | readonly Uint8Array[]): Uint8Array {
   if (typeof value === "string") return Buffer.from(`${value}\0`);
+  if (value instanceof Uint8Array) return value;
   if (typeof value !== "number") return Buffer.concat(value);
   const bytes = Buffer.alloc(4);
   bytes.writeInt32BE(value);

@@ -12,6 +12,7 @@ import { inject, type Injected } from "./inject.ts";
 import { ipHeaderOf, PROTOCOL } from "./ip.ts";
 import { packetsOf } from "./offload.ts";
 import { Quarantine } from "./quarantine.ts";
+import { unsettledCount } from "./unsettled.ts";
 
 const ROUTER_SOLICITATION = 133;
 const REDIRECT = 137;
@@ -36,11 +37,17 @@ export class HeldNetwork implements AsyncDisposable {
 
   /**
    * From here on the namespace neither hears nor says anything, and what it does not hear is held. To be called once the container is
-   * frozen, so that its last words get out, and before its sockets are dumped.
+   * frozen, so that its last words get out, and before its sockets are dumped. Again after a `release`.
    */
   lock(): void {
+    this.#tap.receive(); // what came since a release was heard
     this.#tap.open(); // first: a packet that is both held and heard does no harm, one that is neither costs a retransmission
     this.#quarantine.impose();
+  }
+
+  /** How many TCP connections are there that no process holds (see unsettled.ts). */
+  unsettledCount(): number {
+    return unsettledCount(this.#namespace);
   }
 
   /** The IP packets held since the last call, in their order and ready to be injected elsewhere. */
@@ -63,10 +70,12 @@ export class HeldNetwork implements AsyncDisposable {
     return this.#tap.lostCount();
   }
 
-  /** For a rollback: the container stays here, hears again, and gets all that was held, drained before or not. */
+  /** The container stays here for now, hears again, and gets all that was held, drained before or not. */
   release(): Injected {
     this.#quarantine.lift();
-    return inject(this.#namespace, [...this.#drained, ...this.#take()]);
+    const packets = [...this.#drained, ...this.#take()];
+    this.#drained = [];
+    return inject(this.#namespace, packets);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

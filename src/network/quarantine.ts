@@ -6,8 +6,11 @@
  * them (dockerd announces addresses through one while it sets an interface up), so filters of the family netdev stop at each
  * interface what comes by any way; those need the interface to be there.
  *
- * All consists of empty chains whose policy is to drop, set up and taken down in one nf_tables transaction of well under a
- * millisecond, sent by netlink. It outlives this process: what happens to the namespace must not depend on an agent's life.
+ * One thing passes: what CRIU sends to a socket that it restores, like the FIN of a connection that the peer has closed. It carries
+ * CRIU's mark and never leaves the namespace.
+ *
+ * All consists of chains whose policy is to drop, set up and taken down in one nf_tables transaction of well under a millisecond, sent by
+ * netlink. It outlives this process: what happens to the namespace must not depend on an agent's life.
  */
 import { readFileSync } from "node:fs";
 import { DmigrateError } from "../core/errors.ts";
@@ -32,10 +35,29 @@ const NFT_MSG_NEWTABLE = (NFNL_SUBSYS_NFTABLES << 8) | 0;
 const NFT_MSG_DELTABLE = (NFNL_SUBSYS_NFTABLES << 8) | 2;
 const NFT_MSG_NEWCHAIN = (NFNL_SUBSYS_NFTABLES << 8) | 3;
 const NLM_F_CREATE = 0x400;
+const NFT_MSG_NEWRULE = (NFNL_SUBSYS_NFTABLES << 8) | 6;
+const NLM_F_APPEND = 0x800;
 const NFTA_TABLE_NAME = 1;
 const NFTA_CHAIN = { TABLE: 1, NAME: 3, HOOK: 4, POLICY: 5, TYPE: 7 } as const;
 const NFTA_HOOK = { NUMBER: 1, PRIORITY: 2, DEVICE: 3 } as const;
+const NFTA_RULE = { TABLE: 1, CHAIN: 2, EXPRESSIONS: 4 } as const;
+const NFTA_LIST_ELEM = 1;
+const NFTA_EXPR = { NAME: 1, DATA: 2 } as const;
+const NFTA_META = { DREG: 1, KEY: 2 } as const;
+const NFTA_CMP = { SREG: 1, OP: 2, DATA: 3 } as const;
+const NFTA_IMMEDIATE = { DREG: 1, DATA: 2 } as const;
+const NFTA_DATA = { VALUE: 1, VERDICT: 2 } as const;
+const NFTA_VERDICT_CODE = 1;
+const NFT_META_MARK = 3;
+const NFT_CMP_EQ = 0;
+const NFT_REG = { VERDICT: 0, FIRST: 1 } as const;
 const NF_DROP = 0;
+const NF_ACCEPT = 1;
+
+/** The mark of CRIU's own packets (soccr/soccr.h), as the kernel has it in memory. */
+const CRIU_MARK = new Uint8Array(Uint32Array.of(0xc114).buffer);
+/** What is sent on it stays in the namespace. */
+const LOOPBACK = "lo";
 
 /**
  * The quarantine of one namespace, imposed or not. Making and disposing of this object changes nothing, so that an agent that starts
@@ -87,9 +109,11 @@ function chains(interfaceNames: readonly string[]): Uint8Array[] {
   return [
     newChain(INET, "in"),
     newChain(INET, "out"),
+    acceptMarked(INET, "in"),
+    acceptMarked(INET, "out"),
     newChain(ARP, "in"),
     newChain(ARP, "out"),
-    ...interfaceNames.flatMap((name) => [newChain(NETDEV, "in", name), newChain(NETDEV, "out", name)]),
+    ...interfaceNames.flatMap((name) => (name === LOOPBACK ? [] : [newChain(NETDEV, "in", name), newChain(NETDEV, "out", name)])),
   ];
 }
 
@@ -116,8 +140,32 @@ function newChain(family: Family, direction: "in" | "out", device?: string): Uin
   );
 }
 
+/** Lets through what carries CRIU's mark. */
+function acceptMarked(family: Family, chain: "in" | "out"): Uint8Array {
+  const expressions = [
+    expression("meta", attribute(NFTA_META.DREG, NFT_REG.FIRST), attribute(NFTA_META.KEY, NFT_META_MARK)),
+    expression(
+      "cmp",
+      attribute(NFTA_CMP.SREG, NFT_REG.FIRST),
+      attribute(NFTA_CMP.OP, NFT_CMP_EQ),
+      attribute(NFTA_CMP.DATA, [attribute(NFTA_DATA.VALUE, CRIU_MARK)]),
+    ),
+    expression(
+      "immediate",
+      attribute(NFTA_IMMEDIATE.DREG, NFT_REG.VERDICT),
+      attribute(NFTA_IMMEDIATE.DATA, [attribute(NFTA_DATA.VERDICT, [attribute(NFTA_VERDICT_CODE, NF_ACCEPT)])]),
+    ),
+  ];
+  const [table, name] = [attribute(NFTA_RULE.TABLE, TABLE), attribute(NFTA_RULE.CHAIN, chain)];
+  return message(NFT_MSG_NEWRULE, family, table, name, attribute(NFTA_RULE.EXPRESSIONS, expressions));
+}
+
+function expression(name: string, ...data: readonly Uint8Array[]): Uint8Array {
+  return attribute(NFTA_LIST_ELEM, [attribute(NFTA_EXPR.NAME, name), attribute(NFTA_EXPR.DATA, data)]);
+}
+
 function message(type: number, family: Family, ...attributes: readonly Uint8Array[]): Uint8Array {
-  const flags = type === NFT_MSG_DELTABLE ? 0 : NLM_F_CREATE;
+  const flags = { [NFT_MSG_DELTABLE]: 0, [NFT_MSG_NEWRULE]: NLM_F_CREATE | NLM_F_APPEND }[type] ?? NLM_F_CREATE;
   return request(type, flags, Uint8Array.of(family.family, 0, 0, 0), ...attributes);
 }
 

@@ -2,8 +2,11 @@
  * Every workload that checks itself moves to another host, and goes on there as if nothing had happened.
  */
 import assert from "node:assert/strict";
+import { createInterface } from "node:readline";
 import { after, before, test } from "node:test";
+import { setTimeout as delay } from "node:timers/promises";
 import { workloadNames, workloadsImage } from "../../lab/images/catalogue.ts";
+import { until } from "../../lab/host.ts";
 import { CLIENT, LAN, type Lab } from "../../lab/lab.ts";
 import { CHECKOUT_IN_HOST } from "../../lab/paths.ts";
 import { ClientProcess } from "../../lab/workloads/client-control.ts";
@@ -11,6 +14,7 @@ import { clientResult, type ClientResult } from "../../lab/workloads/client-resu
 import { assertClean, labOfTwo, migrate, provideImage } from "../support/lab.ts";
 
 const ECHO_ADDRESS = "10.77.0.201";
+const LATE_ADDRESS = "10.77.0.202";
 /** Workloads that do more when asked to. */
 const ARGUMENTS: Readonly<Record<string, readonly string[]>> = { memory: ["--mb", "16", "--processes", "2"] };
 const OPTIONS: Readonly<Record<string, readonly string[]>> = { echo: ["--ip", ECHO_ADDRESS], journal: ["--volume", "journal:/data"] };
@@ -46,6 +50,45 @@ test("a counter has printed every number once, before, while and after it moved"
   await move("counter");
   const printed = (await lab.host("b").run("docker", "logs", "counter")).trim().split("\n");
   assert.deepEqual(printed, [...printed.keys()].map(String));
+});
+
+/** Answers what it accepts, but accepts nothing as long as the file /gate/open is missing. */
+const LATE = `
+import os, socket, time
+listener = socket.create_server(("", 7000), backlog=8)
+open("/gate/listens", "w").close()
+while not os.path.exists("/gate/open"): time.sleep(0.01)
+while True:
+    connection = listener.accept()[0]
+    connection.sendall(b"answer to " + connection.recv(100))
+`;
+const CLIENTS = `
+import socket, sys
+clients = [socket.create_connection(("${LATE_ADDRESS}", 7000)) for _ in range(3)]
+for number, client in enumerate(clients): client.sendall(b"%d" % number)
+print("asked", flush=True)
+for client in clients: print(client.recv(100).decode(), flush=True)
+`;
+
+test("connections that are still to be accepted come along: the freeze waits for a better moment", async () => {
+  const [a, client] = [lab.host("a"), lab.host(CLIENT)];
+  await a.run("mkdir", "/gate");
+  const options = ["--network", LAN, "--ip", LATE_ADDRESS, "--volume", "/gate:/gate", "--entrypoint", "python3"];
+  await lab.host("b").run("mkdir", "/gate");
+  await a.run("docker", "run", "--detach", "--name", "late", ...options, await provideImage(a, workloadsImage), "-c", LATE);
+  await until("it to listen", 20_000, async () => (await a.exec("test", "-e", "/gate/listens")).code === 0);
+  const lines = createInterface({ input: client.spawn(["python3", "-c", CLIENTS], { stdio: ["ignore", "pipe", "inherit"] }).stdout! });
+  const said = lines[Symbol.asyncIterator]();
+  assert.equal((await said.next()).value, "asked");
+  const { outcome, message, report } = await migrate(a, "late", "b", {
+    freeze: async () => {
+      await delay(300); // the first tries to freeze find them
+      await a.run("touch", "/gate/open");
+    },
+  });
+  assert.equal(outcome, "completed", message);
+  assert.doesNotMatch(report?.warnings.join() ?? "", /did not come along/);
+  for (const number of [0, 1, 2]) assert.equal((await said.next()).value, `answer to ${number}`);
 });
 
 test("an echo server's client gets each number back once, over one connection", async () => {

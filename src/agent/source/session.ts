@@ -39,8 +39,11 @@ const PROGRESS_INTERVAL_MS = 200;
 const COMMIT_LIMIT_MS = 70_000;
 const COMMIT_RETRY_MS = 500;
 const REACH_RETRY_MS = 1000;
+const STAND_STILL_RETRY_MS = 20;
+/** How long to wait for the end of what came in by `docker exec`, and of health probes. */
 const STRANGERS_LIMIT_MS = 10_000;
-const STRANGERS_RETRY_MS = 20;
+/** How long to wait for a moment without connections that no process holds. */
+const UNSETTLED_LIMIT_MS = 2_000;
 const NO_PAGES: PageCounts = { total: 0, copiedAhead: 0, demanded: 0, pushed: 0, zero: 0 };
 
 /** What a migration is about. */
@@ -158,16 +161,13 @@ export class SourceSession {
 
   /** Stops the container and dumps it. When this returns the target has all it needs to restore, and nobody runs the container. */
   async #freeze(): Promise<Frozen> {
-    const { initPid } = this.#subject;
     const timeline = this.#timeline;
     const { dump, lastRound, imageChannel, pageChannel, held, freezer } = await this.#prepareFreeze();
     this.#cancelled.throwIfAborted();
 
-    this.#frozenAtMs = timeline.now();
     this.#undo.defer(() => freezer.thaw());
-    await timeline.step("freeze tasks", () => freezeWithoutStrangers(freezer, initPid));
     this.#undo.defer(() => void held.release());
-    await timeline.step("hold network", () => held.lock());
+    await this.#standStill(freezer, held);
 
     const sendingFiles = timeline.step("last file difference", () => lastRound.send());
     sendingFiles.catch(() => {}); // told below
@@ -186,6 +186,39 @@ export class SourceSession {
     await openExit(pageChannel, dump.port, (chunk) => (this.#pageBytes += chunk.length));
     this.#undo.defer(() => void pageChannel.destroy()); // CRIU's only client leaves
     return { dump: running, held, freezer };
+  }
+
+  /**
+   * Freezes the tasks and holds their network, at a moment at which CRIU sees all that there is to move: other moments are let pass.
+   * When this returns, or throws, nobody runs the container.
+   */
+  async #standStill(freezer: Freezer, held: HeldNetwork): Promise<void> {
+    const timeline = this.#timeline;
+    const beganAtMs = timeline.now();
+    for (;;) {
+      const startMs = timeline.now();
+      this.#frozenAtMs = startMs;
+      await freezer.freeze();
+      const frozenMs = timeline.now();
+      held.lock();
+      const lockedMs = timeline.now();
+      const strangers = await strangersIn(freezer.folder, this.#subject.initPid);
+      const unsettled = held.unsettledCount();
+      const waitedMs = startMs - beganAtMs;
+      if (strangers.length === 0 && (unsettled === 0 || waitedMs > UNSETTLED_LIMIT_MS)) {
+        if (unsettled > 0) this.#warn(unsettledWarning(unsettled));
+        const steps = [
+          { name: "freeze tasks", startMs, endMs: frozenMs },
+          { name: "hold network", startMs: frozenMs, endMs: lockedMs },
+        ];
+        return timeline.adopt(steps, 0);
+      }
+      held.release();
+      await freezer.thaw();
+      if (strangers.length > 0 && waitedMs > STRANGERS_LIMIT_MS) throw strangersStay(strangers);
+      this.#cancelled.throwIfAborted();
+      await sleep(STAND_STILL_RETRY_MS);
+    }
   }
 
   /** Everything for the freeze that can be done before it. */
@@ -416,22 +449,17 @@ function inDoubt({ description, request }: SourceSubject, cause: unknown): Dmigr
   return new DmigrateError("IN_DOUBT", text, cause);
 }
 
-/** A process that `docker exec` or a health check started can't be dumped: those end soon, and the freeze waits for them. */
-async function freezeWithoutStrangers(freezer: Freezer, initPid: number): Promise<void> {
-  const deadline = performance.now() + STRANGERS_LIMIT_MS;
-  for (;;) {
-    await freezer.freeze();
-    const strangers = await strangersIn(freezer.folder, initPid);
-    if (strangers.length === 0) return;
-    await freezer.thaw();
-    if (performance.now() > deadline) {
-      throw new DmigrateError(
-        "DUMP_FAILED",
-        `Processes ${strangers.join(", ")} came into the container by \`docker exec\` and do not end; end them, then migrate again`,
-      );
-    }
-    await sleep(STRANGERS_RETRY_MS);
-  }
+/** A process that `docker exec` or a health check started can't be dumped. */
+function strangersStay(pids: readonly number[]): DmigrateError {
+  const text = `Processes ${pids.join(", ")} came into the container by \`docker exec\` and do not end; end them, then migrate again`;
+  return new DmigrateError("DUMP_FAILED", text);
+}
+
+function unsettledWarning(count: number): string {
+  return (
+    `${count} connections did not come along, which the container had not accepted for ${UNSETTLED_LIMIT_MS / 1000} s or had closed ` +
+    "with something left to send; their clients notice when they send something"
+  );
 }
 
 function totalOf({ memory, files, layers, metadata }: ByteCounts): number {

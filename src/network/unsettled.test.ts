@@ -1,0 +1,60 @@
+/** Connections that no process holds are counted as long as there are any. */
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { createInterface } from "node:readline";
+import { describe, it } from "node:test";
+import { until } from "../../lab/host.ts";
+import { Segment } from "./segment.fixture.ts";
+import { countUnsettled, unsettledCount } from "./unsettled.ts";
+
+/** Connects to itself; goes one step on with each line it is given, and says when it has. */
+const STEPS = `
+  use Socket; use IO::Handle; $| = 1;
+  sub step { print "$_[0]\\n"; <STDIN> }
+  socket(my $listener, AF_INET, SOCK_STREAM, 0); bind($listener, sockaddr_in(0, INADDR_LOOPBACK)); listen($listener, 8);
+  my ($port) = sockaddr_in(getsockname $listener);
+  socket(my $client, AF_INET, SOCK_STREAM, 0); connect($client, sockaddr_in($port, INADDR_LOOPBACK)) or die $!;
+  step("connected");
+  accept(my $server, $listener);
+  step("accepted");
+  $server->blocking(0); 1 while syswrite($server, "x" x 65536); close $server;
+  step("closed");
+  1 while sysread($client, my $_bytes, 65536);
+  step("read");
+`;
+
+void describe("connections that no process holds", { timeout: 60_000 }, () => {
+  void it("are those to be accepted, and those that were closed before all was sent", async () => {
+    using segment = new Segment();
+    const host = segment.host("host");
+    const child = host.namespace.run(() => spawn("perl", ["-e", STEPS], { stdio: ["pipe", "pipe", "inherit"] }));
+    const said = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
+    const next = async (): Promise<unknown> => (await said.next()).value;
+    const goOn = (): unknown => child.stdin.write("\n");
+
+    assert.equal(await next(), "connected");
+    assert.equal(unsettledCount(host.namespace), 1);
+    goOn();
+    assert.equal(await next(), "accepted");
+    assert.equal(unsettledCount(host.namespace), 0);
+    goOn();
+    assert.equal(await next(), "closed");
+    assert.equal(unsettledCount(host.namespace), 1);
+    goOn();
+    assert.equal(await next(), "read");
+    await until("the kernel to say its last word", 10_000, () => unsettledCount(host.namespace) === 0);
+    child.stdin.end();
+  });
+
+  void it("are not those that only linger", () => {
+    const line = (state: string, queues: string, inode: number): string =>
+      `   0: 0100007F:1F90 0100007F:D431 ${state} ${queues} 00:00000000 00000000     0        0 ${inode} 1 0000000000000000`;
+    const [none, some] = ["00000000:00000000", "0000000A:00000000"];
+    const table = [
+      "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode",
+      ...[line("06", none, 0), line("0A", none, 77), line("01", some, 78), line("05", none, 0), line("04", none, 0)],
+    ];
+    assert.equal(countUnsettled(table.join("\n")), 0);
+    assert.equal(countUnsettled([...table, line("03", none, 0), line("08", none, 0), line("09", some, 0)].join("\n")), 3);
+  });
+});

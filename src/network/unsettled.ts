@@ -1,0 +1,32 @@
+/**
+ * TCP connections that no process holds at a moment: an application has yet to accept them, or has closed them while they still have
+ * something to say. CRIU dumps what processes hold, so a freeze at such a moment would lose them without a word.
+ */
+import { existsSync, readFileSync } from "node:fs";
+import type { NetworkNamespace } from "../kernel/netns.ts";
+
+/** include/net/tcp_states.h. */
+const TCP = { ESTABLISHED: 1, SYN_RECV: 3, FIN_WAIT1: 4, CLOSE_WAIT: 8, LAST_ACK: 9, CLOSING: 11 } as const;
+const NOT_ACCEPTED: ReadonlySet<number> = new Set([TCP.ESTABLISHED, TCP.SYN_RECV, TCP.CLOSE_WAIT]);
+const CLOSED: ReadonlySet<number> = new Set([TCP.FIN_WAIT1, TCP.LAST_ACK, TCP.CLOSING]);
+
+/** How many a network namespace has. */
+export function unsettledCount(namespace: NetworkNamespace): number {
+  const tables = namespace.run(() => ["tcp", "tcp6"].map((name) => readTable(`/proc/thread-self/net/${name}`)));
+  return tables.reduce((count, table) => count + countUnsettled(table), 0);
+}
+
+/** The same in the text of /proc/PID/net/tcp or tcp6 (kernel Documentation/networking/proc_net_tcp.rst). Pure. */
+export function countUnsettled(table: string): number {
+  return table.split("\n").filter((line) => {
+    const [, , , state = "", queues = "", , , , , inode] = line.trim().split(/\s+/);
+    if (inode !== "0") return false;
+    const code = Number.parseInt(state, 16);
+    return NOT_ACCEPTED.has(code) || (CLOSED.has(code) && !queues.startsWith("00000000:"));
+  }).length;
+}
+
+/** A kernel without IPv6 has no tcp6. */
+function readTable(file: string): string {
+  return existsSync(file) ? readFileSync(file, "utf8") : "";
+}
