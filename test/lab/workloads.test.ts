@@ -52,25 +52,29 @@ test("a counter has printed every number once, before, while and after it moved"
   assert.deepEqual(printed, [...printed.keys()].map(String));
 });
 
-/** Answers what it accepts, but accepts nothing as long as the file /gate/open is missing. */
+/** Accepts nothing as long as the file /gate/open is missing, and answers nothing as long as /gate/answer is. */
 const LATE = `
 import os, socket, time
 listener = socket.create_server(("", 7000), backlog=8)
 open("/gate/listens", "w").close()
-while not os.path.exists("/gate/open"): time.sleep(0.01)
-while True:
-    connection = listener.accept()[0]
-    connection.sendall(b"answer to " + connection.recv(100))
+def wait(name):
+    while not os.path.exists(name): time.sleep(0.01)
+wait("/gate/open")
+connections = [listener.accept()[0] for _ in range(3)]
+wait("/gate/answer")
+for connection in connections: connection.sendall(b"answer to " + connection.recv(100))
+wait("/gate/end")
 `;
 const CLIENTS = `
 import socket, sys
 clients = [socket.create_connection(("${LATE_ADDRESS}", 7000)) for _ in range(3)]
 for number, client in enumerate(clients): client.sendall(b"%d" % number)
+clients[1].shutdown(socket.SHUT_WR)
 print("asked", flush=True)
 for client in clients: print(client.recv(100).decode(), flush=True)
 `;
 
-test("connections that are still to be accepted come along: the freeze waits for a better moment", async () => {
+test("connections that are still to be accepted come along, and one that its client has closed on its side", async () => {
   const [a, client] = [lab.host("a"), lab.host(CLIENT)];
   await a.run("mkdir", "/gate");
   const options = ["--network", LAN, "--ip", LATE_ADDRESS, "--volume", "/gate:/gate", "--entrypoint", "python3"];
@@ -88,6 +92,7 @@ test("connections that are still to be accepted come along: the freeze waits for
   });
   assert.equal(outcome, "completed", message);
   assert.doesNotMatch(report?.warnings.join() ?? "", /did not come along/);
+  await lab.host("b").run("touch", "/gate/answer");
   for (const number of [0, 1, 2]) assert.equal((await said.next()).value, `answer to ${number}`);
 });
 
