@@ -125,6 +125,7 @@ export const containerChecks = {
     *find({ container: { processes } }) {
       for (const process of processes) {
         yield* findAnonymous(process);
+        yield* findUnknownToCriu(process);
         yield* findOutside(process);
       }
     },
@@ -311,6 +312,20 @@ function* findAnonymous(process: ProcessFacts): Iterable<Problem> {
       `${nameOf(process)} has ${withArticle(type)} (${fds(descriptors)}), which CRIU can't dump`,
       ANONYMOUS_REMEDIES[type] ?? "let the application close it",
     );
+  }
+}
+
+function* findUnknownToCriu(process: ProcessFacts): Iterable<Problem> {
+  for (const descriptor of process.descriptors) {
+    const where = `${nameOf(process)} has`;
+    if (descriptor.kind === "packet-pipe")
+      yield blocker(`${where} a pipe in packet mode (${fds([descriptor])}), which CRIU can't dump`, "let the application close it");
+    if (descriptor.kind === "background-terminal") {
+      yield blocker(
+        `${where} its terminal open (${fds([descriptor])}) while another process group is in the foreground, which CRIU can't dump`,
+        "let the command in the foreground end; for a shell under --init, run the container without --init",
+      );
+    }
   }
 }
 

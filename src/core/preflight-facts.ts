@@ -251,6 +251,10 @@ export type Descriptor =
   /** `type` as in `anon_inode:[type]`. */
   | { readonly kind: "anonymous"; readonly fd: number; readonly type: string }
   | { readonly kind: "deleted"; readonly fd: number; readonly file: DeletedFile }
+  /** /dev/tty, while another process group than the session's first is in the terminal's foreground: a job, for example. */
+  | { readonly kind: "background-terminal"; readonly fd: number }
+  /** A pipe that keeps packets apart (`O_DIRECT`, pipe(2)). */
+  | { readonly kind: "packet-pipe"; readonly fd: number }
   | {
       readonly kind: "device";
       readonly fd: number;

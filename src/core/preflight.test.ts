@@ -300,6 +300,8 @@ const CASES: readonly Case[] = [
     /fuse\.sshfs is mounted at \/mnt/,
   ],
   [{ container: { shareableFiles: ["buffers"] } }, "blocker", "shareable-files", /stay behind.*buffers/],
+  [{ descriptor: { kind: "packet-pipe", fd: 7 } }, "blocker", "descriptors", /a pipe in packet mode \(fd 7\)/],
+  [{ descriptor: { kind: "background-terminal", fd: 10 } }, "blocker", "descriptors", /its terminal open \(fd 10\)/],
   [{ process: { processors: ["0-3", "0,2"] } }, "warning", "processors", /threads bound to processors 0,2, which/],
   [{ container: { multicastGroups: ["239.1.2.3"] } }, "warning", "multicast", /\(239\.1\.2\.3\)/],
   [{ container: { messageQueues: ["jobs"] } }, "blocker", "message-queues", /jobs/],

@@ -45,7 +45,7 @@ export class HeldNetwork implements AsyncDisposable {
     this.#quarantine.impose();
   }
 
-  /** How many TCP connections are there that no process holds (see unsettled.ts). */
+  /** How many connections are there that no process holds (see unsettled.ts). */
   unsettledCount(): number {
     return unsettledCount(this.#namespace);
   }

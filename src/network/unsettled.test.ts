@@ -5,7 +5,7 @@ import { createInterface } from "node:readline";
 import { describe, it } from "node:test";
 import { until } from "../../lab/host.ts";
 import { Segment } from "./segment.fixture.ts";
-import { countUnsettled, unsettledCount } from "./unsettled.ts";
+import { countUnsettledTcp, countUnsettledUnix, unsettledCount } from "./unsettled.ts";
 
 /** Connects to itself; goes one step on with each line it is given, and says when it has. */
 const STEPS = `
@@ -15,6 +15,10 @@ const STEPS = `
   my ($port) = sockaddr_in(getsockname $listener);
   socket(my $client, AF_INET, SOCK_STREAM, 0); connect($client, sockaddr_in($port, INADDR_LOOPBACK)) or die $!;
   step("connected");
+  socket(my $other, AF_UNIX, SOCK_STREAM, 0); bind($other, sockaddr_un("\\0dmigrate-$$")); listen($other, 8);
+  socket(my $visitor, AF_UNIX, SOCK_STREAM, 0); connect($visitor, sockaddr_un("\\0dmigrate-$$")) or die $!;
+  step("connected too");
+  accept(my $_host, $other);
   accept(my $server, $listener);
   step("accepted");
   $server->blocking(0); 1 while syswrite($server, "x" x 65536); close $server;
@@ -35,6 +39,9 @@ void describe("connections that no process holds", { timeout: 60_000 }, () => {
     assert.equal(await next(), "connected");
     assert.equal(unsettledCount(host.namespace), 1);
     goOn();
+    assert.equal(await next(), "connected too");
+    assert.equal(unsettledCount(host.namespace), 2);
+    goOn();
     assert.equal(await next(), "accepted");
     assert.equal(unsettledCount(host.namespace), 0);
     goOn();
@@ -46,6 +53,15 @@ void describe("connections that no process holds", { timeout: 60_000 }, () => {
     child.stdin.end();
   });
 
+  void it("are those of Unix sockets that have no inode yet", () => {
+    const line = (state: string, inode: string, path: string): string =>
+      `00000000e42b76a3: 00000003 00000000 00000000 0001 ${state} ${inode}${path}`;
+    const accepted = [line("01", "1408739", " /run/s"), line("03", "1408742", " /run/ 0 ")];
+    const header = "Num       RefCount Protocol Flags    Type St Inode Path";
+    assert.equal(countUnsettledUnix([header, ...accepted].join("\n")), 0);
+    assert.equal(countUnsettledUnix([header, ...accepted, line("02", "    0", " /run/s"), line("02", "    0", "")].join("\n")), 2);
+  });
+
   void it("are not those that only linger", () => {
     const line = (state: string, queues: string, inode: number): string =>
       `   0: 0100007F:1F90 0100007F:D431 ${state} ${queues} 00:00000000 00000000     0        0 ${inode} 1 0000000000000000`;
@@ -54,7 +70,7 @@ void describe("connections that no process holds", { timeout: 60_000 }, () => {
       "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode",
       ...[line("06", none, 0), line("0A", none, 77), line("01", some, 78), line("05", none, 0), line("04", none, 0)],
     ];
-    assert.equal(countUnsettled(table.join("\n")), 0);
-    assert.equal(countUnsettled([...table, line("03", none, 0), line("08", none, 0), line("09", some, 0)].join("\n")), 3);
+    assert.equal(countUnsettledTcp(table.join("\n")), 0);
+    assert.equal(countUnsettledTcp([...table, line("03", none, 0), line("08", none, 0), line("09", some, 0)].join("\n")), 3);
   });
 });

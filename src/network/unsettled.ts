@@ -1,6 +1,6 @@
 /**
- * TCP connections that no process holds at a moment: an application has yet to accept them, or has closed them while they still have
- * something to say. CRIU dumps what processes hold, so a freeze at such a moment would lose them without a word.
+ * Connections that no process holds at a moment: an application has yet to accept them, or has closed them while they still have
+ * something to say. CRIU dumps what processes hold: at such a moment it loses those of TCP without a word, and refuses some of Unix.
  */
 import { existsSync, readFileSync } from "node:fs";
 import type { NetworkNamespace } from "../kernel/netns.ts";
@@ -12,12 +12,17 @@ const CLOSED: ReadonlySet<number> = new Set([TCP.FIN_WAIT1, TCP.LAST_ACK, TCP.CL
 
 /** How many a network namespace has. */
 export function unsettledCount(namespace: NetworkNamespace): number {
-  const tables = namespace.run(() => ["tcp", "tcp6"].map((name) => readTable(`/proc/thread-self/net/${name}`)));
-  return tables.reduce((count, table) => count + countUnsettled(table), 0);
+  const [unix = "", ...tcp] = namespace.run(() => ["unix", "tcp", "tcp6"].map((name) => readTable(`/proc/thread-self/net/${name}`)));
+  return tcp.reduce((count, table) => count + countUnsettledTcp(table), countUnsettledUnix(unix));
 }
 
-/** The same in the text of /proc/PID/net/tcp or tcp6 (kernel Documentation/networking/proc_net_tcp.rst). Pure. */
-export function countUnsettled(table: string): number {
+/** Those in the text of /proc/PID/net/unix (proc_pid_net(5)): a connection has an inode from the moment it is accepted. Pure. */
+export function countUnsettledUnix(table: string): number {
+  return table.split("\n").filter((line) => /^\S+: \S+ \S+ \S+ \S+ \S+ +0( |$)/.test(line)).length;
+}
+
+/** Those in the text of /proc/PID/net/tcp or tcp6 (kernel Documentation/networking/proc_net_tcp.rst). Pure. */
+export function countUnsettledTcp(table: string): number {
   return table.split("\n").filter((line) => {
     const [, , , state = "", queues = "", , , , , inode] = line.trim().split(/\s+/);
     if (inode !== "0") return false;

@@ -18,8 +18,26 @@ import { SocketTables } from "./sockets.ts";
 
 /** Numbers of system calls that Perl has no name for. */
 const SYSCALLS: Readonly<Record<string, Readonly<Record<string, number>>>> = {
-  x64: { mmap: 9, memfd_create: 319, userfaultfd: 323, inotify_init1: 294, inotify_add_watch: 254, io_uring_setup: 425, pidfd_open: 434 },
-  arm64: { mmap: 222, memfd_create: 279, userfaultfd: 282, inotify_init1: 26, inotify_add_watch: 27, io_uring_setup: 425, pidfd_open: 434 },
+  x64: {
+    mmap: 9,
+    memfd_create: 319,
+    userfaultfd: 323,
+    inotify_init1: 294,
+    inotify_add_watch: 254,
+    pipe2: 293,
+    io_uring_setup: 425,
+    pidfd_open: 434,
+  },
+  arm64: {
+    mmap: 222,
+    memfd_create: 279,
+    userfaultfd: 282,
+    inotify_init1: 26,
+    inotify_add_watch: 27,
+    pipe2: 59,
+    io_uring_setup: 425,
+    pidfd_open: 434,
+  },
 };
 
 /** Opens all kinds of things and tells `NAME FD` of each, -1 if this machine has no such thing; then waits to be killed. */
@@ -49,6 +67,7 @@ const HOLDER = String.raw`
   opened("called-deleted", "<", "$folder/name (deleted)");
   flock(opened("locked", ">", "$folder/locked"), LOCK_EX);
   opened("null", "<", "/dev/null");
+  my $pair = "\0" x 8; syscall($nr{pipe2}, $pair, 040000); told("packet-pipe", (unpack "ii", $pair)[1]);
   my ($disk) = grep { -b && open(my $file, "<", $_) } glob "/dev/*";
   my $block = opened("block-device", "<", $disk // "");
   syscall($nr{mmap}, 0, 4096, 1, 1, fileno $block, 0) if ref $block;
@@ -155,6 +174,7 @@ describe("a process that holds all kinds of things", () => {
   reads("deleted", (fd) => [{ kind: "deleted", fd, file: { path: path.join(folder, "deleted"), linkCount: 0 } }]);
   reads("deleted-linked", (fd) => [{ kind: "deleted", fd, file: { path: path.join(folder, "linked"), linkCount: 1 } }]);
   reads("locked", (fd) => [{ kind: "lock", fd }]);
+  reads("packet-pipe", (fd) => [{ kind: "packet-pipe", fd }]);
   reads("null", (fd) => [{ kind: "device", fd, path: "/dev/null", block: false, major: 1, minor: 3 }]);
   reads("block-device", (fd) => [{ kind: "device", fd, path: linkOf("block-device"), block: true }]);
 
@@ -212,6 +232,8 @@ describe("a process that holds all kinds of things", () => {
 });
 
 describe("a process in a special state", () => {
+  const marks = mkdtempSync(path.join(tmpdir(), "dmigrate-state-"));
+  after(() => rmSync(marks, { recursive: true }));
   const started: ChildProcess[] = [];
   after(() => Promise.all(started.map(end)));
   const start = (...[program = "", ...args]: readonly string[]): number => {
@@ -232,6 +254,28 @@ describe("a process in a special state", () => {
     const ptrace = process.arch === "x64" ? 101 : 117;
     const tracer = start("perl", "-e", `syscall(${ptrace}, 0x4206, ${pid}, 0, 0) == 0 or die $!; sleep 600`);
     await until(() => read(pid).tracerPid === tracer);
+  });
+
+  test("with its terminal open, in whose foreground is another", async () => {
+    // A session with a terminal of its own: first its leader is in the foreground, then a child in a group of its own.
+    const pid = start(
+      "script",
+      "--quiet",
+      "--command",
+      String.raw`exec perl -e '
+      use POSIX; open(my $tty, "+<", "/dev/tty") or die; $SIG{TTOU} = "IGNORE"; sleep 1 until -e "$ARGV[0]";
+      if (my $child = fork) { setpgid $child, $child; tcsetpgrp fileno $tty, $child; sleep 600 } sleep 600' ${marks}/go`,
+      "/dev/null",
+    );
+    const childOf = (parent: number): number => Number(readFileSync(`/proc/${parent}/task/${parent}/children`, "utf8").split(" ")[0]);
+    const terminals = (): string[] => read(childOf(pid)).descriptors.flatMap(({ kind }) => (/terminal/.test(kind) ? [kind] : []));
+    await until(
+      () => childOf(pid) > 0 && read(childOf(pid)).descriptors.some((each) => each.kind === "device" && each.path === "/dev/tty"),
+    );
+    assert.deepEqual(terminals(), []);
+    writeFileSync(path.join(marks, "go"), "");
+    await until(() => terminals().length > 0);
+    process.kill(childOf(pid), "SIGKILL");
   });
 
   test("a zombie has nothing left", async () => {

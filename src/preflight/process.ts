@@ -1,7 +1,7 @@
 /**
  * One process as it runs: what it holds that a dump has to know of. Read from /proc alone; the process is not touched.
  */
-import { readFileSync, readdirSync, readlinkSync, statSync, type Stats } from "node:fs";
+import { constants, readFileSync, readdirSync, readlinkSync, statSync, type Stats } from "node:fs";
 import path from "node:path";
 import {
   NAMESPACES,
@@ -38,6 +38,7 @@ export type ProcessReading = Omit<ProcessFacts, "origin">;
 
 const NO_MEMORY: MemoryFacts = { residentBytes: 0, anonymousBytes: 0, sharedBytes: 0, lockedBytes: 0, hugePageBytes: 0 };
 const ZOMBIE = "Z";
+const { O_DIRECT } = constants;
 
 /** Files of memory alone: their names end with ` (deleted)` though they never had one. */
 const NAMELESS = /^\/(memfd:|dev\/zero|SYSV|\[aio\]|anon_hugepage)/;
@@ -95,7 +96,7 @@ function readDescriptor(folder: string, fd: number, surroundings: Surroundings):
   const [kind = "", id = ""] = target.split(/:\[?|\]/);
   switch (kind) {
     case "pipe":
-      return [];
+      return isPacketPipe(folder, fd) ? [{ kind: "packet-pipe", fd }] : [];
     case "socket":
       return [{ kind: "socket", fd, socket: readSocket(file, Number(id), surroundings.sockets.of(folder)) }];
     case "anon_inode":
@@ -115,6 +116,7 @@ function readFileDescriptor(folder: string, fd: number, target: string, mounts: 
   const mountId = Number(/^mnt_id:\s*(\d+)$/m.exec(fdinfo)?.[1]);
   if (!mounts.some(({ id }) => id === mountId)) return [{ kind: "outside-file", fd, path: target }];
   const stat = statSync(`${folder}/fd/${fd}`);
+  if (stat.isCharacterDevice() && target === "/dev/tty" && !leadsForeground(folder)) return [{ kind: "background-terminal", fd }];
   if (stat.isCharacterDevice() || stat.isBlockDevice()) {
     return [{ kind: "device", fd, path: target, block: stat.isBlockDevice(), major: major(stat.rdev), minor: minor(stat.rdev) }];
   }
@@ -177,6 +179,21 @@ function unboundSocket(protocol: string, inode: number): Socket {
     default:
       return { type: "other", protocol };
   }
+}
+
+/** `flags` in fdinfo are octal (proc_pid_fdinfo(5)); O_DIRECT as on most architectures. */
+function isPacketPipe(folder: string, fd: number): boolean {
+  const flags = /^flags:\s*([0-7]+)$/m.exec(readFileSync(`${folder}/fdinfo/${fd}`, "utf8"))?.[1] ?? "0";
+  return (Number.parseInt(flags, 8) & O_DIRECT) !== 0;
+}
+
+/** Whether the first process group of its session is in the foreground of its terminal (criu/tty.c, tty_verify_ctty). */
+function leadsForeground(folder: string): boolean {
+  const fields = readFileSync(`${folder}/stat`, "utf8")
+    .replace(/^.*\) /s, "")
+    .split(" ");
+  const [, , , session, , foreground] = fields;
+  return session === foreground;
 }
 
 /** `Pid` in a pidfd's fdinfo is -1 once the process has ended (proc_pid_fdinfo(5)). */
