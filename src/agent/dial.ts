@@ -54,7 +54,8 @@ export async function dialPinned(address: string, pinned: string): Promise<TLSSo
   socket.destroy();
   throw new DmigrateError(
     "PEER_REFUSED",
-    `The agent at ${address} is not the one that made this token, or the token has been used; copy the one shown there now`,
+    `The agent at ${address} is not the one that made this token, or the token has been used; ` +
+      "copy the one that `dmigrate status` shows there now",
   );
 }
 
