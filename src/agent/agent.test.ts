@@ -116,6 +116,8 @@ test("list, report and cancel tell how migrations stand", async (t) => {
   await assert.rejects(first.client.report(unknown), { code: "MIGRATION_NOT_FOUND" });
   await assert.rejects(first.client.cancel(unknown), { code: "MIGRATION_NOT_FOUND" });
   await assert.rejects(collect(first.client.watch(unknown)), { code: "MIGRATION_NOT_FOUND" });
+  for (const host of [b, a]) await first.client.removeHost(host);
+  assert.deepEqual(await onlySummary(first), { ...parties, role: "source", state: "rolled-back", phase: "copy" }); // under its name of then
 });
 
 test("a target that cannot be one is refused before anything begins", async (t) => {

@@ -221,7 +221,7 @@ export class Cluster extends EventEmitter<{ changed: [] }> {
     this.#wrongSecrets += 1;
     if (this.#wrongSecrets >= WRONG_SECRETS_MAX)
       this.#become({ ...this.#state, token: pki.newJoinToken(this.#state.credentials.certificate) });
-    throw new DmigrateError("PEER_REFUSED", "The host does not know this join token; copy the one that `dmigrate agent` shows there now");
+    throw new DmigrateError("PEER_REFUSED", "The host does not know this join token; copy the one that `dmigrate status` shows there now");
   }
 
   #setMembers(membership: Membership, members: readonly Member[]): void {

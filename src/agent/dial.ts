@@ -14,7 +14,7 @@ export const ALPN = { calls: "h2", channels: "dmigrate/1" } as const;
 
 const CONNECT_TIMEOUT_MS = 5_000;
 /** How long a connection may be silent before the kernel asks whether the peer still lives. */
-const KEEP_ALIVE_MS = 10_000;
+export const KEEP_ALIVE_MS = 10_000;
 /** Code of the error when a certificate of our authority is not the one the cluster knows the member by. */
 const NOT_OF_MEMBER = "CERT_NOT_OF_MEMBER";
 /** Codes of Node's errors about a certificate, https://nodejs.org/api/tls.html#x509-certificate-error-codes, and ours. */
@@ -54,7 +54,8 @@ export async function dialPinned(address: string, pinned: string): Promise<TLSSo
   socket.destroy();
   throw new DmigrateError(
     "PEER_REFUSED",
-    `The agent at ${address} is not the one that made this token, or the token has been used; copy the one shown there now`,
+    `The agent at ${address} is not the one that made this token, or the token has been used; ` +
+      "copy the one that `dmigrate status` shows there now",
   );
 }
 

@@ -42,31 +42,40 @@ export async function addHost(cluster: Cluster, peers: Peers, name: HostName, ad
 
 /**
  * Removes a host from the cluster; this host itself leaves it. Returns a warning for each member that could not be told.
- * Throws MIGRATION_IN_PROGRESS while a migration needs it.
+ * Throws MIGRATION_IN_PROGRESS while a migration needs it, USAGE for the authority while there are others.
  */
 export async function removeHost(cluster: Cluster, peers: Peers, journal: Journal, name: HostName): Promise<string[]> {
   cluster.member(name);
-  ensureUnused(cluster, journal, name);
+  ensureMayGo(cluster, journal, name);
   const warnings = await tellOthers(cluster, peers, undefined, async (peer) => await peer.removeMember(name));
   await forget(cluster, journal, name);
   return warnings;
 }
 
-/** Removes a host from this host's own list; this host itself leaves. Throws MIGRATION_IN_PROGRESS while a migration needs it. */
+/** Removes a host from this host's own list; this host itself leaves. Throws as `removeHost`. */
 export async function forget(cluster: Cluster, journal: Journal, name: HostName): Promise<void> {
-  ensureUnused(cluster, journal, name);
+  ensureMayGo(cluster, journal, name);
   if (name === cluster.membership.self) await cluster.leave();
   else cluster.remove(name);
 }
 
-function ensureUnused(cluster: Cluster, journal: Journal, name: HostName): void {
-  const { self } = cluster.membership;
+function ensureMayGo(cluster: Cluster, journal: Journal, name: HostName): void {
+  const { self, authority, members } = cluster.membership;
   const user = journal.list().find(({ state, peer }) => !hasEnded(state) && (name === self || name === peer));
-  if (user === undefined) return;
-  throw new DmigrateError(
-    "MIGRATION_IN_PROGRESS",
-    `Migration ${user.id} of ${user.container} between ${self} and ${user.peer} has not ended; wait, or \`dmigrate cancel ${user.id}\``,
-  );
+  if (user !== undefined) {
+    throw new DmigrateError(
+      "MIGRATION_IN_PROGRESS",
+      `Migration ${user.id} of ${user.container} between ${self} and ${user.peer} has not ended; wait, or \`dmigrate cancel ${user.id}\``,
+    );
+  }
+  const others = [...members.keys()].filter((other) => other !== authority);
+  if (name === authority && others.length > 0) {
+    throw new DmigrateError(
+      "USAGE",
+      `Host ${name} holds the cluster's key and goes last: without it no host can be added; run \`dmigrate hosts remove\` for ` +
+        `${others.join(", ")} first or, if ${name} is lost, on each of them for itself, and begin a new cluster`,
+    );
+  }
 }
 
 async function tellOthers(

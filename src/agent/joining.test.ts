@@ -163,6 +163,20 @@ test("a removed host leaves, may join again, and its old certificate is worth no
   assert.equal(await third.context.peers.to(b).state(newMigrationId(1n)), undefined);
 });
 
+test("the host with the cluster's key goes last; any other may leave", async (t) => {
+  const [first, second, third] = (await cluster(t, "a", "b", "c")) as [TestAgent, TestAgent, TestAgent];
+  for (const agent of [first, second]) {
+    await assert.rejects(agent.client.removeHost(a), { code: "USAGE", message: /Host a holds the cluster's key.*for b, c first/ });
+  }
+  await assert.rejects(second.context.peers.to(a).removeMember(a), { code: "USAGE" });
+  assert.deepEqual(await second.client.removeHost(b), { warnings: [] });
+  for (const agent of [first, third]) assert.deepEqual(await namesOn(agent), ["a", "c"]);
+  await assert.rejects(second.client.hosts(), { code: "NOT_INITIALISED" });
+  await first.client.removeHost(c);
+  assert.deepEqual(await first.client.removeHost(a), { warnings: [] });
+  await assert.rejects(first.client.hosts(), { code: "NOT_INITIALISED" });
+});
+
 test("a host removed behind its back is refused, also when another one has its name", async (t) => {
   const [first, second] = (await cluster(t, "a", "b")) as [TestAgent, TestAgent];
   await second.agent[Symbol.asyncDispose]();

@@ -10,7 +10,7 @@ import type { Logger } from "pino";
 import { DmigrateError, messageOf } from "../core/errors.ts";
 import { formatAddress, type Address } from "./address.ts";
 import type { Cluster } from "./cluster.ts";
-import { ALPN } from "./dial.ts";
+import { ALPN, KEEP_ALIVE_MS } from "./dial.ts";
 
 const HANDSHAKE_TIMEOUT_MS = 10_000;
 const CONNECTIONS_MAX = 512;
@@ -44,6 +44,8 @@ export async function listen(at: Address, cluster: Cluster, handlers: ListenerHa
     rejectUnauthorized: false,
     ALPNProtocols: Object.values(ALPN),
     handshakeTimeout: HANDSHAKE_TIMEOUT_MS,
+    keepAlive: true, // a peer that is gone without a word would hold its channels, and what they write to, open for ever
+    keepAliveInitialDelay: KEEP_ALIVE_MS,
   });
   server.maxConnections = CONNECTIONS_MAX;
   const sockets = new Set<TLSSocket>();

@@ -70,7 +70,7 @@ export function encodeToken(token: JoinToken): string {
 export function decodeToken(text: string): JoinToken {
   const bytes = Buffer.from(text, "base64url");
   if (bytes.length !== FINGERPRINT_BYTES + SECRET_BYTES || bytes.toString("base64url") !== text) {
-    throw new DmigrateError("USAGE", "That is no join token; copy the whole one that `dmigrate agent` shows on the joining host");
+    throw new DmigrateError("USAGE", "That is no join token; copy the whole one that `dmigrate status` shows on the joining host");
   }
   return { fingerprint: bytes.toString("hex", 0, FINGERPRINT_BYTES), secret: bytes.subarray(FINGERPRINT_BYTES) };
 }

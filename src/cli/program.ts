@@ -248,8 +248,11 @@ function addHosts(program: Command, run: Run): void {
   example(add, "dmigrate hosts add b 10.0.0.2 --token TOKEN");
   const remove = command(hosts, "remove")
     .summary("remove a host")
-    .description("Removes a host from the cluster: no container moves to or from it any more. Those on it go on running.")
-    .addArgument(otherHost)
+    .description(
+      "Removes a host from the cluster: no container moves to or from it any more. Those on it go on running. A host that removes " +
+        "itself leaves. The host where `dmigrate init` was run holds the cluster's key: it can be removed only when no other is left.",
+    )
+    .addArgument(new Argument("<host>", "name of a host, as `dmigrate hosts list` shows it"))
     .action(run((all) => all.hostsRemove));
   example(remove, "dmigrate hosts remove b");
 }

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import path from "node:path";
 import { test } from "node:test";
-import { DmigrateError, ERROR_CODES, isErrorCode } from "./errors.ts";
+import { DmigrateError, ERROR_CODES, isErrorCode, tryAll } from "./errors.ts";
 
 const ROW = /^\| `(?<code>[A-Z_]+)` \| (?<exitCode>\d+) \| (?<fault>\w+) \| (?<meaning>.+) \| (?<remedy>.+) \|$/gm;
 
@@ -28,4 +28,23 @@ test("whatever was thrown becomes a DmigrateError that keeps it", () => {
 test("a code of another release is none of ours", () => {
   assert.ok(isErrorCode("USAGE"));
   assert.ok(!isErrorCode("toString"));
+});
+
+test("of works that are all tried, every failure is told", async () => {
+  const done: string[] = [];
+  const succeeds = (name: string) => async () => void done.push(name);
+  const fails = (error: Error) => async (): Promise<void> => {
+    throw error;
+  };
+  const first = new DmigrateError("DOCKER", "a is in use; stop it");
+  const second = new Error("b is away");
+  await tryAll([succeeds("x"), succeeds("y")]);
+  await assert.rejects(tryAll([fails(first), succeeds("z")]), first);
+  await assert.rejects(tryAll([fails(first), fails(second)]), (error) => {
+    assert.ok(error instanceof DmigrateError && error.cause instanceof AggregateError);
+    assert.deepEqual([error.code, error.message], ["DOCKER", "a is in use; stop it; also: b is away"]);
+    assert.deepEqual(error.cause.errors, [first, second]);
+    return true;
+  });
+  assert.deepEqual(done, ["x", "y", "z"]);
 });

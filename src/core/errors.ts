@@ -88,6 +88,25 @@ export class DmigrateError extends Error {
   }
 }
 
+/**
+ * Does all of these one after the other, whichever of them fail: for cleaning up. Throws when all were tried: the one failure, or an error
+ * with the code of the first and the words of all.
+ */
+export async function tryAll(works: Iterable<() => Promise<unknown>>): Promise<void> {
+  const failures: unknown[] = [];
+  for (const work of works) {
+    try {
+      await work();
+    } catch (error) {
+      failures.push(error);
+    }
+  }
+  if (failures.length === 1) throw failures[0];
+  if (failures.length === 0) return;
+  const message = failures.map(messageOf).join("; also: ");
+  throw new DmigrateError(DmigrateError.from(failures[0]).code, message, new AggregateError(failures, message));
+}
+
 /** The text of whatever was thrown. */
 export function messageOf(thrown: unknown): string {
   return thrown instanceof Error ? thrown.message : String(thrown);

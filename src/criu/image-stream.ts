@@ -5,9 +5,8 @@
  * A file is: u8 length of its name, u48 length of its content (big endian), name, content. A file that is closed twice is sent twice;
  * the later one counts.
  */
-import { createWriteStream, fchownSync } from "node:fs";
+import { fchownSync } from "node:fs";
 import { open, stat } from "node:fs/promises";
-import { once } from "node:events";
 import path from "node:path";
 import { DmigrateError } from "../core/errors.ts";
 
@@ -40,7 +39,7 @@ export async function* sendImages(folder: string, names: AsyncIterable<string>):
 
 /**
  * Writes the files of a stream into a folder, for its owner alone to read: images hold memory. Throws PROTOCOL for a name or length that
- * no image has, TRANSFER_FAILED for a stream that ends inside a file.
+ * no image has, TRANSFER_FAILED for a stream that ends inside a file, NO_SPACE. However it ends, no file stays open.
  */
 export async function receiveImages(stream: AsyncIterable<Uint8Array>, folder: string): Promise<void> {
   const { uid, gid } = await stat(folder);
@@ -52,13 +51,16 @@ export async function receiveImages(stream: AsyncIterable<Uint8Array>, folder: s
     if (!FILE_NAME.test(name) || size > FILE_BYTES_MAX) {
       throw new DmigrateError("PROTOCOL", "The source sent an image of an impossible name or size; update both agents to the same release");
     }
-    const file = createWriteStream(path.join(folder, name), { mode: 0o600 });
-    const [fd] = (await once(file, "open")) as [number]; // as fs documents
-    fchownSync(fd, uid, gid);
-    for await (const chunk of reader.stream(size)) if (!file.write(chunk)) await once(file, "drain");
-    file.end();
-    await once(file, "close");
+    await using file = await open(path.join(folder, name), "w", 0o600);
+    fchownSync(file.fd, uid, gid);
+    for await (const chunk of reader.stream(size)) await file.writeFile(chunk).catch((error: unknown) => failWriting(folder, error));
   }
+}
+
+function failWriting(folder: string, error: unknown): never {
+  if (error instanceof Error && "code" in error && error.code === "ENOSPC")
+    throw new DmigrateError("NO_SPACE", `No space left in ${folder} for the container's images; make its file system larger`, error);
+  throw error;
 }
 
 function header(name: string, size: number): Uint8Array {
@@ -94,11 +96,11 @@ class ByteReader {
     return taken;
   }
 
-  /** The next `length` bytes in pieces as they come, copied: a chunk belongs to the stream only until the next is asked for. */
-  async *stream(length: number): AsyncGenerator<Buffer, void> {
+  /** The next `length` bytes in pieces as they come, each valid until the next is asked for. */
+  async *stream(length: number): AsyncGenerator<Uint8Array, void> {
     for (let left = length; left > 0;) {
       if (this.#rest.length === 0 && !(await this.#refill())) throw cut();
-      const part = Buffer.from(this.#rest.subarray(0, left));
+      const part = this.#rest.subarray(0, left);
       this.#rest = this.#rest.subarray(part.length);
       left -= part.length;
       yield part;

@@ -6,7 +6,7 @@ import type { Readable } from "node:stream";
 import { text } from "node:stream/consumers";
 import { pipeline } from "node:stream/promises";
 import tar from "tar-stream";
-import { DmigrateError } from "../core/errors.ts";
+import { DmigrateError, tryAll } from "../core/errors.ts";
 import type { ImageDescription } from "./description.ts";
 import type { Engine } from "./engine.ts";
 import { parseExact } from "../core/json.ts";
@@ -178,10 +178,13 @@ function throwLoadError(answer: string): void {
 
 /** Undoes `importImage`, as far as it came; an image that something uses by now stays. */
 export async function discardImage(engine: Engine, { id, added, tags }: ImportedImage): Promise<void> {
-  for (const reference of added ? [...tags, id] : tags) {
-    await engine.removeImage(reference).catch((error: unknown) => {
-      // 404: with its last name the image went, too. 409: a container uses it.
-      if (![404, 409].includes(refusalOf(error)?.status ?? 0)) throw error;
-    });
-  }
+  const references = added ? [...tags, id] : tags;
+  await tryAll(
+    references.map((reference) => async () => {
+      await engine.removeImage(reference).catch((error: unknown) => {
+        // 404: with its last name the image went, too. 409: a container uses it.
+        if (![404, 409].includes(refusalOf(error)?.status ?? 0)) throw error;
+      });
+    }),
+  );
 }

@@ -2,33 +2,16 @@
  * HTTP to an engine, played by a server that answers as engines and broken ones do.
  */
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync } from "node:fs";
-import http, { type IncomingMessage, type ServerResponse } from "node:http";
-import { once } from "node:events";
-import { tmpdir } from "node:os";
-import path from "node:path";
+import type { ServerResponse } from "node:http";
 import { buffer, text } from "node:stream/consumers";
-import { test, type TestContext } from "node:test";
+import { test } from "node:test";
+import { serveEngine } from "../../test/support/engine.ts";
 import { DmigrateError } from "../core/errors.ts";
 import { Engine } from "./engine.ts";
 import { Transport, isNotFound, refusalOf } from "./transport.ts";
 
-/** A server on a unix socket that answers as the test says; returns the socket's path. */
-async function serve(t: TestContext, answer: (request: IncomingMessage, response: ServerResponse) => void): Promise<string> {
-  const folder = mkdtempSync(path.join(tmpdir(), "dmigrate-docker-"));
-  const socket = path.join(folder, "docker.sock");
-  const server = http.createServer(answer).listen(socket);
-  await once(server, "listening");
-  t.after(() => {
-    server.closeAllConnections();
-    server.close();
-    rmSync(folder, { recursive: true });
-  });
-  return socket;
-}
-
 test("a refusal is an error with the engine's words and its status", async (t) => {
-  const socket = await serve(t, (_, response) => response.writeHead(409).end('{"message":"name is in use"}\n'));
+  const socket = await serveEngine(t, (_, response) => response.writeHead(409).end('{"message":"name is in use"}\n'));
   const refusal = new Transport(socket, "/v1.44").json("POST", "/containers/create", { query: { name: "a b" }, body: {} });
   await assert.rejects(refusal, (error) => {
     assert(error instanceof DmigrateError);
@@ -41,7 +24,7 @@ test("a refusal is an error with the engine's words and its status", async (t) =
 });
 
 test("a refusal in other words than Docker's is shown as it is", async (t) => {
-  const socket = await serve(t, (_, response) => response.writeHead(404).end("<h1>nothing here</h1>"));
+  const socket = await serveEngine(t, (_, response) => response.writeHead(404).end("<h1>nothing here</h1>"));
   await assert.rejects(
     new Transport(socket, "").json("GET", "/x"),
     (error) => isNotFound(error) && /<h1>nothing here<\/h1>/.test(String(error)),
@@ -49,7 +32,7 @@ test("a refusal in other words than Docker's is shown as it is", async (t) => {
 });
 
 test("path, query and body arrive as they are meant", async (t) => {
-  const socket = await serve(t, (request, response) => {
+  const socket = await serveEngine(t, (request, response) => {
     void text(request).then((body) => response.end(JSON.stringify([request.method, request.url, request.headers["content-type"], body])));
   });
   const transport = new Transport(socket, "/v1.44");
@@ -67,7 +50,7 @@ async function* upload(breaks: boolean): AsyncGenerator<Uint8Array> {
 }
 
 test("a stream that is uploaded arrives whole; if it breaks, that is the error", async (t) => {
-  const socket = await serve(t, (request, response) => {
+  const socket = await serveEngine(t, (request, response) => {
     request.on("error", () => {}); // the upload that breaks
     void buffer(request).then(
       (body) => response.end(String(body.length)),
@@ -87,7 +70,7 @@ test("an engine that is not there is said to be unreachable", async () => {
 });
 
 test("a signal ends a request that waits, with its own reason", async (t) => {
-  const socket = await serve(t, () => {});
+  const socket = await serveEngine(t, () => {});
   const abort = new AbortController();
   const waiting = new Transport(socket, "").with({ signal: abort.signal }).json("GET", "/containers/held/json");
   abort.abort(new DmigrateError("TIMEOUT", "the engine was not done in time; try again"));
@@ -103,7 +86,7 @@ test("an answer that breaks off, or is no JSON, or has another form is an error"
     "/text": (response) => response.end("hello"),
     "/version": (response) => response.end('{"ApiVersion":7}'),
   };
-  const socket = await serve(t, (request, response) => answers[request.url ?? ""]?.(response));
+  const socket = await serveEngine(t, (request, response) => answers[request.url ?? ""]?.(response));
   const transport = new Transport(socket, "");
   await assert.rejects(transport.json("GET", "/cut"), { code: "DOCKER" });
   await assert.rejects(transport.json("GET", "/text"), { code: "DOCKER" });
@@ -121,7 +104,7 @@ for (const [versions, url] of [
   const outcome = url === undefined ? "is refused" : `is asked at ${url}`;
   test(`an engine of API ${versions.MinAPIVersion} to ${versions.ApiVersion} ${outcome}`, async (t) => {
     const asked: string[] = [];
-    const socket = await serve(t, (request, response) => {
+    const socket = await serveEngine(t, (request, response) => {
       asked.push(request.url ?? "");
       response.end(request.url === "/version" ? JSON.stringify({ Version: "7", ...versions }) : "{}");
     });

@@ -113,12 +113,15 @@ function summaryToProto(record: MigrationRecord, cluster: Cluster): MessageInitS
   return { ...partiesOf(record, cluster), id, role, state, beganAtMs: BigInt(beganAtMs), phase };
 }
 
-/** Source and target as this host knows them. One that has left its cluster since has no name of its own any more. */
+/**
+ * Source and target by the names they had then, as far as this host knows: the target has no report, and a host that has left its cluster
+ * since has no name of its own any more.
+ */
 function partiesOf(
-  { container, role, peer }: MigrationRecord,
+  { container, role, peer, report }: MigrationRecord,
   { state }: Cluster,
 ): { container: string; source: HostName; target: HostName } {
-  const self = state.kind === "member" ? state.self : hostName("localhost");
+  const self = report?.[role] ?? (state.kind === "member" ? state.self : hostName("localhost"));
   return role === "source" ? { container, source: self, target: peer } : { container, source: peer, target: self };
 }
 

@@ -3,10 +3,12 @@
  * an agent before this one left, are undone.
  */
 import * as z from "zod";
+import { tryAll } from "../../core/errors.ts";
 import { containerId, type ContainerId, type MigrationId } from "../../core/ids.ts";
 import type { Engine } from "../../docker/engine.ts";
 import { discardImage, type ImportedImage } from "../../docker/images.ts";
 import { discardContainer } from "../../docker/lifecycle.ts";
+import { isNotFound } from "../../docker/transport.ts";
 import { clearTree } from "../../rootfs/remove.ts";
 import type { Journal } from "../journal.ts";
 import { releaseHeld } from "./staging.ts";
@@ -49,23 +51,37 @@ export class Made {
     this.#note({ container });
   }
 
-  /** Removes all of it, the newest kind first. The container must not run here. */
+  /**
+   * Removes all of it, the newest kind first; what is gone already counts as removed. The container must not run here. One thing that
+   * can't be removed does not keep the others: throws when all were tried, and what is left stays in the journal.
+   */
   async undo(engine: Engine): Promise<void> {
     const { container, image, volumes, networks } = this.#things;
-    if (container !== undefined) {
-      await releaseHeld(container);
-      await discardContainer(engine, container, { volumes: true });
-    }
-    for (const { name, created } of volumes) {
-      if (created) await engine.removeVolume(name);
-      else clearTree((await engine.inspectVolume(name)).Mountpoint);
-    }
-    for (const network of networks) await engine.removeNetwork(network);
-    if (image !== undefined) await discardImage(engine, image);
+    await tryAll([
+      ...(container === undefined ? [] : [() => discardHeld(engine, container)]),
+      ...volumes.map((volume) => () => discardVolume(engine, volume).catch(unlessGone)),
+      ...networks.map((network) => () => engine.removeNetwork(network).catch(unlessGone)),
+      ...(image === undefined ? [] : [() => discardImage(engine, image)]),
+    ]);
   }
 
   #note(change: Partial<Things>): void {
     this.#things = { ...this.#things, ...change };
     this.#journal.note(this.#id, this.#things);
   }
+}
+
+async function discardHeld(engine: Engine, container: ContainerId): Promise<void> {
+  await releaseHeld(container);
+  await discardContainer(engine, container, { volumes: true });
+}
+
+async function discardVolume(engine: Engine, { name, created }: Things["volumes"][number]): Promise<void> {
+  if (created) await engine.removeVolume(name);
+  else clearTree((await engine.inspectVolume(name)).Mountpoint);
+}
+
+/** An anonymous volume, for one, goes with its container. */
+function unlessGone(error: unknown): void {
+  if (!isNotFound(error)) throw error;
 }

@@ -1,7 +1,7 @@
 /**
  * All migrations to this host: finds the session a call is for.
  */
-import { DmigrateError } from "../../core/errors.ts";
+import { DmigrateError, tryAll } from "../../core/errors.ts";
 import type { MigrationId } from "../../core/ids.ts";
 import { readDescription } from "../../docker/description.ts";
 import { Engine } from "../../docker/engine.ts";
@@ -58,7 +58,8 @@ export function targetSessions(context: AgentContext): TargetSessions {
       if (context.journal.get(id).state !== "rolled-back") await of(id).abort();
     },
     async [Symbol.asyncDispose]() {
-      for (const session of sessions.values()) if (!session.isCommitted) await session.abort();
+      const undecided = [...sessions.values()].filter((session) => !session.isCommitted);
+      await tryAll(undecided.map((session) => () => session.abort()));
     },
   };
 }
@@ -69,10 +70,12 @@ export function targetSessions(context: AgentContext): TargetSessions {
  */
 async function recoverSession(context: AgentContext, { id, state }: MigrationRecord): Promise<void> {
   try {
-    await removeMigrationFolder(context.config, id);
-    if (state === "owner") return context.journal.move(id, "failed");
-    await new Made(context.journal, id).undo(await Engine.connect(context.config.dockerSocket));
-    context.journal.move(id, "rolled-back");
+    const removeFolder = (): Promise<void> => removeMigrationFolder(context.config, id);
+    const undo = async (): Promise<void> => {
+      await new Made(context.journal, id).undo(await Engine.connect(context.config.dockerSocket));
+    };
+    await tryAll(state === "owner" ? [removeFolder] : [removeFolder, undo]);
+    context.journal.move(id, state === "owner" ? "failed" : "rolled-back");
   } catch (error) {
     context.log.error({ err: error, migration: id }, "could not clean up after a migration");
   }
