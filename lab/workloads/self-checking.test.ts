@@ -88,6 +88,10 @@ const WORKLOADS: Record<string, { args?: string[]; network?: "shared"; harm: (ru
     says: /next line of a connection is b'2'/,
   },
   overdue_timer: { harm: ({ parent }) => process.kill(parent, "SIGSTOP"), says: /no progress of overdue_timer/ },
+  sleeps: {
+    harm: ({ parent }) => processesUnder({ pid: parent }).map((pid) => process.kill(pid, "SIGKILL")),
+    says: /a sleep of \d s took/,
+  },
   timers: { harm: ({ parent }) => process.kill(parent, "SIGSTOP"), says: /no progress of timers/ },
   mappings: {
     harm: ({ sandbox }) => overwrite(path.join(sandbox.root, "data/mapped"), "7".repeat(20), 4096),

@@ -9,18 +9,21 @@ import { DmigrateError } from "../core/errors.ts";
 const MAGICS_BYTES = 8;
 const WIRE = { VARINT: 0n, FIXED64: 1n, BYTES: 2n, FIXED32: 5n } as const;
 
-/** A field of a message. */
-export interface Field {
-  readonly number: number;
-  /** Of a number; 0n for others. */
-  readonly value: bigint;
-  /** Where its content begins and ends in the image: of a number its varint, of a message or a string its bytes. */
+/** Where something begins and ends in an image. */
+export interface Span {
   readonly start: number;
   readonly end: number;
 }
 
-/** The messages of an image, each by where it begins and ends. Throws PROTOCOL if the image is cut short. */
-export function* entriesOf(image: Uint8Array): Generator<{ readonly start: number; readonly end: number }, void> {
+/** A field of a message, and where its content is: of a number its varint, of a message or a string its bytes. */
+export interface Field extends Span {
+  readonly number: number;
+  /** Of a number; 0n for others. */
+  readonly value: bigint;
+}
+
+/** The messages of an image. Throws PROTOCOL if the image is cut short. */
+export function* entriesOf(image: Uint8Array): Generator<Span, void> {
   const view = new DataView(image.buffer, image.byteOffset, image.byteLength);
   for (let offset = MAGICS_BYTES; offset < image.byteLength;) {
     if (offset + 4 > image.byteLength) throw malformed();
