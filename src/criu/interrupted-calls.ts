@@ -19,28 +19,27 @@ const SIGNALS_OF_PROCESS = [3, 10] as const;
 const SIGNALS_OF_THREAD = [5, 9] as const;
 
 /** images/core-x86.proto, user_x86_regs_entry. */
-const REGISTER = { R10: 8, AX: 11, DX: 13, SI: 14, DI: 15, ORIG_AX: 16, IP: 17, MODE: 28 } as const;
+const REGISTER = { r10: 8, ax: 11, dx: 13, si: 14, di: 15, orig_ax: 16, ip: 17, mode: 28 } as const;
 const MODE_COMPAT = 2n;
 
 const EINTR = BigInt.asUintN(64, -4n);
 /** `ax` with EINTR in it, as an image has it: most images lack it, and are done with. */
-const AX_IS_EINTR = Buffer.of(REGISTER.AX << 3, 0xfc, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01);
+const AX_IS_EINTR = Buffer.of(REGISTER.ax << 3, 0xfc, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01);
 
-/** Which registers of a sleep point to its time, and to where the kernel wrote what was left of that; a wait has no such thing. */
 interface Call {
-  readonly time?: number;
-  readonly left?: number;
+  /** Which registers of a sleep point to its time, and to where the kernel wrote what was left of that; a wait has no such thing. */
+  readonly sleep?: { readonly time: "di" | "dx"; readonly left: "si" | "r10" };
 }
 
 /**
  * The calls for which the kernel returns ERESTART_RESTARTBLOCK, of which CRIU makes EINTR (compel/arch/x86/src/lib/infect.c). They return
  * EINTR only by way of a signal's handler, after which `orig_ax` is no call's number: so if both are there it was CRIU.
  */
-const CALLS: ReadonlyMap<bigint | undefined, Call> = new Map<bigint, Call>([
+export const INTERRUPTED_CALLS: ReadonlyMap<bigint | undefined, Call> = new Map<bigint, Call>([
   [7n, {}], // poll
-  [35n, { time: REGISTER.DI, left: REGISTER.SI }], // nanosleep
+  [35n, { sleep: { time: "di", left: "si" } }], // nanosleep
   [202n, {}], // futex
-  [230n, { time: REGISTER.DX, left: REGISTER.R10 }], // clock_nanosleep; not until a point in time, which CRIU has made again
+  [230n, { sleep: { time: "dx", left: "r10" } }], // clock_nanosleep; not until a point in time, which CRIU has made again
 ]);
 
 /** Every address of a program is below. */
@@ -56,12 +55,13 @@ function mend(image: Buffer, core: Span): boolean {
   const message = find(image, core, REGISTERS);
   if (message === undefined || hasSignals(image, core)) return false;
   const registers = new Map<number | undefined, Field>(fieldsOf(image, message.start, message.end).map((field) => [field.number, field]));
-  const [ax, number, ip] = [REGISTER.AX, REGISTER.ORIG_AX, REGISTER.IP].map((register) => registers.get(register));
-  const call = CALLS.get(number?.value);
+  const [ax, number, ip] = [REGISTER.ax, REGISTER.orig_ax, REGISTER.ip].map((register) => registers.get(register));
+  const call = INTERRUPTED_CALLS.get(number?.value);
   if (ax?.value !== EINTR || number === undefined || ip === undefined || call === undefined) return false;
-  if (registers.get(REGISTER.MODE)?.value === MODE_COMPAT) return false;
+  if (registers.get(REGISTER.mode)?.value === MODE_COMPAT) return false;
 
-  const [time, left = 0n] = [registers.get(call.time), registers.get(call.left)?.value];
+  const time = call.sleep && registers.get(REGISTER[call.sleep.time]);
+  const left = (call.sleep && registers.get(REGISTER[call.sleep.left])?.value) ?? 0n;
   const isLeft = time !== undefined && left > 0n && left < ADDRESSES_END;
   // The new number may be longer than the old one, and -EINTR has bytes to spare: what lies between makes room, and nothing else moves.
   const growth = isLeft ? Math.max(0, varintBytes(left) - (time.end - time.start)) : 0;

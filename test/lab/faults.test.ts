@@ -8,11 +8,11 @@ import { readdir } from "node:fs/promises";
 import { after, before, test } from "node:test";
 import { DMIGRATE, startAgent } from "../../lab/cluster.ts";
 import { until, type Host } from "../../lab/host.ts";
-import { redisImage } from "../../lab/images/catalogue.ts";
-import type { Lab } from "../../lab/lab.ts";
+import { busyboxImage, redisImage } from "../../lab/images/catalogue.ts";
+import { LAN, type Lab } from "../../lab/lab.ts";
 import type { ClientProcess } from "../../lab/workloads/client-control.ts";
 import type { RedisClientResult } from "../../lab/workloads/client-result.ts";
-import { assertClean, assertRuns, labOfTwo, migrate, runContainer, startRedisClient } from "../support/lab.ts";
+import { assertClean, assertRuns, labOfTwo, migrate, provideImage, runContainer, startRedisClient } from "../support/lab.ts";
 
 const ADDRESS = "10.77.0.201";
 const VOLUME_MEGABYTES = 48;
@@ -75,6 +75,20 @@ test("the restore fails: CRIU on the target breaks after the preflight", async (
   await b.run("mv", "/usr/sbin/criu.away", "/usr/sbin/criu");
   assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "RESTORE_FAILED"], result.message);
   await assertUndone();
+});
+
+test("a sleep that the failed dump met goes on on the source", async () => {
+  const program = ["sh", "-c", "(sleep 600; echo woke) & (timeout 600 sleep 601; echo woke) & exec sleep 602"];
+  const image = await provideImage(a, busyboxImage);
+  await a.run("docker", "run", "--detach", "--name", "sleeper", "--network", LAN, image, ...program);
+  const result = await migrate(a, "sleeper", "b", {
+    reserve: () => b.run("sh", "-c", "mv /usr/sbin/criu /usr/sbin/criu.away && ln -s /bin/false /usr/sbin/criu"),
+  });
+  await b.run("mv", "/usr/sbin/criu.away", "/usr/sbin/criu");
+  assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "RESTORE_FAILED"], result.message);
+  await assertRuns(a, "sleeper");
+  assert.equal(await a.run("docker", "logs", "sleeper"), "");
+  await a.run("docker", "rm", "--force", "sleeper");
 });
 
 test("the wrong image: a file of the image differs on the target", async () => {

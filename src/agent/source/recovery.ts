@@ -10,6 +10,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { DmigrateError, messageOf } from "../../core/errors.ts";
 import type { JournalState, Outcome, Report } from "../../core/migration.ts";
 import { freezerOf } from "../../criu/freezer.ts";
+import { thawAfterDump } from "../../criu/thaw.ts";
 import { breakOff } from "../../criu/lazy-dump.ts";
 import { Engine } from "../../docker/engine.ts";
 import { setRestartPolicy } from "../../docker/lifecycle.ts";
@@ -88,7 +89,7 @@ async function release(engine: Engine, record: MigrationRecord, frozen: NonNulla
   using namespace = NetworkNamespace.open(`/proc/${frozen.initPid}/ns/net`);
   using quarantine = new Quarantine(namespace);
   quarantine.lift();
-  await (await freezerOf(frozen.initPid)).thaw();
+  await thawAfterDump(await freezerOf(frozen.initPid));
   await setRestartPolicy(engine, record.containerId, frozen.restartPolicy);
 }
 

@@ -13,6 +13,7 @@ import { dumpConfiguration } from "../../criu/configuration.ts";
 import { freezerOf, type Freezer } from "../../criu/freezer.ts";
 import { sendImages } from "../../criu/image-stream.ts";
 import { prepareDump, type LazyDump } from "../../criu/lazy-dump.ts";
+import { thawAfterDump } from "../../criu/thaw.ts";
 import { writeDescription, type ContainerDescription } from "../../docker/description.ts";
 import type { Engine } from "../../docker/engine.ts";
 import { exportImage } from "../../docker/images.ts";
@@ -165,7 +166,8 @@ export class SourceSession {
     const { dump, lastRound, imageChannel, pageChannel, held, freezer } = await this.#prepareFreeze();
     this.#cancelled.throwIfAborted();
 
-    this.#undo.defer(() => freezer.thaw());
+    let thaw = (): Promise<void> => freezer.thaw();
+    this.#undo.defer(() => thaw());
     this.#undo.defer(() => void held.release());
     await this.#standStill(freezer, held);
 
@@ -175,6 +177,7 @@ export class SourceSession {
     const sendingImages = sendAll(imageChannel, sendImages(dump.images, closedImages));
     sendingImages.catch(() => {}); // told below
     const running = dump.start();
+    thaw = () => thawAfterDump(freezer);
     this.#undo.defer(() => running.abandon());
     await timeline.step("dump", () => running.ready);
     closedImages.close();

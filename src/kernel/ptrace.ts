@@ -1,0 +1,93 @@
+/**
+ * Threads of other processes, stopped for a moment, and their registers (ptrace(2)). On x86-64. Only the thread that seized one may do the
+ * rest, so all of this is synchronous.
+ */
+import { declare, mustUnless, must } from "./libc.ts";
+
+/** <sys/ptrace.h>, <sys/wait.h>. */
+const PTRACE = { GETREGS: 12, SETREGS: 13, DETACH: 17, SEIZE: 0x4206, INTERRUPT: 0x4207 } as const;
+const WAIT = { NOHANG: 1, ALL: 0x4000_0000 } as const;
+const ESRCH = 3;
+/** <sys/user.h>, struct user_regs_struct: 8 bytes each, in this order. */
+const REGISTERS = [
+  "r15",
+  "r14",
+  "r13",
+  "r12",
+  "bp",
+  "bx",
+  "r11",
+  "r10",
+  "r9",
+  "r8",
+  "ax",
+  "cx",
+  "dx",
+  "si",
+  "di",
+  "orig_ax",
+  "ip",
+  "cs",
+] as const;
+const REGISTERS_BYTES = 27 * 8;
+
+const ptrace = declare<(request: number, tid: number, address: null, data: Buffer | null) => number>(
+  "long ptrace(int request, int pid, void *addr, void *data)",
+);
+const waitpid = declare<(tid: number, status: Buffer, options: number) => number>("int waitpid(int pid, void *status, int options)");
+
+/** A register by the kernel's name for it. */
+export type RegisterName = (typeof REGISTERS)[number];
+
+/** The registers of a thread, as they were when they were read. */
+export class Registers {
+  readonly bytes: Buffer = Buffer.alloc(REGISTERS_BYTES);
+
+  get(name: RegisterName): bigint {
+    return this.bytes.readBigUInt64LE(8 * REGISTERS.indexOf(name));
+  }
+
+  set(name: RegisterName, value: bigint): void {
+    this.bytes.writeBigUInt64LE(BigInt.asUintN(64, value), 8 * REGISTERS.indexOf(name));
+  }
+}
+
+/** A seized thread. Disposing of it, or the end of this process, lets it go on. */
+export class Tracee implements Disposable {
+  readonly tid: number;
+  #hasStopped = false;
+
+  private constructor(tid: number) {
+    this.tid = tid;
+  }
+
+  /** Seizes a thread and asks it to stop; undefined if it has ended. Throws KERNEL. */
+  static seize(tid: number): Tracee | undefined {
+    if (mustUnless("ptrace", ptrace(PTRACE.SEIZE, tid, null, null), ESRCH) === undefined) return undefined;
+    const tracee = new Tracee(tid);
+    mustUnless("ptrace", ptrace(PTRACE.INTERRUPT, tid, null, null), ESRCH);
+    return tracee;
+  }
+
+  /** Whether it has stopped; from then on it stays so. */
+  get hasStopped(): boolean {
+    this.#hasStopped ||= waitpid(this.tid, Buffer.alloc(4), WAIT.NOHANG | WAIT.ALL) === this.tid;
+    return this.#hasStopped;
+  }
+
+  /** Of a stopped one. Throws KERNEL. */
+  registers(): Registers {
+    const registers = new Registers();
+    must("ptrace", ptrace(PTRACE.GETREGS, this.tid, null, registers.bytes));
+    return registers;
+  }
+
+  /** Of a stopped one. Throws KERNEL. */
+  setRegisters(registers: Registers): void {
+    must("ptrace", ptrace(PTRACE.SETREGS, this.tid, null, registers.bytes));
+  }
+
+  [Symbol.dispose](): void {
+    ptrace(PTRACE.DETACH, this.tid, null, null); // it may have ended
+  }
+}
