@@ -82,7 +82,7 @@ export class Lab implements AsyncDisposable {
   static async up(spec: LabSpec, say: (line: string) => void = () => {}): Promise<Lab> {
     checkSpec(spec);
     const { name } = spec;
-    await ensureRoot(say);
+    await ensureRoot();
     await removeLab(name);
     try {
       return await Lab.build(name, spec, say);

@@ -1,15 +1,18 @@
 /**
  * Builds the root file system that every lab host overlays: Debian 13 with Docker, runc and a CRIU that works on
  * today's kernels. Built once for a list of packages, about a minute, and cached outside the checkout.
+ *
+ * Run by `bin/setup lab`, which brings the programs that build it.
  */
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { appendFile, mkdir, readdir, rename, rm, writeFile } from "node:fs/promises";
 import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { createInterface } from "node:readline";
 import path from "node:path";
 import { DmigrateError } from "../src/core/errors.ts";
-import { CACHE_DIR } from "./paths.ts";
+import { CACHE_DIR, CHECKOUT } from "./paths.ts";
 import { run } from "./run.ts";
 
 const RELEASE = "trixie";
@@ -44,29 +47,38 @@ const RECIPE = createHash("sha256")
 /** The cached root file system, whether it exists already or not. */
 export const ROOT_DIR: string = path.join(CACHE_DIR, `root-${RECIPE}`);
 
-/**
- * Makes sure that the root file system exists; returns its path.
- * @param say prints one line of progress
- */
-export async function ensureRoot(say: (line: string) => void): Promise<string> {
+/** Makes sure that the root file system exists; returns its path. What `bin/setup lab` has to install for it is told on standard error. */
+export async function ensureRoot(): Promise<string> {
   if (existsSync(ROOT_DIR)) return ROOT_DIR;
+  const setup = spawn(path.join(CHECKOUT, "bin/setup"), ["lab"], { stdio: ["ignore", process.stderr, process.stderr] });
+  const [code] = (await once(setup, "close")) as [number | null]; // as child_process documents
+  if (code !== 0) throw new DmigrateError("LAB", `\`bin/setup lab\` ended with ${code}; what it printed says why`);
+  return ROOT_DIR;
+}
+
+/** Builds it unless it exists. */
+async function buildRoot(): Promise<void> {
+  if (existsSync(ROOT_DIR)) return;
   await mkdir(CACHE_DIR, { recursive: true, mode: 0o755 });
   await removeAbandoned();
   const building = `${ROOT_DIR}.${process.pid}`;
   const log = `${ROOT_DIR}.log`;
-  say(`Building the lab's Debian ${RELEASE} root file system in ${ROOT_DIR} (once, about a minute, 800 MB):`);
+  say(`Building the lab's Debian ${RELEASE} root file system in ${ROOT_DIR} (once, about a minute, 450 MB):`);
   say(`  ${[...PACKAGES, ...PACKAGES_FROM_SID].join(" ")}`);
   await writeFile(log, "");
   try {
-    await bootstrap(building, log, say);
+    await bootstrap(building, log);
     await rename(building, ROOT_DIR);
   } catch (error) {
     await rm(building, { recursive: true, force: true });
-    if (existsSync(ROOT_DIR)) return ROOT_DIR; // another process was quicker
+    if (existsSync(ROOT_DIR)) return; // another process was quicker
     throw error;
   }
   say("  done");
-  return ROOT_DIR;
+}
+
+function say(line: string): void {
+  process.stderr.write(`${line}\n`);
 }
 
 /** What was being built by a process that is no more. */
@@ -77,7 +89,7 @@ async function removeAbandoned(): Promise<void> {
   }
 }
 
-async function bootstrap(target: string, log: string, say: (line: string) => void): Promise<void> {
+async function bootstrap(target: string, log: string): Promise<void> {
   const mirror = await debianMirror();
   // A mirror may lag behind: its signature counts, not its date.
   const sid = `deb [check-valid-until=no] ${mirror} sid main`;
@@ -90,7 +102,7 @@ async function bootstrap(target: string, log: string, say: (line: string) => voi
   ];
   const args = ["--variant=apt", `--include=${PACKAGES.join(",")}`, '--aptopt=Apt::Install-Recommends "false"'];
   args.push(...hooks.map((hook) => `--customize-hook=${hook}`), RELEASE, target, mirror);
-  await runLogged("mmdebstrap", args, log, say);
+  await runLogged("mmdebstrap", args, log);
 }
 
 /** The mirror this machine's own apt uses. */
@@ -107,7 +119,7 @@ async function debianMirror(): Promise<string> {
 }
 
 /** Runs a long program: everything it prints goes to the log, the beginning of each step to the user. */
-async function runLogged(program: string, args: readonly string[], log: string, say: (line: string) => void): Promise<void> {
+async function runLogged(program: string, args: readonly string[], log: string): Promise<void> {
   const child = spawn(program, args, { stdio: ["ignore", "pipe", "pipe"] });
   const failed = new Promise<never>((_, reject) => child.once("error", reject));
   const exited = new Promise<number | null>((resolve) => child.once("close", resolve));
@@ -122,4 +134,4 @@ async function runLogged(program: string, args: readonly string[], log: string, 
   if (code !== 0) throw new DmigrateError("LAB", `${program} failed with exit code ${code}; ${log} tells why`);
 }
 
-if (import.meta.main) await ensureRoot((line) => process.stdout.write(`${line}\n`));
+if (import.meta.main) await buildRoot();

@@ -11,7 +11,7 @@ import { ensureRoot } from "../setup.ts";
 import { DebianRoot } from "./debian-root.ts";
 
 let root: string;
-before(async () => (root = await ensureRoot(() => undefined)));
+before(async () => (root = await ensureRoot()));
 
 function folder(t: TestContext): string {
   const dir = mkdtempSync(path.join(tmpdir(), "dmigrate-root-"));

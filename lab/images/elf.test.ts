@@ -9,7 +9,7 @@ import { ensureRoot } from "../setup.ts";
 import { readElf } from "./elf.ts";
 
 let root: string;
-before(async () => (root = await ensureRoot(() => undefined)));
+before(async () => (root = await ensureRoot()));
 
 const read = (file: string): Buffer => readFileSync(path.join(root, file));
 

@@ -14,7 +14,7 @@ import { buildImage } from "./image.ts";
 import { Sandbox } from "./sandbox.ts";
 
 let root: string;
-before(async () => (root = await ensureRoot(() => undefined)));
+before(async () => (root = await ensureRoot()));
 
 test("an image that is built twice is the same to the byte", async () => {
   const [first, second] = await Promise.all([buildImage(redisImage(root), root), buildImage(redisImage(root), root)]);

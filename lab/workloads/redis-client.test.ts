@@ -22,7 +22,7 @@ const LIMIT_MS = 20_000;
 
 let sandbox: Sandbox;
 before(async () => {
-  const root = await ensureRoot(() => undefined);
+  const root = await ensureRoot();
   sandbox = await Sandbox.unpack(await buildImage(redisImage(root), root));
 });
 after(async () => await sandbox[Symbol.asyncDispose]());

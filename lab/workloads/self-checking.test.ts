@@ -16,7 +16,7 @@ import { runEchoClient } from "./echo-client.ts";
 
 let image: Image;
 before(async () => {
-  const root = await ensureRoot(() => undefined);
+  const root = await ensureRoot();
   image = await buildImage(workloadsImage(root), root);
 });
 
