@@ -61,6 +61,20 @@ test("a failed one claims nothing about who runs the container", () => {
   assert.doesNotMatch(text, /runs on/);
 });
 
+test("a long duration stands apart from its phase and its bar", () => {
+  const phases = [
+    { name: "copy", startMs: 0, endMs: 1760 },
+    { name: "post-copy", startMs: 1760, endMs: 1760 + 83_000 },
+    { name: "finish", startMs: 84_760, endMs: 84_760 + 754_000 },
+  ] as const;
+  const lines = renderReport({ ...REPORT, phases }, 60, colourless);
+  assert.deepEqual(
+    lines.slice(3, 6).map((line) => line.slice(0, 26)),
+    ["  copy            1.76 s  ", "  post-copy   1 min 23 s  ", "  finish     12 min 34 s  "],
+  );
+  for (const line of lines.filter((each) => each.includes("█"))) assert.ok(widthOf(line) <= 60, line);
+});
+
 test("warnings are told, and pictures fit the terminal", () => {
   const lines = renderReport({ ...REPORT, warnings: ["A volume was skipped"] }, 60, colourless);
   assert.equal(lines.at(-1), "  warning  A volume was skipped");

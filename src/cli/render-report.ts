@@ -6,6 +6,8 @@ import { bar, bytes, count, duration, padEnd, padStart, plural, type Paint, type
 /** Phases in which nobody runs the container. */
 const DOWNTIME_PHASES: ReadonlySet<string> = new Set(["freeze", "handover"]);
 const BAR_COLUMNS_MAX = 60;
+/** Room for nearly every duration; a longer one takes what it needs. */
+const DURATION_COLUMNS_MIN = 8;
 
 export function renderReport(report: Report, columns: number, paint: Paint): string[] {
   const { phases, steps, warnings, downtimeMs } = report;
@@ -52,14 +54,15 @@ function plain(downtimeMs: number): string {
 
 /** One line a span: its name, how long it took, and where it lies on the time line. */
 function waterfall(spans: readonly (PhaseSpan | Step)[], columns: number, paint: Paint, tone: (span: PhaseSpan | Step) => Tone): string[] {
-  const names = Math.max(...spans.map(({ name }) => name.length));
-  const left = 2 + names + 12;
+  const rows = spans.map((span) => ({ span, took: duration(span.endMs - span.startMs) }));
+  const names = Math.max(...rows.map(({ span }) => span.name.length));
+  const durations = Math.max(DURATION_COLUMNS_MIN, ...rows.map(({ took }) => took.length));
+  const left = 2 + names + 2 + durations + 2;
   const room = Math.max(10, Math.min(BAR_COLUMNS_MAX, columns - left - 1));
   const axis = { fromMs: Math.min(...spans.map(({ startMs }) => startMs)), toMs: Math.max(...spans.map(({ endMs }) => endMs)) };
-  return spans.map((span) => {
-    const took = padStart(duration(span.endMs - span.startMs), 10);
-    return `  ${padEnd(span.name, names)}${took}  ${paint(tone(span), bar(span, axis, room))}`;
-  });
+  return rows.map(
+    ({ span, took }) => `  ${padEnd(span.name, names)}  ${padStart(took, durations)}  ${paint(tone(span), bar(span, axis, room))}`,
+  );
 }
 
 function amounts({ bytes: sent, pages, totalMs }: Report, paint: Paint): string[] {
