@@ -1,6 +1,7 @@
 #!/bin/sh
 # Enters a lab host and runs a program there. The cgroups come first: a process that enters the namespaces with its
-# old cgroups can't be restored by CRIU. The program ends with whoever started it: nsenter is its parent and can be killed alone.
+# old cgroups can't be restored by CRIU. The program ends with whoever started it: a shell is its parent and can be killed alone, but not by
+# Ctrl-C, which is the program's to answer.
 # Arguments: the host's init, folders of the host's cgroups, "--", program and its arguments.
 
 init=$1
@@ -10,6 +11,7 @@ while [ "$1" != -- ]; do
   shift
 done
 shift
-exec nsenter --target "$init" --mount --uts --ipc --net --pid --cgroup --root -- env -i \
+exec nsenter --no-fork --target "$init" --mount --uts --ipc --net --pid --cgroup --root -- \
+  sh -c 'trap : INT QUIT; "$@"; exit $?' sh env -i \
   PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/dmigrate/bin HOME=/root LANG=C.UTF-8 ${TERM:+TERM=$TERM} \
   setpriv --pdeathsig TERM "$@"

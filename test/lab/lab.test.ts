@@ -87,6 +87,19 @@ test("a program ends with the exec that runs it", async () => {
   await until("the program to end", 20_000, async () => (await slow.host("a").exec("pgrep", "-x", "tail")).code === 1);
 });
 
+test("Ctrl-C at a terminal is the program's to answer", async () => {
+  const exec = (program: string): string => `${CHECKOUT}/bin/dmigrate lab exec --name ${SLOW} a -- sh -c '${program}'`;
+  const pressing = async (program: string): Promise<number> => {
+    const terminal = spawn("script", ["--quiet", "--return", "--command", exec(program), "/dev/null"], { stdio: "pipe" });
+    const exited = once(terminal, "exit");
+    terminal.stdout.once("data", () => terminal.stdin.write("\u0003"));
+    const [code] = (await exited) as [number]; // as child_process documents
+    return code;
+  };
+  assert.equal(await pressing('trap "sleep 0.2; exit 7" INT; echo; while :; do sleep 0.1; done'), 7);
+  assert.equal(await pressing("echo; exec sleep 1000"), 128 + 2);
+});
+
 const WRONG: readonly (readonly [args: readonly string[], code: keyof typeof ERROR_CODES, message: RegExp])[] = [
   [["exec", "--name", "tlab9", "a", "--", "true"], "LAB", /There is no lab tlab9\n.*`dmigrate lab up`/],
   [["exec", "--name", SLOW, "z", "--", "true"], "LAB", /Lab tlab1 has no host z\n.*it has a, client/],
