@@ -1,4 +1,4 @@
-/** The script bin/dmigrate: what it runs, and that a checkout sets itself up before its first command, and only then. */
+/** The command in a checkout: the published commands, and the lab; it sets itself up before the first of them, and only then. */
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { cpSync, mkdirSync, writeFileSync } from "node:fs";
@@ -7,6 +7,13 @@ import { test, type TestContext } from "node:test";
 import { temporaryDirectory } from "../test/support/hosts.ts";
 
 const SCRIPT = path.resolve(import.meta.dirname, "../bin/dmigrate");
+
+const dmigrate = (...args: string[]): string => spawnSync(SCRIPT, args, { encoding: "utf8" }).stdout;
+
+test("a checkout has the lab and the demo too", () => {
+  assert.match(dmigrate("--help"), /^ {2}migrate [^]*^Try out:\n {2}lab [^]*^ {2}demo /m);
+  assert.match(dmigrate("lab", "--help"), /^ {2}up /m);
+});
 
 /** A folder with the script, a Node that tells its arguments, and such a setup; returns how to run the script. */
 function folderWith(t: TestContext, kind: "src" | "dist", setup: string): () => { stdout: string; stderr: string; status: number | null } {

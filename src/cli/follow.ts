@@ -1,7 +1,7 @@
 /** The commands that follow a migration from its beginning to its report: migrate and watch. */
 import type { ControlClient, StreamedEvent } from "../agent/client.ts";
 import { DmigrateError, ERROR_CODES, isErrorCode } from "../core/errors.ts";
-import { hostName, migrationId } from "../core/ids.ts";
+import { hostName, migrationId, type MigrationId } from "../core/ids.ts";
 import type { Mode, Report } from "../core/migration.ts";
 import { answer, type Command, type Invocation } from "./invocation.ts";
 import type { Progress } from "./render-progress.ts";
@@ -22,7 +22,7 @@ type Begin = (signal: AbortSignal) => AsyncIterable<StreamedEvent>;
 /** What a shell is told by a program that Ctrl-C ended: 128 and the signal's number. */
 const INTERRUPTED = 130;
 
-/** `dmigrate migrate`: Ctrl-C cancels, a second one leaves. */
+/** `dmigrate migrate`: Ctrl-C cancels; after the handover, or a second time, it leaves. */
 export const migrate: Command<[container: string, host: string, options: MigrateOptions]> = async (
   invocation,
   container,
@@ -34,19 +34,22 @@ export const migrate: Command<[container: string, host: string, options: Migrate
   const begin: Begin = (signal) => invocation.client.migrate(request, { signal });
   if (detach) return await beginOnly(invocation, begin);
 
-  const report = await follow(invocation, begin, "cancel");
-  if (report === undefined) return INTERRUPTED;
-  answer(invocation, report, (value, { columns, paint }) => renderReport(value, columns, paint));
-  return exitCodeOf(report);
+  const end = await follow(invocation, begin, "cancel");
+  if (end.kind === "left") {
+    if (invocation.json && end.migration !== undefined) answer(invocation, partiesOf(end.migration), () => []);
+    return INTERRUPTED;
+  }
+  answer(invocation, end.report, (value, { columns, paint }) => renderReport(value, columns, paint));
+  return exitCodeOf(end.report);
 };
 
 /** `dmigrate watch`: Ctrl-C leaves. With --json, an event a line. */
 export const watch: Command<[id: string]> = async (invocation, text) => {
   const id = migrationId(text);
-  const report = await follow(invocation, (signal) => printed(invocation, invocation.client.watch(id, { signal })), "leave");
-  if (report === undefined) return INTERRUPTED;
-  if (!invocation.json) answer(invocation, report, (value, { columns, paint }) => renderReport(value, columns, paint));
-  return exitCodeOf(report);
+  const end = await follow(invocation, (signal) => printed(invocation, invocation.client.watch(id, { signal })), "leave");
+  if (end.kind === "left") return INTERRUPTED;
+  if (!invocation.json) answer(invocation, end.report, (value, { columns, paint }) => renderReport(value, columns, paint));
+  return exitCodeOf(end.report);
 };
 
 async function* printed({ json, out }: Invocation, events: AsyncIterable<StreamedEvent>): AsyncGenerator<StreamedEvent> {
@@ -59,8 +62,7 @@ async function* printed({ json, out }: Invocation, events: AsyncIterable<Streame
 async function beginOnly(invocation: Invocation, begin: Begin): Promise<number> {
   for await (const event of begin(new AbortController().signal)) {
     if (event.kind !== "began") continue;
-    const { id, container, source, target } = event;
-    answer(invocation, { id, container, source, target }, () => [
+    answer(invocation, partiesOf(event), ({ id, container, source, target }) => [
       `${container} is migrating from ${source} to ${target}: ${id}`,
       `\`dmigrate watch ${id}\` shows how it goes, \`dmigrate cancel ${id}\` ends it.`,
     ]);
@@ -69,62 +71,106 @@ async function beginOnly(invocation: Invocation, begin: Begin): Promise<number> 
   throw new DmigrateError("INTERNAL", "The agent ended the stream of events before the migration began; its log may tell why");
 }
 
+type Migration = NonNullable<Progress["migration"]>;
+
+/** What is told in JSON of a migration that goes on. */
+function partiesOf({ id, container, source, target }: Migration): Migration {
+  return { id, container, source, target };
+}
+
+/** What a Ctrl-C does. */
+type Interrupt = "cancel" | "leave";
+
+/** Why nobody follows any more: the migration ended, or the user left before. */
+type End = { readonly kind: "ended"; readonly report: Report } | { readonly kind: "left"; readonly migration: Migration | undefined };
+
 /**
- * Shows a migration until it ended; undefined if the user left before.
- * @param firstInterrupt what the first Ctrl-C does; any further one leaves
+ * Shows a migration until it ended, or until the user left and was told what becomes of it.
+ * @param firstInterrupt what the first Ctrl-C does unless the container belongs to the target by then; any other leaves
  */
-async function follow(invocation: Invocation, begin: Begin, firstInterrupt: "cancel" | "leave"): Promise<Report | undefined> {
+async function follow(invocation: Invocation, begin: Begin, firstInterrupt: Interrupt): Promise<End> {
   const { json, out, err, now, client } = invocation;
   // With --json standard output holds JSON alone; who waits at a terminal still sees how it goes.
   const output = !json ? out : err.isTerminal ? err : NOWHERE;
   const leaving = new AbortController();
   let interrupts = 0;
-  using view = viewOn(output, now, (progress) => hint(progress, interrupts > 0 ? "leave" : firstInterrupt));
+  let tooLate = false;
+  const handedOver = ({ phases }: Progress): boolean => tooLate || phases.has("post-copy");
+  const nextInterrupt = (progress: Progress): Interrupt => (interrupts > 0 || handedOver(progress) ? "leave" : firstInterrupt);
+  using view = viewOn(output, now, (progress) => hint(progress, nextInterrupt(progress)));
+  const cancelOrLeave = async (): Promise<void> => {
+    if (await tryCancel(client, view, leaving.signal)) return;
+    tooLate = true;
+    leaving.abort();
+  };
   using _keyboard = invocation.onInterrupt(() => {
+    const asked = nextInterrupt(view.progress);
     interrupts += 1;
-    if (interrupts > 1 || firstInterrupt === "leave") leaving.abort();
-    else void cancel(client, view);
+    if (asked === "leave") leaving.abort();
+    else void cancelOrLeave();
   });
 
   try {
     for await (const event of begin(leaving.signal)) {
       view.event(event);
-      if (event.kind === "began" && interrupts > 0) void cancel(client, view); // asked for before there was an id
-      if (event.kind === "ended") return event.report;
+      if (event.kind === "began" && interrupts > 0) void cancelOrLeave(); // asked for before there was an id
+      if (event.kind === "ended") return { kind: "ended", report: event.report };
     }
+    if (!leaving.signal.aborted)
+      throw new DmigrateError("AGENT_UNREACHABLE", "The agent ended the stream before the migration ended; see `dmigrate list`");
   } catch (error) {
     if (!leaving.signal.aborted) throw error;
+  } finally {
+    leaving.abort(); // whatever is still being asked, nobody waits for
   }
-  if (!leaving.signal.aborted) {
-    throw new DmigrateError("AGENT_UNREACHABLE", "The agent ended the stream before the migration ended; see `dmigrate list`");
-  }
-  const id = view.progress.migration?.id;
-  view.say(id === undefined ? "Left." : `Left; the migration goes on in the agent. \`dmigrate watch ${id}\` joins it again.`);
-  return undefined;
+  const { migration } = view.progress;
+  const text = farewell(migration, handedOver(view.progress));
+  if (output === NOWHERE) err.write(`${text}\n`);
+  else view.say(text);
+  return { kind: "left", migration };
 }
 
-/** Asks the agent, which alone knows whether it is too late, and tells what comes of it. */
-async function cancel(client: ControlClient, view: View): Promise<void> {
+/**
+ * Asks the agent to cancel, which alone knows whether it is too late, and tells of it as long as somebody follows. False if it is: the
+ * container belongs to the target and the migration goes on.
+ */
+async function tryCancel(client: ControlClient, view: View, left: AbortSignal): Promise<boolean> {
   const { migration } = view.progress;
-  if (migration === undefined) return;
-  const { id, container, target } = migration;
+  if (migration === undefined) return true;
+  const id = migrationId(migration.id);
   view.say("Cancelling. Ctrl-C again leaves without waiting.");
   try {
-    await client.cancel(migrationId(id));
+    await client.cancel(id);
   } catch (thrown) {
     const error = DmigrateError.from(thrown);
-    view.say(
-      error.code === "CANCEL_TOO_LATE"
-        ? `Too late: ${container} belongs to ${target} already, and the migration ends by itself.\n` +
-            `This terminal may be closed; \`dmigrate watch ${id}\` joins it again. Ctrl-C again leaves.`
-        : `Cannot cancel: ${error.message}`,
-    );
+    if (error.code === "CANCEL_TOO_LATE") return !(await goesOn(client, id));
+    if (!left.aborted) view.say(`Cannot cancel: ${error.message}`);
   }
+  return true;
+}
+
+/** False if it has ended by now: then its events are about to tell. */
+async function goesOn(client: ControlClient, id: MigrationId): Promise<boolean> {
+  try {
+    await client.report(id);
+    return false;
+  } catch (error) {
+    return DmigrateError.from(error).code === "MIGRATION_IN_PROGRESS";
+  }
+}
+
+/** What becomes of a migration that its user leaves. */
+function farewell(migration: Migration | undefined, handedOver: boolean): string {
+  if (migration === undefined) return "Left.";
+  const { id, container, target } = migration;
+  return handedOver
+    ? `Left: ${container} belongs to ${target} already, and the migration goes on. \`dmigrate watch ${id}\` follows it.`
+    : `Left: the agent goes on alone. \`dmigrate watch ${id}\` shows what becomes of the migration.`;
 }
 
 /** What Ctrl-C would do now. */
-function hint({ migration, phases }: Progress, interrupt: "cancel" | "leave"): string {
-  if (interrupt === "leave" || phases.has("post-copy")) return "Ctrl-C leaves; the migration goes on.";
+function hint({ migration }: Progress, interrupt: Interrupt): string {
+  if (interrupt === "leave") return "Ctrl-C leaves; the migration goes on.";
   return migration === undefined
     ? "Ctrl-C cancels."
     : `Ctrl-C cancels; ${migration.container} then goes on running on ${migration.source}.`;

@@ -205,12 +205,16 @@ suite("following a migration", () => {
   });
 });
 
-/** A migration that has begun and goes on until it is cancelled or left. */
-function endless(cancel: ControlClient["cancel"]): { client: ControlClient; begun: Promise<void> } {
+/** A migration that has begun and goes on until it is cancelled, left or, by the test, ended. */
+function endless(
+  cancel: ControlClient["cancel"],
+  events: readonly StreamedEvent[] = [],
+): { client: ControlClient; begun: Promise<void>; end: () => void } {
   const begun = Promise.withResolvers<void>();
   const ended = Promise.withResolvers<void>();
   async function* play(signal: AbortSignal | undefined): AsyncGenerator<StreamedEvent> {
     yield BEGAN;
+    yield* events;
     begun.resolve();
     const left = Promise.withResolvers<never>();
     signal?.addEventListener("abort", () => left.reject(new DmigrateError("CANCELLED", "The call was ended")));
@@ -224,8 +228,9 @@ function endless(cancel: ControlClient["cancel"]): { client: ControlClient; begu
       await cancel(id);
       ended.resolve();
     },
+    report: () => Promise.reject(new DmigrateError("MIGRATION_IN_PROGRESS", "It has not ended; wait")),
   });
-  return { client, begun: begun.promise };
+  return { client, begun: begun.promise, end: ended.resolve };
 }
 
 suite("Ctrl-C", () => {
@@ -239,21 +244,78 @@ suite("Ctrl-C", () => {
     assert.match(keyboard.out.text, /Cancelling\.[^]*redis still runs on a/);
   });
 
-  test("after the handover it explains that the container belongs to the target, and a second one leaves", async () => {
-    const told = Promise.withResolvers<void>();
-    const { client, begun } = endless(() => {
-      setImmediate(told.resolve);
-      return Promise.reject(new DmigrateError("CANCEL_TOO_LATE", "Too late; wait"));
+  const MIGRATION = { id: BEGAN.id, container: "redis", source: "a", target: "b" };
+  const tooLate: ControlClient["cancel"] = () => Promise.reject(new DmigrateError("CANCEL_TOO_LATE", "Too late; wait"));
+
+  for (const isTerminal of [false, true]) {
+    const place = isTerminal ? "on a terminal" : "elsewhere";
+
+    test(`after the handover it leaves, explaining that the container belongs to the target: ${place}`, async () => {
+      const { client, begun } = endless(tooLate);
+      const keyboard = stage(client, { isTerminal });
+      const exit = runCli(["migrate", "redis", "b"], keyboard);
+      await begun;
+      keyboard.pressCtrlC();
+      assert.equal(await exit, 130);
+      assert.match(
+        keyboard.out.text,
+        /redis belongs to b already, and the migration goes on\. `dmigrate watch m0k3v9x2q7ab1` follows it\./,
+      );
+      assert.equal(keyboard.err.text, "");
     });
+
+    test(`with --json it explains so on standard error, and prints what --detach would: ${place}`, async () => {
+      const { client, begun } = endless(tooLate);
+      const keyboard = stage(client, { isTerminal });
+      const exit = runCli(["migrate", "redis", "b", "--json"], keyboard);
+      await begun;
+      keyboard.pressCtrlC();
+      assert.equal(await exit, 130);
+      assert.deepEqual(JSON.parse(keyboard.out.text), MIGRATION);
+      assert.match(keyboard.err.text, /redis belongs to b already/);
+    });
+  }
+
+  test("in the post-copy it does not even ask", async () => {
+    const { client, begun } = endless(() => assert.fail("asked"), [{ kind: "phase-began", atMs: 1, phase: "post-copy" }]);
     const keyboard = stage(client);
     const exit = runCli(["migrate", "redis", "b"], keyboard);
     await begun;
     keyboard.pressCtrlC();
-    await told.promise;
-    assert.match(keyboard.out.text, /redis belongs to b already, and the migration ends by itself/);
+    assert.equal(await exit, 130);
+    assert.match(keyboard.out.text, /redis belongs to b already/);
+  });
+
+  test("a migration that ended meanwhile is told of as ever", async () => {
+    const { client, begun, end } = endless(tooLate);
+    const keyboard = stage({
+      ...client,
+      async report() {
+        setImmediate(end);
+        return CANCELLED;
+      },
+    });
+    const exit = runCli(["migrate", "redis", "b"], keyboard);
+    await begun;
+    keyboard.pressCtrlC();
+    assert.equal(await exit, 5);
+    assert.doesNotMatch(keyboard.out.text, /Left/);
+  });
+
+  test("a second one leaves without waiting, and nothing is said afterwards", async () => {
+    const asked = Promise.withResolvers<never>();
+    const { client, begun } = endless(() => asked.promise);
+    const keyboard = stage(client, { isTerminal: true });
+    const exit = runCli(["migrate", "redis", "b"], keyboard);
+    await begun;
+    keyboard.pressCtrlC();
     keyboard.pressCtrlC();
     assert.equal(await exit, 130);
-    assert.match(keyboard.out.text, /Left; the migration goes on in the agent\. `dmigrate watch m0k3v9x2q7ab1`/);
+    assert.match(keyboard.out.text, /Left: the agent goes on alone\. `dmigrate watch m0k3v9x2q7ab1`/);
+    const { text } = keyboard.out;
+    asked.reject(new DmigrateError("AGENT_UNREACHABLE", "The client is closed; start it"));
+    await new Promise(setImmediate);
+    assert.equal(keyboard.out.text, text);
   });
 
   test("leaves a migration that is only watched", async () => {

@@ -125,7 +125,7 @@ function addMigrating(program: Command, run: Run): void {
     .description(
       "Moves a running container to another host. It stands still for a moment, then runs there as an ordinary container: same name, " +
         "address, files and memory, connections still open. Until the handover any failure, and Ctrl-C, leave it running here as if " +
-        "nothing had happened. After the handover it belongs to the target; here it is removed.",
+        "nothing had happened. After the handover it belongs to the target; here it is removed. Ctrl-C then leaves: the migration goes on.",
     )
     .addArgument(container)
     .addArgument(otherHost)
