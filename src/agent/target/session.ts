@@ -5,7 +5,7 @@
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import type { Duplex } from "node:stream";
-import { DmigrateError } from "../../core/errors.ts";
+import { DmigrateError, tryAll } from "../../core/errors.ts";
 import type { ContainerId, HostName, MigrationId } from "../../core/ids.ts";
 import type { PageCounts, Step } from "../../core/migration.ts";
 import { receiveImages } from "../../criu/image-stream.ts";
@@ -234,9 +234,7 @@ export class TargetSession {
     if (this.isCommitted)
       throw new DmigrateError("CANCEL_TOO_LATE", `Migration ${id} is handed over: the container belongs to this host now`);
     try {
-      await this.#open.disposeAsync();
-      await this.#running.disposeAsync();
-      await this.#made.undo(this.#engine);
+      await tryAll([() => this.#open.disposeAsync(), () => this.#running.disposeAsync(), () => this.#made.undo(this.#engine)]);
       this.#context.journal.move(id, "rolled-back");
     } finally {
       this.#ended();
