@@ -33,9 +33,8 @@ export async function thawAfterDump(freezer: Freezer): Promise<void> {
   const deadline = performance.now() + STOP_LIMIT_MS;
   for (const tracee of tracees) {
     while (!tracee.hasStopped && performance.now() < deadline) await sleep(1);
-    if (!tracee.hasStopped || hasSignal(tracee.tid)) continue;
-    const registers = tracee.registers();
-    if (callAgain(registers)) tracee.setRegisters(registers);
+    const registers = tracee.hasStopped && !hasSignal(tracee.tid) ? tracee.registers() : undefined;
+    if (registers !== undefined && callAgain(registers)) tracee.setRegisters(registers);
   }
 }
 
@@ -59,7 +58,8 @@ function threadsIn(cgroup: string): number[] {
 
 /** Whether a signal waits for the thread: after its handler the call must end with EINTR (proc_pid_status(5)). */
 function hasSignal(tid: number): boolean {
-  const status = readFileSync(`/proc/${tid}/status`, "utf8");
+  const file = `/proc/${tid}/status`;
+  const status = existsSync(file) ? readFileSync(file, "utf8") : "";
   const mask = (name: string): bigint => BigInt(`0x${new RegExp(`^${name}:\\s*([0-9a-f]+)$`, "m").exec(status)?.[1] ?? "0"}`);
   return ((mask("SigPnd") | mask("ShdPnd")) & ~mask("SigBlk")) !== 0n;
 }

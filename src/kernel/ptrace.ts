@@ -2,7 +2,7 @@
  * Threads of other processes, stopped for a moment, and their registers (ptrace(2)). On x86-64. Only the thread that seized one may do the
  * rest, so all of this is synchronous.
  */
-import { declare, mustUnless, must } from "./libc.ts";
+import { declare, mustUnless } from "./libc.ts";
 
 /** <sys/ptrace.h>, <sys/wait.h>. */
 const PTRACE = { GETREGS: 12, SETREGS: 13, DETACH: 17, SEIZE: 0x4206, INTERRUPT: 0x4207 } as const;
@@ -69,22 +69,22 @@ export class Tracee implements Disposable {
     return tracee;
   }
 
-  /** Whether it has stopped; from then on it stays so. */
+  /** Whether it has stopped; from then on it stays so. Of a child of this process libuv may learn it instead. */
   get hasStopped(): boolean {
     this.#hasStopped ||= waitpid(this.tid, Buffer.alloc(4), WAIT.NOHANG | WAIT.ALL) === this.tid;
     return this.#hasStopped;
   }
 
-  /** Of a stopped one. Throws KERNEL. */
-  registers(): Registers {
+  /** Of a stopped one; undefined if it has ended. Throws KERNEL. */
+  registers(): Registers | undefined {
     const registers = new Registers();
-    must("ptrace", ptrace(PTRACE.GETREGS, this.tid, null, registers.bytes));
-    return registers;
+    const result = mustUnless("ptrace", ptrace(PTRACE.GETREGS, this.tid, null, registers.bytes), ESRCH);
+    return result === undefined ? undefined : registers;
   }
 
-  /** Of a stopped one. Throws KERNEL. */
+  /** Of a stopped one; nothing if it has ended. Throws KERNEL. */
   setRegisters(registers: Registers): void {
-    must("ptrace", ptrace(PTRACE.SETREGS, this.tid, null, registers.bytes));
+    mustUnless("ptrace", ptrace(PTRACE.SETREGS, this.tid, null, registers.bytes), ESRCH);
   }
 
   [Symbol.dispose](): void {
