@@ -218,6 +218,15 @@ test("an attendance ends with its peer, and only then", async (t) => {
   await assert.rejects(peer.attend(), { code: "PEER_UNREACHABLE" });
 });
 
+test("an attendance to a migration ends with it", async (t) => {
+  const [first, second] = (await joinedAgents(t, { a: () => ({}), b: () => ({}) })) as [TestAgent, TestAgent];
+  first.context.journal.begin({ ...web, role: "source", peer: b });
+  using attendance = await second.context.peers.to(a).attend(id);
+  first.context.journal.move(id, "rolled-back");
+  if (!attendance.signal.aborted) await once(attendance.signal, "abort");
+  assert.equal((attendance.signal.reason as DmigrateError).code, "PEER_UNREACHABLE"); // as the target notes it
+});
+
 test("an agent that restarts knows what it was doing, and serves when it has recovered", async (t) => {
   const [first, second] = (await joinedAgents(t, { a: beginning(), b: () => ({}) })) as [TestAgent, TestAgent];
   const stream = first.client.migrate(request)[Symbol.asyncIterator]();

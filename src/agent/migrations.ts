@@ -125,9 +125,9 @@ export interface PeerCalls extends TargetCalls {
   state(id: MigrationId, options?: CallOptions): Promise<JournalState | undefined>;
   /**
    * Stays with the peer: its signal is aborted, with PEER_UNREACHABLE, as soon as the peer's agent ends or has not answered for ten
-   * seconds. Throws what keeps it from beginning. Disposing of it ends it quietly.
+   * seconds, or soon after a migration that is named has ended there. Throws what keeps it from beginning. Disposing of it ends it quietly.
    */
-  attend(options?: CallOptions): Promise<Attendance>;
+  attend(migration?: MigrationId, options?: CallOptions): Promise<Attendance>;
 }
 
 export interface Attendance extends Disposable {

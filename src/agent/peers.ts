@@ -111,8 +111,8 @@ function peerOver(client: Client<typeof PeerService>, member: Member): Peer {
       const { state } = await asking(client.getState({ migration: id }, options), options);
       return state === "" ? undefined : oneOf(JOURNAL_STATES, state, "state of a migration");
     },
-    async attend(options) {
-      return await attend(client, asking, options);
+    async attend(migration, options) {
+      return await attend(client, asking, migration ?? "", options);
     },
     async addMember(added) {
       await asking(client.addMember({ member: memberToProto(added) }, { timeoutMs: MEMBERSHIP_TIMEOUT_MS }));
@@ -125,11 +125,16 @@ function peerOver(client: Client<typeof PeerService>, member: Member): Peer {
 
 type Asking = <T>(answer: Promise<T>, options?: CallOptions) => Promise<T>;
 
-async function attend(client: Client<typeof PeerService>, asking: Asking, options: CallOptions = {}): ReturnType<PeerCalls["attend"]> {
+async function attend(
+  client: Client<typeof PeerService>,
+  asking: Asking,
+  migration: string,
+  options: CallOptions = {},
+): ReturnType<PeerCalls["attend"]> {
   const ended = new AbortController();
   const lost = new AbortController();
   const signal = options.signal === undefined ? ended.signal : AbortSignal.any([ended.signal, options.signal]);
-  const signs = client.attend({}, { signal })[Symbol.asyncIterator]();
+  const signs = client.attend({ migration }, { signal })[Symbol.asyncIterator]();
   await asking(signs.next(), { signal });
   const last = asking(signs.next(), { signal });
   last.then(

@@ -3,7 +3,6 @@
  * migration, under one client that notices everything, and then the same container migrates.
  */
 import assert from "node:assert/strict";
-import { existsSync } from "node:fs";
 import { readdir } from "node:fs/promises";
 import { after, before, test } from "node:test";
 import { DMIGRATE, startAgent } from "../../lab/cluster.ts";
@@ -53,7 +52,8 @@ async function killAgent(host: Host): Promise<void> {
 async function cleaned(host: Host): Promise<void> {
   await until(`host ${host.name} to clean up`, 120_000, async () => {
     const containers = await host.run("docker", "ps", "--all", "--quiet");
-    return containers === "" && !existsSync(`${host.root}/run/dmigrate/expected/redis`);
+    const list = await host.run(DMIGRATE, "list", "--json");
+    return containers === "" && !/"state": "(running|prepared)"/.test(list);
   });
 }
 
@@ -81,9 +81,10 @@ test("a sleep that the failed dump met goes on on the source", async () => {
   const program = ["sh", "-c", "(sleep 600; echo woke) & (timeout 600 sleep 601; echo woke) & exec sleep 602"];
   const image = await provideImage(a, busyboxImage);
   await a.run("docker", "run", "--detach", "--name", "sleeper", "--network", LAN, image, ...program);
-  const result = await migrate(a, "sleeper", "b", {
-    reserve: () => b.run("sh", "-c", "mv /usr/sbin/criu /usr/sbin/criu.away && ln -s /bin/false /usr/sbin/criu"),
-  });
+  const staged = "until [ -e /run/dmigrate/expected/*/args ]; do :; done";
+  const breaking = b.run("sh", "-c", `${staged}; mv /usr/sbin/criu /usr/sbin/criu.away && ln -s /bin/false /usr/sbin/criu`);
+  const result = await migrate(a, "sleeper", "b");
+  await breaking;
   await b.run("mv", "/usr/sbin/criu.away", "/usr/sbin/criu");
   assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "RESTORE_FAILED"], result.message);
   await assertRuns(a, "sleeper");

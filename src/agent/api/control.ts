@@ -127,7 +127,7 @@ function partiesOf(
 
 async function answers(peers: Peers, host: HostName): Promise<boolean> {
   try {
-    using _attendance = await peers.to(host).attend({ signal: AbortSignal.timeout(REACHABLE_TIMEOUT_MS) });
+    using _attendance = await peers.to(host).attend(undefined, { signal: AbortSignal.timeout(REACHABLE_TIMEOUT_MS) });
     return true;
   } catch {
     return false;

@@ -1,7 +1,7 @@
 /**
  * What this host answers other hosts: PeerService, to members alone, and JoinService, while it is no member. Both only translate.
  */
-import { once } from "node:events";
+import { setTimeout as delay } from "node:timers/promises";
 import {
   createContextKey,
   createContextValues,
@@ -13,12 +13,16 @@ import {
 import { z } from "zod";
 import { DmigrateError } from "../../core/errors.ts";
 import { hostName, migrationId, type HostName, type MigrationId } from "../../core/ids.ts";
+import { hasEnded } from "../../core/journal-states.ts";
 import { JoinService, PeerService } from "../../gen/dmigrate/v1/peer_pb.js";
 import type { Cluster } from "../cluster.ts";
 import { forget } from "../hosts.ts";
 import type { Journal } from "../journal.ts";
 import type { TargetSessions } from "../migrations.ts";
 import { memberFromProto, pagesToProto, parseJson } from "./convert.ts";
+
+/** How soon the end of a migration is told to who attends. */
+const ATTENDANCE_MS = 500;
 
 const callerKey = createContextKey<HostName | undefined>(undefined);
 
@@ -105,11 +109,12 @@ function peerService({ cluster, journal, targets, ending, recovered }: PeerParts
       const record = journal.find(migrationId(migration));
       return { state: record?.peer === caller ? record.state : "" };
     },
-    async *attend(_request, context) {
+    async *attend({ migration }, context) {
       callerOf(context);
       yield {};
       const gone = AbortSignal.any([context.signal, ending]);
-      if (!gone.aborted) await once(gone, "abort");
+      const isOver = (): boolean => migration !== "" && hasEnded(journal.find(migrationId(migration))?.state ?? "rolled-back");
+      while (!gone.aborted && !isOver()) await delay(ATTENDANCE_MS, undefined, { signal: gone }).catch(() => {});
     },
     addMember({ member }, context) {
       callerOf(context);

@@ -133,7 +133,7 @@ export class SourceSession {
   /** Asks the target to make room. From here on whatever the target makes is undone on a rollback. */
   async #reserve(): Promise<Reservation> {
     const { id, description } = this.#subject;
-    const presence = this.#open.use(await this.#target.attend(this.#options));
+    const presence = this.#open.use(await this.#target.attend(undefined, this.#options));
     this.#cancelled = AbortSignal.any([this.#cancelled, presence.signal]);
     this.#undo.defer(() => this.#abortTarget());
     const request = { migration: id, source: this.#context.self(), description: writeDescription(description) };

@@ -80,7 +80,7 @@ export class TargetSession {
   /** Opens the session. Nobody but the source runs the container. */
   reserve(): Promise<Reservation> {
     return this.#inTurn(async () => {
-      const presence = this.#open.use(await this.#context.peers.to(this.subject.source).attend());
+      const presence = this.#open.use(await this.#context.peers.to(this.subject.source).attend(this.subject.id));
       presence.signal.addEventListener("abort", () => void this.#giveUp());
       this.#accept(CHANNELS.layers, (channel) => this.#inTurn(() => this.#receiveLayers(channel)));
       this.#accept(CHANNELS.images, (channel) => this.#receiveImages(channel));

@@ -45,7 +45,12 @@ export function targetSessions(context: AgentContext): TargetSessions {
       const engine = await Engine.connect(context.config.dockerSocket);
       const session = new TargetSession(context, engine, subject, () => sessions.delete(migration));
       sessions.set(migration, session);
-      return await session.reserve();
+      try {
+        return await session.reserve();
+      } catch (error) {
+        await session.abort(); // the source may be gone already: nobody else would
+        throw error;
+      }
     },
     createContainer: (id) => of(id).createContainer(),
     stage: (id, request) => of(id).stage(request),

@@ -409,6 +409,12 @@ export declare const GetStateResponseSchema: GenMessage<GetStateResponse>;
  * @generated from message dmigrate.v1.AttendRequest
  */
 export declare type AttendRequest = Message<"dmigrate.v1.AttendRequest"> & {
+  /**
+   * "" for none.
+   *
+   * @generated from field: string migration = 1;
+   */
+  migration: string;
 };
 
 /**
@@ -730,7 +736,8 @@ export declare const PeerService: GenService<{
     output: typeof GetStateResponseSchema;
   },
   /**
-   * Says at once that the agent is there, then nothing, until either side goes: a peer that is lost is noticed by its end.
+   * Says at once that the agent is there, then nothing, until either side goes, or the migration has ended on the side that is asked: a
+   * peer that is lost is noticed by its end.
    *
    * @generated from rpc dmigrate.v1.PeerService.Attend
    */
