@@ -6,21 +6,23 @@
  */
 import path from "node:path";
 
+/** What of a mount of the host matters here (proc_pid_mountinfo(5)). */
+interface Mount {
+  readonly device: string;
+  readonly path: string;
+  readonly type: string;
+}
+
 /**
  * Options for the restore: each hierarchy is the container's cgroup in it.
- * @param mountinfo of the host, as in /proc/PID/mountinfo
+ * @param mounts of the host
  * @param destination where the container sees its cgroups
  * @param cgroup the container's cgroup, from the root of every hierarchy
  */
-export function cgroupMountOptions(mountinfo: string, destination: string, cgroup: string): string[] {
-  const mountPoints = new Map<string, string>();
-  for (const line of mountinfo.split("\n")) {
-    const [front = "", back = ""] = line.split(" - ");
-    const [, , device, , mountPoint] = front.split(" ");
-    if (device === undefined || mountPoint === undefined || !back.startsWith("cgroup ")) continue;
-    if (!mountPoints.has(device)) mountPoints.set(device, mountPoint);
-  }
-  return [...mountPoints.values()].map((at) => `external mnt[${path.join(destination, path.basename(at))}]:${path.join(at, cgroup)}`);
+export function cgroupMountOptions(mounts: readonly Mount[], destination: string, cgroup: string): string[] {
+  const hierarchies = mounts.filter(({ type }) => type === "cgroup");
+  const firsts = hierarchies.filter(({ device }, index) => hierarchies.findIndex((other) => other.device === device) === index);
+  return firsts.map(({ path: at }) => `external mnt[${path.join(destination, path.basename(at))}]:${path.join(at, cgroup)}`);
 }
 
 /**

@@ -34,20 +34,17 @@ void describe("connections that no process holds", { timeout: 60_000 }, () => {
     const child = host.namespace.run(() => spawn("perl", ["-e", STEPS], { stdio: ["pipe", "pipe", "inherit"] }));
     const said = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
     const next = async (): Promise<unknown> => (await said.next()).value;
-    const goOn = (): unknown => child.stdin.write("\n");
 
-    assert.equal(await next(), "connected");
-    assert.equal(unsettledCount(host.namespace), 1);
-    goOn();
-    assert.equal(await next(), "connected too");
-    assert.equal(unsettledCount(host.namespace), 2);
-    goOn();
-    assert.equal(await next(), "accepted");
-    assert.equal(unsettledCount(host.namespace), 0);
-    goOn();
-    assert.equal(await next(), "closed");
-    assert.equal(unsettledCount(host.namespace), 1);
-    goOn();
+    for (const [step, count] of [
+      ["connected", 1],
+      ["connected too", 2],
+      ["accepted", 0],
+      ["closed", 1],
+    ] as const) {
+      assert.equal(await next(), step);
+      assert.equal(unsettledCount(host.namespace), count, step);
+      child.stdin.write("\n");
+    }
     assert.equal(await next(), "read");
     await until("the kernel to say its last word", 10_000, () => unsettledCount(host.namespace) === 0);
     child.stdin.end();

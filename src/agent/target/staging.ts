@@ -20,6 +20,7 @@ import { ClosedWrites } from "../../kernel/inotify.ts";
 import { NetworkNamespace } from "../../kernel/netns.ts";
 import { SilentNetwork } from "../../network/silence.ts";
 import { setSysctls, trustNewAddresses } from "../../network/sysctl.ts";
+import { parseMountinfo } from "../../preflight/proc.ts";
 import { readBundle, type Bundle, type Hook } from "./bundle.ts";
 
 /** Where the runtime looks for the containers it must hold; src/shim/dmigrate-runtime has the same path. */
@@ -94,7 +95,7 @@ export class Staging implements AsyncDisposable {
     started.catch(() => {}); // told to whoever waits for a mark, or for the start
     await marks.wait("args", started);
     const bundle = await readBundle(await readFile(path.join(folder, "args"), "utf8"));
-    const mounts = await readFile("/proc/self/mountinfo", "utf8");
+    const mounts = parseMountinfo(await readFile("/proc/self/mountinfo", "utf8"));
     const cgroups = bundle.cgroup === undefined ? [] : cgroupMountOptions(mounts, bundle.cgroup.destination, bundle.cgroup.path);
     await writeFile(path.join(folder, "criu.conf"), restoreConfiguration(path.join(folder, "hold"), [...criuOptions, ...cgroups]));
 
