@@ -80,7 +80,8 @@ function registerLab(program: Command): void {
     .argument("<command...>", "program and its arguments, after --")
     .addOption(nameOption())
     .action(async (host: string, command: string[], { name }: { name: string }) => {
-      process.exitCode = await attended((await Lab.attach(name)).host(host).spawn(command, { stdio: "inherit" }));
+      const on = (await Lab.attach(name)).host(host);
+      process.exitCode = await attended(() => on.spawn(command, { stdio: "inherit" }));
     });
   example(
     exec,
@@ -111,9 +112,10 @@ function example(of: Command, ...lines: readonly string[]): void {
   of.addHelpText("after", `\nExample:\n${lines.map((line) => `  ${line}`).join("\n")}`);
 }
 
-/** Leaves the keyboard and other ends to a child; returns its exit code as a shell tells it. */
-async function attended(child: ChildProcess): Promise<number> {
-  process.on("SIGINT", () => {}); // the terminal sends it to the child as well
+/** Leaves the keyboard and other ends to the child that `spawn` starts; returns its exit code as a shell tells it. */
+async function attended(spawn: () => ChildProcess): Promise<number> {
+  process.on("SIGINT", () => {}); // the terminal sends it to the child as well, which may be ready before we are
+  const child = spawn();
   for (const signal of ["SIGTERM", "SIGHUP"] as const) process.on(signal, () => child.kill(signal));
   const [code, signal] = (await once(child, "close")) as [number | null, NodeJS.Signals | null]; // as child_process documents
   return code ?? SIGNALLED + (signal === null ? 0 : constants.signals[signal]);
