@@ -277,8 +277,8 @@ export type Descriptor =
 export type TcpState = "established" | "syn-sent" | "listen" | "closed" | "closing";
 
 export type Socket =
-  /** Addresses without port. `queuedCount`: connections that a listener has not accepted yet. */
-  | { readonly type: "tcp"; readonly state: TcpState; readonly local: string; readonly remote: string; readonly queuedCount: number }
+  /** Addresses without port. */
+  | { readonly type: "tcp"; readonly state: TcpState; readonly local: string; readonly remote: string }
   | { readonly type: "udp"; readonly local: string }
   | { readonly type: "raw" }
   | { readonly type: "packet"; readonly interfaceIndex: number }

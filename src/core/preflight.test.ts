@@ -162,7 +162,6 @@ const tcp = (socket: Partial<Extract<Socket, { type: "tcp" }>>): Socket => ({
   state: "established",
   local: "10.0.0.5",
   remote: "10.0.0.9",
-  queuedCount: 0,
   ...socket,
 });
 const device = (path: string, major: number, minor: number, block = false): Descriptor => ({

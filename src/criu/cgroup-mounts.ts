@@ -5,13 +5,7 @@
  * is in (libcontainer/rootfs_linux.go, getCgroupMounts): limits would read as the host's. Options in our configuration win over runc's.
  */
 import path from "node:path";
-
-/** What of a mount of the host matters here (proc_pid_mountinfo(5)). */
-interface Mount {
-  readonly device: string;
-  readonly path: string;
-  readonly type: string;
-}
+import type { Mount } from "../kernel/mountinfo.ts";
 
 /**
  * Options for the restore: each hierarchy is the container's cgroup in it.
@@ -19,7 +13,11 @@ interface Mount {
  * @param destination where the container sees its cgroups
  * @param cgroup the container's cgroup, from the root of every hierarchy
  */
-export function cgroupMountOptions(mounts: readonly Mount[], destination: string, cgroup: string): string[] {
+export function cgroupMountOptions(
+  mounts: readonly Pick<Mount, "device" | "path" | "type">[],
+  destination: string,
+  cgroup: string,
+): string[] {
   const hierarchies = mounts.filter(({ type }) => type === "cgroup");
   const firsts = hierarchies.filter(({ device }, index) => hierarchies.findIndex((other) => other.device === device) === index);
   return firsts.map(({ path: at }) => `external mnt[${path.join(destination, path.basename(at))}]:${path.join(at, cgroup)}`);

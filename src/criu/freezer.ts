@@ -9,6 +9,7 @@ import { readFile, writeFile } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import path from "node:path";
 import { DmigrateError } from "../core/errors.ts";
+import { parseMountinfo, type Mount } from "../kernel/mountinfo.ts";
 
 /** How long tasks may take to stop: one in an uninterruptible sleep (a dead NFS server) never does. */
 const FREEZE_LIMIT_MS = 5_000;
@@ -28,7 +29,7 @@ export interface Freezer {
 /** Finds the freezer of the container whose init is `pid`. Throws DUMP_FAILED if there is none. */
 export async function freezerOf(pid: number): Promise<Freezer> {
   const cgroups = await readFile(`/proc/${pid}/cgroup`, "utf8");
-  const mounts = await readFile("/proc/self/mountinfo", "utf8");
+  const mounts = parseMountinfo(await readFile("/proc/self/mountinfo", "utf8"));
   for (const line of cgroups.split("\n")) {
     const [, controllers, group] = /^\d+:([^:]*):(.*)$/.exec(line) ?? [];
     if (controllers === undefined || group === undefined) continue;
@@ -80,13 +81,11 @@ const INTERFACES = [
 ] as const;
 
 /** Where the hierarchy with these controllers is mounted; no controllers means cgroup v2. */
-function mountOf(mountinfo: string, controllers: string): string | undefined {
-  if (controllers !== "" && controllers !== "freezer" && !controllers.split(",").includes("freezer")) return undefined;
-  for (const line of mountinfo.split("\n")) {
-    const [front = "", back = ""] = line.split(" - ");
-    const [type, , options = ""] = back.split(" ");
-    const matches = controllers === "" ? type === "cgroup2" : type === "cgroup" && options.split(",").includes("freezer");
-    if (matches) return front.split(" ")[4];
-  }
-  return undefined;
+function mountOf(mounts: readonly Mount[], controllers: string): string | undefined {
+  if (controllers !== "" && !hasFreezer(controllers)) return undefined;
+  return mounts.find(({ type, options }) => (controllers === "" ? type === "cgroup2" : type === "cgroup" && hasFreezer(options)))?.path;
+}
+
+function hasFreezer(list: string): boolean {
+  return list.split(",").includes("freezer");
 }

@@ -8,6 +8,7 @@
 import { fchownSync } from "node:fs";
 import { open, stat } from "node:fs/promises";
 import path from "node:path";
+import { ByteReader } from "../core/byte-reader.ts";
 import { DmigrateError } from "../core/errors.ts";
 
 const CHUNK_BYTES = 256 * 1024;
@@ -43,10 +44,10 @@ export async function* sendImages(folder: string, names: AsyncIterable<string>):
  */
 export async function receiveImages(stream: AsyncIterable<Uint8Array>, folder: string): Promise<void> {
   const { uid, gid } = await stat(folder);
-  const reader = new ByteReader(stream);
-  for (let head = await reader.take(HEADER_BYTES); head !== undefined; head = await reader.take(HEADER_BYTES)) {
-    const nameBytes = await reader.take(head.readUInt8(0));
-    const name = nameBytes?.toString("latin1") ?? "";
+  await using reader = new ByteReader(stream);
+  while (!(await reader.atEnd())) {
+    const head = await reader.take(HEADER_BYTES);
+    const name = (await reader.take(head.readUInt8(0))).toString("latin1");
     const size = head.readUIntBE(1, 6);
     if (!FILE_NAME.test(name) || size > FILE_BYTES_MAX) {
       throw new DmigrateError("PROTOCOL", "The source sent an image of an impossible name or size; update both agents to the same release");
@@ -69,52 +70,4 @@ function header(name: string, size: number): Uint8Array {
   bytes.writeUIntBE(size, 1, 6);
   bytes.write(name, HEADER_BYTES, "latin1");
   return bytes;
-}
-
-/** Cuts a stream of chunks into pieces of known lengths. */
-class ByteReader {
-  readonly #chunks: AsyncIterator<Uint8Array>;
-  #rest: Uint8Array = Buffer.alloc(0);
-
-  constructor(stream: AsyncIterable<Uint8Array>) {
-    this.#chunks = stream[Symbol.asyncIterator]();
-  }
-
-  /** Exactly `length` bytes, copied; undefined if the stream ended before the first of them. */
-  async take(length: number): Promise<Buffer | undefined> {
-    const taken = Buffer.alloc(length);
-    for (let filled = 0; filled < length;) {
-      if (this.#rest.length === 0 && !(await this.#refill())) {
-        if (filled === 0) return undefined;
-        throw cut();
-      }
-      const part = this.#rest.subarray(0, length - filled);
-      taken.set(part, filled);
-      filled += part.length;
-      this.#rest = this.#rest.subarray(part.length);
-    }
-    return taken;
-  }
-
-  /** The next `length` bytes in pieces as they come, each valid until the next is asked for. */
-  async *stream(length: number): AsyncGenerator<Uint8Array, void> {
-    for (let left = length; left > 0;) {
-      if (this.#rest.length === 0 && !(await this.#refill())) throw cut();
-      const part = this.#rest.subarray(0, left);
-      this.#rest = this.#rest.subarray(part.length);
-      left -= part.length;
-      yield part;
-    }
-  }
-
-  async #refill(): Promise<boolean> {
-    const next = await this.#chunks.next();
-    if (next.done === true) return false;
-    this.#rest = next.value;
-    return true;
-  }
-}
-
-function cut(): DmigrateError {
-  return new DmigrateError("TRANSFER_FAILED", "The stream of images ended inside a file; check the link between the hosts");
 }

@@ -8,7 +8,7 @@ import path from "node:path";
 import * as z from "zod";
 import { DmigrateError } from "../core/errors.ts";
 import type { ContainerId } from "../core/ids.ts";
-import { ByteReader } from "./byte-reader.ts";
+import { ByteReader } from "../core/byte-reader.ts";
 
 /** How a log driver writes its entries. */
 export type LogFormat = "json-file" | "local";

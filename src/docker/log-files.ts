@@ -18,7 +18,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { createGunzip } from "node:zlib";
 import { DmigrateError } from "../core/errors.ts";
 import type { ContainerId } from "../core/ids.ts";
-import { ByteReader } from "./byte-reader.ts";
+import { ByteReader } from "../core/byte-reader.ts";
 import { decodeEntries, encodeOutput, type LogFormat } from "./log-entries.ts";
 
 /** The log of a container on a host. */

@@ -11,7 +11,6 @@ import {
   parseCgroup,
   parseCpuFlags,
   parseMaps,
-  parseMountinfo,
   parseMulticast,
   parseSmapsRollup,
   parseStatus,
@@ -44,11 +43,6 @@ describe("/proc of this process", () => {
     assert.ok(maps.some(({ path }) => path === process.execPath));
     assert.ok(maps.some(({ path }) => path === "[stack]"));
     assert.ok(maps.every(({ range }) => /^[1-9a-f][0-9a-f]*-[0-9a-f]+$/.test(range)));
-  });
-
-  test("mountinfo", () => {
-    const mounts = parseMountinfo(read("mountinfo"));
-    assert.ok(mounts.some(({ path, type, root }) => path === "/proc" && type === "proc" && root === "/"));
   });
 
   test("meminfo and cpuinfo", () => {
@@ -90,8 +84,6 @@ test("what several processes share is counted in parts, and what is swapped out 
 test("paths with blanks come through", () => {
   const [line] = parseMaps("00400000-0040b000 r-xp 00000000 fe:00 12  /tmp/a b (deleted)\n");
   assert.deepEqual(line, { range: "400000-40b000", file: "fe:00 12", path: "/tmp/a b (deleted)" });
-  const [mount] = parseMountinfo("36 35 98:0 /a\\040b /mnt\\134c rw,noatime master:1 - ext4 /dev/root rw,x=y\\040z\n");
-  assert.deepEqual(mount, { id: 36, device: "98:0", root: "/a b", path: "/mnt\\c", type: "ext4", options: "rw,x=y z" });
 });
 
 test("the v1 freezer decides where there is one", () => {

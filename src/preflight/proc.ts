@@ -2,6 +2,7 @@
  * The text files of /proc, read into values (proc(5) and the pages it names). Pure.
  */
 import type { MemoryFacts } from "../core/preflight-facts.ts";
+import { unescapeOctal } from "../kernel/mountinfo.ts";
 import { canonicalAddress, parseAddress } from "./sockets.ts";
 
 /** What of /proc/PID/status a preflight needs (proc_pid_status(5)). */
@@ -66,29 +67,6 @@ export function parseMaps(text: string): MapsLine[] {
   });
 }
 
-/** A line of /proc/PID/mountinfo (proc_pid_mountinfo(5)). */
-export interface Mount {
-  readonly id: number;
-  /** `MAJOR:MINOR`. */
-  readonly device: string;
-  /** The directory of the file system that is mounted. */
-  readonly root: string;
-  readonly path: string;
-  readonly type: string;
-  /** Of the file system, like `lowerdir=...,upperdir=...`. */
-  readonly options: string;
-}
-
-export function parseMountinfo(text: string): Mount[] {
-  return text.split("\n").flatMap((line) => {
-    const [front = "", back = ""] = line.split(" - ");
-    const [id, , device, root, path] = front.split(" ");
-    const [type, , options] = back.split(" ");
-    if (device === undefined || root === undefined || path === undefined || type === undefined || options === undefined) return [];
-    return [{ id: Number(id), device, root: unescapeOctal(root), path: unescapeOctal(path), type, options: unescapeOctal(options) }];
-  });
-}
-
 /** Multicast addresses in /proc/PID/net/igmp and igmp6, without those that the kernel itself receives at (RFC 1112, RFC 4861). */
 export function parseMulticast(igmp: string, igmp6: string): string[] {
   const ipv4 = [...igmp.matchAll(/^\s+([0-9A-F]{8})\s/gm)].map(([, hex = ""]) => parseAddress(hex));
@@ -138,9 +116,4 @@ function colonFields(text: string): Map<string, string> {
       return colon === -1 ? [] : [[line.slice(0, colon).trim(), line.slice(colon + 1).trim()] as const];
     }),
   );
-}
-
-/** The kernel writes blanks and the like in paths as \040 (seq_path). */
-function unescapeOctal(text: string): string {
-  return text.replace(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8)));
 }

@@ -12,7 +12,7 @@ import { createInterface } from "node:readline";
 import { after, before, describe, test } from "node:test";
 import { setTimeout as delay } from "node:timers/promises";
 import type { Descriptor } from "../core/preflight-facts.ts";
-import { parseMountinfo } from "./proc.ts";
+import { parseMountinfo } from "../kernel/mountinfo.ts";
 import { isGone, readNamespaces, readProcess, type ProcessReading, type Surroundings } from "./process.ts";
 import { SocketTables } from "./sockets.ts";
 

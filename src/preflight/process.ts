@@ -14,7 +14,8 @@ import {
   type Socket,
 } from "../core/preflight-facts.ts";
 import { socketProtocol } from "../kernel/foreign-sockets.ts";
-import { parseMaps, parseSmapsRollup, parseStatus, type MapsLine, type Mount } from "./proc.ts";
+import type { Mount } from "../kernel/mountinfo.ts";
+import { parseMaps, parseSmapsRollup, parseStatus, type MapsLine } from "./proc.ts";
 import type { SocketTable, SocketTables } from "./sockets.ts";
 
 /** What is known of a process before it is read. */
@@ -162,7 +163,7 @@ function readSocket(file: string, inode: number, sockets: SocketTable): Socket {
 function unboundSocket(protocol: string, inode: number): Socket {
   switch (protocol.replace(/v6$/, "")) {
     case "TCP":
-      return { type: "tcp", state: "closed", local: "", remote: "", queuedCount: 0 };
+      return { type: "tcp", state: "closed", local: "", remote: "" };
     case "UDP":
     case "UDP-Lite":
     case "PING":

@@ -4,7 +4,8 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { setImmediate as letOthersRun } from "node:timers/promises";
 import type { Origin, ProcessFacts } from "../core/preflight-facts.ts";
-import { isWithin, parseCgroup, parseMountinfo } from "./proc.ts";
+import { parseMountinfo } from "../kernel/mountinfo.ts";
+import { isWithin, parseCgroup } from "./proc.ts";
 import { isGone, readNamespaces, readProcess, type ProcessReading, type Surroundings } from "./process.ts";
 import { SocketTables } from "./sockets.ts";
 

@@ -55,21 +55,11 @@ export function readSockets(folder: string, peers: readonly UnixPeer[]): SocketT
   return table;
 }
 
-/** `sl local remote state tx:rx ...`; a listener's rx counts the connections it has not accepted (proc_net_tcp.rst). */
+/** `sl local remote state ...` (proc_net_tcp.rst). */
 function parseTcp(fields: readonly string[]): readonly [string | undefined, Socket] {
-  const [, local = "", remote = "", state = "0", queues = "", , , , , inode] = fields;
+  const [, local = "", remote = "", state = "0", , , , , , inode] = fields;
   const tcpState = TCP_STATES[Number.parseInt(state, 16)] ?? "closing";
-  const queued = Number.parseInt(queues.split(":")[1] ?? "0", 16);
-  return [
-    inode,
-    {
-      type: "tcp",
-      state: tcpState,
-      local: parseAddress(local),
-      remote: parseAddress(remote),
-      queuedCount: tcpState === "listen" ? queued : 0,
-    },
-  ];
+  return [inode, { type: "tcp", state: tcpState, local: parseAddress(local), remote: parseAddress(remote) }];
 }
 
 function* unixSockets(file: string, peers: readonly UnixPeer[]): Iterable<readonly [number, Socket]> {

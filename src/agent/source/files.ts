@@ -9,7 +9,7 @@ import type { Engine } from "../../docker/engine.ts";
 import { outputPipes } from "../../docker/log-entries.ts";
 import { LogHistory, logPlace } from "../../docker/log-files.ts";
 import { unreadBytes } from "../../kernel/pipes.ts";
-import { parseMountinfo } from "../../preflight/proc.ts";
+import { parseMountinfo } from "../../kernel/mountinfo.ts";
 import { TreeSource } from "../../rootfs/tree-source.ts";
 import { CHANNELS, treeChannel } from "../channels.ts";
 import { idMapOfProcess } from "../id-maps.ts";

@@ -20,7 +20,7 @@ import { ClosedWrites } from "../../kernel/inotify.ts";
 import { NetworkNamespace } from "../../kernel/netns.ts";
 import { SilentNetwork } from "../../network/silence.ts";
 import { setSysctls, trustNewAddresses } from "../../network/sysctl.ts";
-import { parseMountinfo } from "../../preflight/proc.ts";
+import { parseMountinfo } from "../../kernel/mountinfo.ts";
 import { readBundle, type Bundle, type Hook } from "./bundle.ts";
 
 /** Where the runtime looks for the containers it must hold; src/shim/dmigrate-runtime has the same path. */
