@@ -181,9 +181,9 @@ suite("following a migration", () => {
 
   test("a log has lines, a terminal a block that is gone at the end", async () => {
     const log = await run("dmigrate migrate redis b", willing().client);
-    assert.match(log.out.text, /copy took 1\.76 s\n[^]*\n✓ redis runs on b\./);
+    assert.match(log.out.text, /copy took 1\.76 s\n[^]*\n✓ redis moved to b\./);
     const terminal = await run("dmigrate migrate redis b", willing().client, { isTerminal: true });
-    assert.ok(terminal.out.text.includes("\u001B[J✓ redis runs on b."));
+    assert.ok(terminal.out.text.includes("\u001B[J✓ redis moved to b."));
     assert.doesNotMatch(terminal.out.text, /copy took/);
   });
 

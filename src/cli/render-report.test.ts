@@ -8,7 +8,7 @@ import { colourless, widthOf } from "./text.ts";
 test("a completed migration", () => {
   assert.equal(
     renderReport(REPORT, 72, colourless).join("\n"),
-    `✓ redis runs on b. It stood still for 187 ms.
+    `✓ redis moved to b. It stood still for 187 ms.
   Migration m0k3v9x2q7ab1 from a took 4.23 s.
 
   preflight     96 ms  █

@@ -23,14 +23,14 @@ export function renderReport(report: Report, columns: number, paint: Paint): str
   return lines;
 }
 
-/** Who runs the container now, and what it took. */
+/** Whose the container is now, and what it took. It may have ended there since: a warning then says so. */
 function verdict({ container, source, target, outcome, totalMs, downtimeMs, error, id }: Report, paint: Paint): string[] {
   const because = error === undefined ? [] : `${paint("bad", error.code)}  ${error.message}`.split("\n").map((line) => `  ${line}`);
   const stood = paint("downtime", duration(downtimeMs));
   switch (outcome) {
     case "completed":
       return [
-        `${paint("good", "✓")} ${paint("strong", `${container} runs on ${target}.`)} It stood still for ${stood}.`,
+        `${paint("good", "✓")} ${paint("strong", `${container} moved to ${target}.`)} It stood still for ${stood}.`,
         paint("quiet", `  Migration ${id} from ${source} took ${duration(totalMs)}.`),
       ];
     case "rolled-back":
