@@ -132,6 +132,11 @@ export function startRedisClient(lab: Lab, address: string): ClientProcess<Redis
 export async function assertClean(host: Host, container: string): Promise<void> {
   const containers = await host.run("docker", "ps", "--all", "--format", "{{.Names}}");
   assert.ok(!containers.split("\n").includes(container), `host ${host.name} has a container ${container}`);
+  await assertNothingLeft(host);
+}
+
+/** Asserts that a host has no trace of a migration, whether its container is there or not. */
+export async function assertNothingLeft(host: Host): Promise<void> {
   for (const folder of ["expected", "migrations"]) {
     const left = await readdir(`${host.root}/run/dmigrate/${folder}`).catch(() => []);
     assert.deepEqual(left, [], `host ${host.name} has /run/dmigrate/${folder}/${left.join(", ")}`);

@@ -16,6 +16,8 @@ const detail = z.object({
       restartPolicy,
       /** Where CRIU's page server may listen. */
       pagePort: z.int(),
+      /** What was asked for: that the container stays here, stopped, when the target has it. */
+      keepSource: z.boolean().default(false),
     })
     .optional(),
 });

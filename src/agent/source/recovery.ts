@@ -20,9 +20,13 @@ import type { AgentContext } from "../context.ts";
 import type { MigrationRecord } from "../journal.ts";
 import { removeMigrationFolder } from "../migration-folder.ts";
 import { readDetail, type SourceDetail } from "./detail.ts";
+import { memoryLost, removeShell } from "./shell.ts";
 
 /** How long CRIU may take to let go of the tasks once its peer has left. */
 const RELEASE_LIMIT_MS = 30_000;
+/** How long a target may take to complete, or to fail, once its source has gone. */
+const COMPLETION_LIMIT_MS = 10_000;
+const COMPLETION_RETRY_MS = 200;
 
 /** Brings every unfinished migration of an earlier agent to its end. A failure of one does not keep the others from it. */
 export async function recoverMigrations(context: AgentContext): Promise<void> {
@@ -33,32 +37,44 @@ export async function recoverMigrations(context: AgentContext): Promise<void> {
       context.log.error({ err: error, migration: record.id }, "could not recover a migration");
       end(context, record, "failed", DmigrateError.from(error));
     }
+    await removeMigrationFolder(context.config, record.id);
   }
 }
 
 async function recover(context: AgentContext, record: MigrationRecord): Promise<void> {
   if (record.state === "running") return await letRunOn(context, record);
-  const state = await context.peers
-    .to(record.peer)
-    .state(record.id)
-    .catch((): "unreachable" => "unreachable");
+  const state = await stateOnTarget(context, record);
   switch (state) {
     case "rolled-back":
     case undefined:
       return await letRunOn(context, record);
     case "completed":
-      return end(context, record, "completed");
+      return await letGo(context, record);
+    case "owner":
+    case "failed":
+      return end(context, record, "failed", memoryLost(record.container, record.peer, "the agent of its source ended"));
     case "running":
     case "prepared":
-    case "owner":
     case "committed":
-    case "failed":
     case "unreachable":
-      return end(context, record, "failed", handedOver(record, state));
+      return end(context, record, "failed", inDoubt(record, state));
   }
 }
 
-function handedOver({ container, peer }: MigrationRecord, state: JournalState | "unreachable"): DmigrateError {
+/** A target that has the container may be just about to find out whether it has all of its memory. */
+async function stateOnTarget({ peers }: AgentContext, { id, peer }: MigrationRecord): Promise<JournalState | "unreachable" | undefined> {
+  const deadline = performance.now() + COMPLETION_LIMIT_MS;
+  for (;;) {
+    const state = await peers
+      .to(peer)
+      .state(id)
+      .catch((): "unreachable" => "unreachable");
+    if (state !== "owner" || performance.now() > deadline) return state;
+    await sleep(COMPLETION_RETRY_MS);
+  }
+}
+
+function inDoubt({ container, peer }: MigrationRecord, state: JournalState | "unreachable"): DmigrateError {
   const text =
     `This agent ended after ${container} was handed over to ${peer}, whose word on it is "${state}"; it stays frozen here with all its ` +
     `memory: remove it with \`docker rm --force ${container}\` if it runs on ${peer}; if it does not and will not, ` +
@@ -70,7 +86,6 @@ async function letRunOn(context: AgentContext, record: MigrationRecord): Promise
   const { frozen } = readDetail(record.detail);
   if (frozen !== undefined && existsSync(`/proc/${frozen.initPid}`))
     await release(await Engine.connect(context.config.dockerSocket), record, frozen);
-  await removeMigrationFolder(context.config, record.id);
   await context.peers
     .to(record.peer)
     .abort(record.id)
@@ -81,6 +96,16 @@ async function letRunOn(context: AgentContext, record: MigrationRecord): Promise
     "rolled-back",
     new DmigrateError("CANCELLED", `The agent ended during the migration; ${record.container} runs on here, migrate it again`),
   );
+}
+
+/** The target has all of the container. */
+async function letGo(context: AgentContext, record: MigrationRecord): Promise<void> {
+  const { frozen } = readDetail(record.detail);
+  if (frozen !== undefined) {
+    await breakOff(frozen.pagePort);
+    await removeShell(await Engine.connect(context.config.dockerSocket), record.containerId, frozen.initPid, frozen.keepSource);
+  }
+  end(context, record, "completed");
 }
 
 async function release(engine: Engine, record: MigrationRecord, frozen: NonNullable<SourceDetail["frozen"]>): Promise<void> {

@@ -17,7 +17,7 @@ import { thawAfterDump } from "../../criu/thaw.ts";
 import { writeDescription, type ContainerDescription } from "../../docker/description.ts";
 import type { Engine } from "../../docker/engine.ts";
 import { exportImage } from "../../docker/images.ts";
-import { discardContainer, NEVER_RESTART, setRestartPolicy } from "../../docker/lifecycle.ts";
+import { NEVER_RESTART, setRestartPolicy } from "../../docker/lifecycle.ts";
 import { liesOnHost, volumeIdentity } from "../../docker/volumes.ts";
 import { ClosedWrites } from "../../kernel/inotify.ts";
 import { NetworkNamespace } from "../../kernel/netns.ts";
@@ -33,6 +33,7 @@ import { Timeline } from "../timeline.ts";
 import type { SourceDetail } from "./detail.ts";
 import { SourceFiles } from "./files.ts";
 import { refuseBlockers, runPreflight } from "./preflight.ts";
+import { memoryLost, removeShell } from "./shell.ts";
 import { strangersIn } from "./strangers.ts";
 
 const PROGRESS_INTERVAL_MS = 200;
@@ -43,6 +44,8 @@ const REACH_RETRY_MS = 1000;
 const STAND_STILL_RETRY_MS = 20;
 /** How long to wait for the end of what came in by `docker exec`, and of health probes. */
 const STRANGERS_LIMIT_MS = 10_000;
+/** How long to ask a target that has all pages how it ended the migration. */
+const FINISH_LIMIT_MS = 30_000;
 /** How long to wait for a moment without connections that no process holds. */
 const UNSETTLED_LIMIT_MS = 2_000;
 const NO_PAGES: PageCounts = { total: 0, copiedAhead: 0, demanded: 0, pushed: 0, zero: 0 };
@@ -180,15 +183,18 @@ export class SourceSession {
     thaw = () => thawAfterDump(freezer);
     this.#undo.defer(() => running.abandon());
     await timeline.step("dump", () => running.ready);
+    // CRIU has thawed the cgroup and stops the tasks by itself: without this they would run if it were killed.
+    const fencing = timeline.step("fence", () => freezer.freeze());
+    fencing.catch(() => {}); // told below
     closedImages.close();
     await timeline.step("send last images", async () => {
       await sendingImages;
       await imageChannel.close();
     });
-    await sendingFiles;
+    await Promise.all([sendingFiles, fencing]);
     await openExit(pageChannel, dump.port, (chunk) => (this.#pageBytes += chunk.length));
     this.#undo.defer(() => void pageChannel.destroy()); // CRIU's only client leaves
-    return { dump: running, held, freezer };
+    return { dump: running, held };
   }
 
   /**
@@ -226,7 +232,7 @@ export class SourceSession {
 
   /** Everything for the freeze that can be done before it. */
   async #prepareFreeze() {
-    const { id, description, initPid } = this.#subject;
+    const { id, description, initPid, request } = this.#subject;
     const files = this.#files;
     if (files === undefined) throw new DmigrateError("INTERNAL", "The freeze came before the copy; report this as a bug");
     const folder = migrationFolder(this.#context.config, id);
@@ -246,7 +252,7 @@ export class SourceSession {
     const volumes = await Promise.all(
       description.volumes.filter(liesOnHost).map(async ({ name }) => ({ name, identity: await volumeIdentity(this.#engine, name) })),
     );
-    this.#note({ frozen: { initPid, restartPolicy, pagePort: dump.port }, volumes });
+    this.#note({ frozen: { initPid, restartPolicy, pagePort: dump.port, keepSource: request.keepSource }, volumes });
     this.#undo.defer(() => setRestartPolicy(this.#engine, description.id, restartPolicy));
     await setRestartPolicy(this.#engine, description.id, NEVER_RESTART);
     return { dump, lastRound, imageChannel, pageChannel, held, freezer };
@@ -298,34 +304,36 @@ export class SourceSession {
     );
   }
 
-  /** The container runs on the target; its remaining pages follow. */
+  /** The container runs on the target; its remaining pages follow, as long as they have a way to it. Throws MEMORY_LOST. */
   async #postCopy({ dump }: Frozen): Promise<void> {
-    this.#pages = await this.#persist(dump, () => this.#target.awaitPages(this.#subject.id));
+    const hopeless = new AbortController();
+    dump.ended.then(
+      () => hopeless.abort(),
+      (error: unknown) => hopeless.abort(error),
+    );
+    try {
+      this.#pages = await persist(() => this.#target.awaitPages(this.#subject.id), hopeless.signal);
+    } catch (error) {
+      throw memoryLost(this.#subject.description.name, this.#subject.request.target, error);
+    }
   }
 
-  /** Every page is on the target: what is left here is an empty shell. */
-  async #finish({ dump, held, freezer }: Frozen): Promise<void> {
+  /** Every page is on the target: what is left here is an empty shell. Whatever fails now is a warning. */
+  async #finish({ dump, held }: Frozen): Promise<void> {
     const { id, description, request } = this.#subject;
     const lostCount = held.lostCount();
     if (lostCount > 0)
       this.#warn(`${lostCount} packets came faster than they could be held during the handover; their senders send them again`);
-    this.#warnAll(await this.#persist(dump, () => this.#target.finish(id)));
+    try {
+      this.#warnAll(await persist(() => this.#target.finish(id), AbortSignal.timeout(FINISH_LIMIT_MS)));
+    } catch (error) {
+      this.#warn(`${request.target} has all of ${description.name}, but did not say how its start there ended (${messageOf(error)})`);
+    }
     await dump.ended;
-    await freezer.kill();
-    if (!request.keepSource) await discardContainer(this.#engine, description.id, { volumes: true });
-  }
-
-  /** Asks the target again after the link was lost, for as long as the pages have a way to it. */
-  async #persist<T>(dump: LazyDump, call: () => Promise<T>): Promise<T> {
-    let broken = false;
-    void dump.ended.then(() => (broken = true));
-    for (;;) {
-      try {
-        return await call();
-      } catch (error) {
-        if (broken || DmigrateError.from(error).code !== "PEER_UNREACHABLE") throw error;
-        await sleep(REACH_RETRY_MS);
-      }
+    try {
+      await removeShell(this.#engine, description.id, this.#subject.initPid, request.keepSource);
+    } catch (error) {
+      this.#warn(`What is left here could not be removed (${messageOf(error)}); remove it: \`docker rm --force ${description.name}\``);
     }
   }
 
@@ -431,7 +439,6 @@ export class SourceSession {
 interface Frozen {
   readonly dump: LazyDump;
   readonly held: HeldNetwork;
-  readonly freezer: Freezer;
 }
 
 /** The commit may or may not have happened: neither side may run the container by itself. */
@@ -450,6 +457,18 @@ function inDoubt({ description, request }: SourceSubject, cause: unknown): Dmigr
     `see \`dmigrate list\` on ${request.target}: if it owns the migration, remove what is here with ` +
     `\`docker rm --force ${description.name}\`; if it does not, \`docker restart ${description.name}\` starts it here anew`;
   return new DmigrateError("IN_DOUBT", text, cause);
+}
+
+/** Asks the target again after the link was lost, until that is hopeless. */
+async function persist<T>(call: () => Promise<T>, hopeless: AbortSignal): Promise<T> {
+  for (;;) {
+    try {
+      return await call();
+    } catch (error) {
+      if (hopeless.aborted || DmigrateError.from(error).code !== "PEER_UNREACHABLE") throw error;
+      await sleep(REACH_RETRY_MS);
+    }
+  }
 }
 
 /** A process that `docker exec` or a health check started can't be dumped. */

@@ -35,6 +35,10 @@ export class Made {
     this.#things = made.parse(journal.get(id).detail);
   }
 
+  get container(): ContainerId | undefined {
+    return this.#things.container;
+  }
+
   addNetwork(name: string): void {
     this.#note({ networks: [...this.#things.networks, name] });
   }

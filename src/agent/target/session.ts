@@ -5,7 +5,7 @@
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import type { Duplex } from "node:stream";
-import { DmigrateError, tryAll } from "../../core/errors.ts";
+import { DmigrateError, messageOf, tryAll } from "../../core/errors.ts";
 import type { ContainerId, HostName, MigrationId } from "../../core/ids.ts";
 import type { PageCounts, Step } from "../../core/migration.ts";
 import { receiveImages } from "../../criu/image-stream.ts";
@@ -31,7 +31,7 @@ import type { Committed, Reservation, StageRequest } from "../migrations.ts";
 import { TargetFiles } from "./files.ts";
 import { Made } from "./made.ts";
 import { openTaskPages, type TaskPages } from "./pages.ts";
-import { Staging } from "./staging.ts";
+import { orphan, Staging } from "./staging.ts";
 
 /** What a session is about. */
 export interface SessionSubject {
@@ -59,8 +59,10 @@ export class TargetSession {
   #pageChannel: Duplex | undefined;
   #pages: TaskPages | undefined;
   #imagesReceived = Promise.withResolvers<void>();
+  #isCommitted = false;
   /** From the commit on. */
-  #handedOver: Promise<readonly string[]> | undefined;
+  #arrived: Promise<PageCounts> | undefined;
+  #completed: Promise<readonly string[]> | undefined;
 
   /** @param ended called when the session has ended, however it did */
   constructor(context: AgentContext, engine: Engine, subject: SessionSubject, ended: () => void) {
@@ -74,7 +76,7 @@ export class TargetSession {
 
   /** True from the commit on: the container is this host's, whatever becomes of the session. */
   get isCommitted(): boolean {
-    return this.#context.journal.get(this.subject.id).state === "owner";
+    return this.#isCommitted;
   }
 
   /** Opens the session. Nobody but the source runs the container. */
@@ -169,6 +171,7 @@ export class TargetSession {
     if (staging.hasFailed)
       throw new DmigrateError("RESTORE_FAILED", "The verdict came too late, the restored tasks were ended; the source runs on");
     this.#context.journal.move(this.subject.id, "owner");
+    this.#isCommitted = true;
     this.#running.move(); // drops it: nothing of it may be ended any more
     try {
       await this.#resume(staging, heldPackets);
@@ -176,9 +179,33 @@ export class TargetSession {
       this.#context.journal.move(this.subject.id, "failed");
       throw error;
     }
-    this.#handedOver = this.#handToEngine(staging);
-    this.#handedOver.catch(() => {}); // told to `finish`
+    this.#arrived = this.#need(this.#pages, "stage").finish();
+    this.#completed = this.#complete(this.#arrived, staging);
+    this.#completed.catch(() => {}); // told to `finish`
     return { resumedAfterMs: performance.now() - beganAt };
+  }
+
+  /**
+   * Waits until the container has all its memory and is an ordinary one of this host. That needs nothing more of the source than its
+   * pages, so it happens also when the source does not ask. Returns warnings.
+   */
+  async #complete(arrived: Promise<PageCounts>, staging: Staging): Promise<readonly string[]> {
+    const { journal, log } = this.#context;
+    const { id } = this.subject;
+    try {
+      const [warnings] = await Promise.all([this.#handToEngine(staging), arrived]);
+      await staging[Symbol.asyncDispose]();
+      await this.#open.disposeAsync();
+      journal.move(id, "completed");
+      return warnings;
+    } catch (error) {
+      log.error({ err: error, migration: id }, "the container lacks memory that does not come any more");
+      await orphan(this.#need(this.#container, "createContainer"));
+      await tryAll([() => staging[Symbol.asyncDispose](), () => this.#open.disposeAsync()]);
+      journal.move(id, "failed");
+      this.#ended();
+      throw error;
+    }
   }
 
   /** The container runs: from now on its engine looks after it. Returns warnings. */
@@ -186,9 +213,13 @@ export class TargetSession {
     const container = this.#need(this.#container, "createContainer");
     const { name, hostConfig } = this.subject.description;
     await staging.started().catch(() => {}); // it has ended already: see below
-    await setRestartPolicy(this.#engine, container, hostConfig.RestartPolicy);
-    const end = await restartIfEnded(this.#engine, container, hostConfig.RestartPolicy);
-    return end === undefined ? [] : [`${name} ${end}`];
+    try {
+      await setRestartPolicy(this.#engine, container, hostConfig.RestartPolicy);
+      const end = await restartIfEnded(this.#engine, container, hostConfig.RestartPolicy);
+      return end === undefined ? [] : [`${name} ${end}`];
+    } catch (error) {
+      return [`Docker did not take over ${name} (${messageOf(error)}): see \`docker ps --all\` and its restart policy there`];
+    }
   }
 
   async #resume(staging: Staging, heldPackets: readonly Uint8Array[]): Promise<void> {
@@ -201,22 +232,20 @@ export class TargetSession {
     });
   }
 
-  /** Takes packets that still reached the source after the commit. */
+  /** Takes packets that still reached the source after the commit. They come too late once the migration is over. */
   deliver(packets: readonly Uint8Array[]): void {
-    inject(this.#need(this.#staging, "commit").namespace, packets);
+    const staging = this.#need(this.#staging, "commit");
+    if (!staging.isOver) inject(staging.namespace, packets);
   }
 
   /** Returns when the last page arrived. The container runs here all the while. */
   async awaitPages(): Promise<PageCounts> {
-    return await this.#need(this.#pages, "commit").finish();
+    return await this.#need(this.#arrived, "commit");
   }
 
-  /** Closes a completed session: the container is an ordinary one of this host now. Returns warnings. */
+  /** Returns when the container is an ordinary one of this host; the source needs nothing more to know. Returns warnings. */
   async finish(): Promise<readonly string[]> {
-    const warnings = await this.#need(this.#handedOver, "commit");
-    await this.#need(this.#staging, "commit")[Symbol.asyncDispose]();
-    await this.#open.disposeAsync();
-    this.#context.journal.move(this.subject.id, "completed");
+    const warnings = await this.#need(this.#completed, "commit");
     this.#ended();
     return warnings;
   }

@@ -13,6 +13,7 @@ import type { ReserveRequest, Reservation, TargetSessions } from "../migrations.
 import type { MigrationRecord } from "../journal.ts";
 import { Made } from "./made.ts";
 import { TargetSession } from "./session.ts";
+import { orphan } from "./staging.ts";
 
 /** Makes the target's side of the migration logic. */
 export function targetSessions(context: AgentContext): TargetSessions {
@@ -71,15 +72,20 @@ export function targetSessions(context: AgentContext): TargetSessions {
 
 /**
  * Ends a session of an earlier agent. Its staged container ended with that agent (src/shim), so unless it was committed nobody
- * runs it here, and what was made for it is removed.
+ * runs it here, and what was made for it is removed. If it was, it lacks the memory that had not come by then.
  */
 async function recoverSession(context: AgentContext, { id, state }: MigrationRecord): Promise<void> {
   try {
     const removeFolder = (): Promise<void> => removeMigrationFolder(context.config, id);
+    const made = new Made(context.journal, id);
     const undo = async (): Promise<void> => {
-      await new Made(context.journal, id).undo(await Engine.connect(context.config.dockerSocket));
+      await made.undo(await Engine.connect(context.config.dockerSocket));
     };
-    await tryAll(state === "owner" ? [removeFolder] : [removeFolder, undo]);
+    const { container } = made;
+    const leave = async (): Promise<void> => {
+      if (container !== undefined) await orphan(container);
+    };
+    await tryAll([removeFolder, state === "owner" ? leave : undo]);
     context.journal.move(id, state === "owner" ? "failed" : "rolled-back");
   } catch (error) {
     context.log.error({ err: error, migration: id }, "could not clean up after a migration");

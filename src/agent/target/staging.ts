@@ -88,7 +88,9 @@ export class Staging implements AsyncDisposable {
     await makeFolder(folder, root);
     const gate = cleanup.use(Fifo.open(path.join(folder, "gate")));
     const verdict = cleanup.use(Fifo.open(path.join(folder, "verdict")));
-    cleanup.defer(() => rm(folder, { recursive: true, force: true })); // goes first: see `releaseHeld`
+    cleanup.defer(async () => {
+      if (!existsSync(path.join(folder, ORPHANED))) await rm(folder, { recursive: true, force: true }); // goes first: see `releaseHeld`
+    });
     const marks = cleanup.use(new Marks(folder));
 
     const started = startThrough(path.join(folder, "gate"), start);
@@ -149,9 +151,26 @@ export class Staging implements AsyncDisposable {
     return this.#started;
   }
 
+  /** True once this has been disposed of. */
+  get isOver(): boolean {
+    return this.#cleanup.disposed;
+  }
+
   [Symbol.asyncDispose](): Promise<void> {
     return this.#cleanup.disposeAsync();
   }
+}
+
+/** In the folder of a container that runs and lacks memory that does not come any more. */
+const ORPHANED = "orphaned";
+
+/**
+ * Leaves the folder of a container that runs to what keeps its missing pages missing (src/shim/dmigrate-keep), which removes it when the
+ * container has ended. Does nothing if there is no such folder.
+ */
+export async function orphan(container: ContainerId): Promise<void> {
+  const folder = path.join(EXPECTED, container);
+  if (existsSync(folder)) await writeFile(path.join(folder, ORPHANED), "");
 }
 
 /**

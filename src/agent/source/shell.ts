@@ -1,0 +1,31 @@
+/**
+ * The empty shell: what is left on the source of a container that belongs to the target.
+ */
+import { DmigrateError, messageOf } from "../../core/errors.ts";
+import type { ContainerId, HostName } from "../../core/ids.ts";
+import { freezerOf } from "../../criu/freezer.ts";
+import type { Engine } from "../../docker/engine.ts";
+import { discardContainer } from "../../docker/lifecycle.ts";
+import { isNotFound } from "../../docker/transport.ts";
+
+/**
+ * Ends its frozen tasks, none of which runs another instruction, and removes it. The target runs the container, also when this throws.
+ * @param initPid of the container that was frozen; if that has ended there are no tasks to end
+ * @param keepSource leaves the container, stopped
+ */
+export async function removeShell(engine: Engine, id: ContainerId, initPid: number, keepSource: boolean): Promise<void> {
+  const found = await engine.inspectContainer(id).catch((error: unknown) => {
+    if (isNotFound(error)) return undefined;
+    throw error;
+  });
+  if (found?.State.Pid === initPid) await (await freezerOf(initPid)).kill();
+  if (found !== undefined && !keepSource) await discardContainer(engine, id, { volumes: true });
+}
+
+/** The error for a shell that is not empty: it has memory that did not get to the target, which runs the container without it. */
+export function memoryLost(name: string, target: HostName, cause: unknown): DmigrateError {
+  const text =
+    `${name} belongs to ${target} now, but not all of its memory got there (${messageOf(cause)}): what touches the rest waits for ever; ` +
+    `\`docker restart ${name}\` on ${target} starts it anew, then \`docker rm --force ${name}\` removes what is left of it here, frozen`;
+  return new DmigrateError("MEMORY_LOST", text, cause);
+}

@@ -1,0 +1,111 @@
+/**
+ * Whatever breaks after the handover, while memory is still crossing, the container belongs to the target and never runs on the source
+ * again; the user is told what is lost, the commands that the error names help, and nothing stays behind.
+ */
+import assert from "node:assert/strict";
+import { setTimeout as sleep } from "node:timers/promises";
+import { after, before, test } from "node:test";
+import * as z from "zod";
+import { DMIGRATE, startAgent } from "../../lab/cluster.ts";
+import { until, type Host } from "../../lab/host.ts";
+import { redisImage } from "../../lab/images/catalogue.ts";
+import { CLIENT, type Lab } from "../../lab/lab.ts";
+import { assertClean, assertNothingLeft, assertRuns, labOfTwo, migrate, runContainer } from "../support/lab.ts";
+
+const ADDRESS = "10.77.0.203";
+/** So much at that rate that whatever is broken then breaks long before the last page. */
+const KILOBYTE_KEYS = 60_000;
+const SLOW = ["tbf", "rate", "20mbit", "burst", "64kb", "latency", "50ms"] as const;
+let lab: Lab;
+let a: Host;
+let b: Host;
+
+before(async () => {
+  lab = await labOfTwo("tafter");
+  [a, b] = [lab.host("a"), lab.host("b")];
+  await runContainer(a, "redis", redisImage, "--ip", ADDRESS, "--restart", "always");
+});
+after(() => lab.down());
+
+/** Migrates over a slow link and has something break while memory crosses. Returns the init that was frozen on the source. */
+async function breakOff(source: Host, target: Host, fault: () => Promise<unknown>): Promise<string> {
+  await lab.host(CLIENT).run("redis-cli", "-h", ADDRESS, "debug", "populate", String(KILOBYTE_KEYS), "key", "1000");
+  const initPid = (await source.run("docker", "inspect", "--format", "{{.State.Pid}}", "redis")).trim();
+  await source.run("tc", "qdisc", "add", "dev", "eth0", "root", ...SLOW);
+  await migrate(source, "redis", target.name, { "post-copy": fault }).catch(() => {}); // its command may lose its agent
+  await source.run("tc", "qdisc", "delete", "dev", "eth0", "root");
+  return initPid;
+}
+
+const migration = z.looseObject({ id: z.string(), state: z.string() });
+const migrationList = z.looseObject({ migrations: z.tuple([migration], migration) });
+const failedReport = z.looseObject({
+  outcome: z.literal("failed"),
+  error: z.looseObject({ code: z.string(), message: z.string() }),
+});
+
+/** What the newest migration of the source came to; its agent may have to bring it to its end first. */
+async function outcomeOf(source: Host): Promise<{ readonly code: string; readonly message: string }> {
+  const newest = async (): Promise<{ id: string; state: string }> =>
+    migrationList.parse(JSON.parse(await source.run(DMIGRATE, "list", "--json"))).migrations[0];
+  await until("the migration to end", 60_000, async () => !["running", "committed"].includes((await newest()).state));
+  const { stdout } = await source.exec(DMIGRATE, "report", (await newest()).id, "--json");
+  return failedReport.parse(JSON.parse(stdout)).error;
+}
+
+/** The frozen tasks of the source are there and have not run since. */
+async function assertFrozen(source: Host, initPid: string): Promise<void> {
+  const timeOnProcessor = (): Promise<string> => source.run("cut", "-d", " ", "-f", "1", `/proc/${initPid}/schedstat`);
+  const frozen = await timeOnProcessor();
+  await sleep(1000); // a redis that runs looks around ten times a second
+  assert.equal(await timeOnProcessor(), frozen);
+  assert.notEqual((await source.exec("timeout", "2", "docker", "exec", "redis", "true")).code, 0);
+}
+
+/** Follows the error's advice, and then the container is an ordinary one of the target that migrates. */
+async function recover(source: Host, target: Host): Promise<void> {
+  await target.run("docker", "restart", "--time", "1", "redis");
+  await assertRuns(target, "redis");
+  assert.equal((await lab.host(CLIENT).run("redis-cli", "-h", ADDRESS, "ping")).trim(), "PONG");
+  await source.run("timeout", "30", "docker", "rm", "--force", "redis");
+  await until("what kept the missing pages to go", 30_000, async () => (await target.exec("pgrep", "-f", "[d]migrate-keep")).code === 1);
+  await assertClean(source, "redis");
+  const { outcome, message } = await migrate(target, "redis", source.name);
+  assert.equal(outcome, "completed", message);
+  await assertClean(target, "redis");
+  await assertNothingLeft(source);
+}
+
+async function killAgent(host: Host): Promise<void> {
+  await host.run("pkill", "-KILL", "-f", "dmigrate.ts agent");
+}
+
+const FAULTS: Readonly<Record<string, { readonly fault: () => Promise<unknown>; readonly repair?: () => Promise<unknown> }>> = {
+  "CRIU on the source is killed": { fault: () => a.run("pkill", "-KILL", "-x", "criu") },
+  "the source's agent is killed": { fault: () => killAgent(a), repair: () => startAgent(a) },
+  "the target's agent is killed": { fault: () => killAgent(b), repair: () => startAgent(b) },
+};
+
+for (const [name, { fault, repair }] of Object.entries(FAULTS)) {
+  test(`${name} while memory crosses`, async () => {
+    const initPid = await breakOff(a, b, fault);
+    await repair?.();
+    const { code, message } = await outcomeOf(a);
+    assert.equal(code, "MEMORY_LOST", message);
+    assert.match(message, /^redis belongs to b now, .*`docker restart redis` on b .*`docker rm --force redis` removes/);
+    await assertFrozen(a, initPid);
+    await recover(a, b);
+  });
+}
+
+test("the link is cut for a while as memory crosses: it goes on", async () => {
+  await breakOff(a, b, async () => {
+    await lab.segment.setLink("b", "down");
+    await sleep(3000);
+    await lab.segment.setLink("b", "up");
+  });
+  await assertRuns(b, "redis");
+  assert.equal((await lab.host(CLIENT).run("redis-cli", "-h", ADDRESS, "dbsize")).trim(), String(KILOBYTE_KEYS));
+  await assertClean(a, "redis");
+  await assertNothingLeft(b);
+});
