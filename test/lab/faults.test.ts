@@ -139,6 +139,18 @@ test("a migration is cancelled while it copies", async () => {
   await assertUndone();
 });
 
+test("a migration is cancelled while the target restores", async () => {
+  const slow = '#!/bin/sh\nsleep 3\nexec /usr/sbin/criu.away "$@"\n';
+  const result = await migrate(a, "redis", "b", {
+    reserve: () =>
+      b.run("sh", "-c", 'mv /usr/sbin/criu /usr/sbin/criu.away && printf %s "$0" > /usr/sbin/criu && chmod 755 /usr/sbin/criu', slow),
+    handover: (id) => a.run(DMIGRATE, "cancel", id),
+  });
+  await b.run("mv", "/usr/sbin/criu.away", "/usr/sbin/criu");
+  assert.deepEqual([result.outcome, result.errorCode, result.report?.warnings], ["rolled-back", "CANCELLED", []], result.message);
+  await assertUndone();
+});
+
 test("after all that it migrates, and its client never noticed more than pauses", async () => {
   const result = await migrate(a, "redis", "b");
   assert.equal(result.outcome, "completed", result.message);

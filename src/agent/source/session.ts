@@ -78,6 +78,7 @@ export class SourceSession {
   #files: SourceFiles | undefined;
   #pageBytes = 0;
   #frozenAtMs: number | undefined;
+  /** Since when it runs again, on whichever host. */
   #resumedAtMs: number | undefined;
   #pages = NO_PAGES;
 
@@ -170,7 +171,10 @@ export class SourceSession {
     this.#cancelled.throwIfAborted();
 
     let thaw = (): Promise<void> => freezer.thaw();
-    this.#undo.defer(() => thaw());
+    this.#undo.defer(async () => {
+      await thaw();
+      this.#resumedAtMs = timeline.now();
+    });
     this.#undo.defer(() => void held.release());
     await this.#standStill(freezer, held);
 

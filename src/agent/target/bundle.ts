@@ -18,7 +18,7 @@ const hooks = z.looseObject({ prestart: z.array(hook).optional(), createRuntime:
 const namespace = z.looseObject({ type: z.string(), path: z.string().optional() });
 const mount = z.looseObject({ type: z.string().optional(), source: z.string().optional(), destination: z.string() });
 const config = z.looseObject({
-  root: z.looseObject({ path: z.string() }),
+  root: z.looseObject({ path: z.string(), readonly: z.boolean().default(false) }),
   mounts: z.array(mount).optional(),
   hooks: hooks.optional(),
   annotations: z.record(z.string(), z.string()).optional(),
@@ -34,6 +34,8 @@ export interface Bundle {
   readonly folder: string;
   /** Where the container's root is mounted. */
   readonly rootfs: string;
+  /** Whether the container sees its root so. */
+  readonly isReadOnly: boolean;
   /** What runc would run as it makes the network namespace. */
   readonly networkHooks: readonly Hook[];
   /** Kernel parameters of the network namespace, by dotted name: what runc would set in a namespace that it made itself. */
@@ -72,6 +74,7 @@ export async function readBundle(args: string): Promise<Bundle> {
   return {
     folder,
     rootfs: path.resolve(folder, parsed.root.path),
+    isReadOnly: parsed.root.readonly,
     networkHooks: [...(parsed.hooks?.prestart ?? []), ...(parsed.hooks?.createRuntime ?? [])],
     cgroup: cgroupSeen(parsed),
     networkSysctls: Object.fromEntries(Object.entries(parsed.linux.sysctl ?? {}).filter(([name]) => name.startsWith("net."))),

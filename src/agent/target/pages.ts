@@ -27,6 +27,8 @@ interface RestoreFolders {
 export interface TaskPages extends AsyncDisposable {
   /** Begins: all images are there, the source's page server listens, the restore comes next. Throws RESTORE_FAILED, PROTOCOL. */
   serve(source: Duplex): Promise<void>;
+  /** From `serve` on: rejected when no more pages come, for one of which a restore may wait (TRANSFER_FAILED, PROTOCOL, KERNEL). */
+  readonly failure: Promise<never>;
   /** Every task is restored and none runs yet. When this returns, they wait for missing pages even if this process dies. */
   restored(): void;
   /** Returns when no task lacks a page; throws TRANSFER_FAILED, PROTOCOL or KERNEL if that can't be. The tasks wait then. */
@@ -69,6 +71,10 @@ class OwnPages implements TaskPages {
     this.#handler = new PageHandler(source, ranges, this.#watch, (fd) => this.#keeper.keep(fd));
   }
 
+  get failure(): Promise<never> {
+    return needed(this.#handler).finished.then(() => new Promise<never>(() => {}));
+  }
+
   restored(): void {
     this.#socket.drain();
     needed(this.#handler).restored();
@@ -99,6 +105,10 @@ class CriuPages implements TaskPages {
     const { images, work } = this.#folders;
     this.#daemon = await startLazyPages(images, work);
     this.#proxy = new PageProxy(this.#daemon.pageServer, source, await readLazyRanges(images));
+  }
+
+  get failure(): Promise<never> {
+    return needed(this.#proxy).failure;
   }
 
   restored(): void {

@@ -122,10 +122,7 @@ export class TargetSession {
     const root = await rootOfEngine(this.#engine, this.subject.description);
     await files.release();
     const staging = await Staging.begin(container, root, criuOptions, () => this.#engine.startContainer(container));
-    this.#running.defer(async () => {
-      await staging[Symbol.asyncDispose]();
-      await staging.started().catch(() => {}); // it fails, as it must
-    });
+    this.#running.use(staging);
     staging.started().catch(() => void this.#giveUp());
     files.continueAt(staging.rootfs);
     this.#staging = staging;
@@ -153,7 +150,7 @@ export class TargetSession {
     const pages = this.#need(this.#pages, "stage");
     await pages.serve(pageChannel);
     const restoreAt = step("page handler", 0);
-    await staging.restore();
+    await Promise.race([staging.restore(), pages.failure]);
     pages.restored();
     step("restore", restoreAt);
     this.#context.journal.move(this.subject.id, "prepared");

@@ -21,7 +21,9 @@ import { NetworkNamespace } from "../../kernel/netns.ts";
 import { SilentNetwork } from "../../network/silence.ts";
 import { setSysctls, trustNewAddresses } from "../../network/sysctl.ts";
 import { parseMountinfo } from "../../kernel/mountinfo.ts";
+import { removeFolder } from "../migration-folder.ts";
 import { readBundle, type Bundle, type Hook } from "./bundle.ts";
+import { pivotFolder } from "./pivot-folder.ts";
 
 /** Where the runtime looks for the containers it must hold; src/shim/dmigrate-runtime has the same path. */
 const EXPECTED = "/run/dmigrate/expected";
@@ -44,6 +46,7 @@ export class Staging implements AsyncDisposable {
   readonly rootfs: string;
   readonly namespace: NetworkNamespace;
   readonly silence: SilentNetwork;
+  readonly #isReadOnly: boolean;
   readonly #cleanup: AsyncDisposableStack;
   readonly #gate: Fifo;
   readonly #verdict: Fifo;
@@ -54,6 +57,7 @@ export class Staging implements AsyncDisposable {
   private constructor(parts: {
     folder: string;
     rootfs: string;
+    isReadOnly: boolean;
     namespace: NetworkNamespace;
     silence: SilentNetwork;
     cleanup: AsyncDisposableStack;
@@ -66,6 +70,7 @@ export class Staging implements AsyncDisposable {
     this.images = path.join(parts.folder, "images");
     this.work = path.join(parts.folder, "work");
     this.rootfs = parts.rootfs;
+    this.#isReadOnly = parts.isReadOnly;
     this.namespace = parts.namespace;
     this.silence = parts.silence;
     this.#cleanup = parts.cleanup;
@@ -86,15 +91,19 @@ export class Staging implements AsyncDisposable {
     await using cleanup = new AsyncDisposableStack();
     const folder = path.join(EXPECTED, container);
     await makeFolder(folder, root);
+    let starting: Promise<void> | undefined;
+    cleanup.defer(async () => {
+      await starting?.catch(() => {}); // CRIU works in there until then
+      if (!existsSync(path.join(folder, ORPHANED))) await removeStaged(folder);
+    });
     const gate = cleanup.use(Fifo.open(path.join(folder, "gate")));
     const verdict = cleanup.use(Fifo.open(path.join(folder, "verdict")));
-    cleanup.defer(async () => {
-      if (!existsSync(path.join(folder, ORPHANED))) await rm(folder, { recursive: true, force: true }); // goes first: see `releaseHeld`
-    });
+    cleanup.defer(() => removeFifos(folder)); // before they are closed: see `releaseHeld`
     const marks = cleanup.use(new Marks(folder));
 
     const started = startThrough(path.join(folder, "gate"), start);
     started.catch(() => {}); // told to whoever waits for a mark, or for the start
+    starting = started;
     await marks.wait("args", started);
     const bundle = await readBundle(await readFile(path.join(folder, "args"), "utf8"));
     const mounts = parseMountinfo(await readFile("/proc/self/mountinfo", "utf8"));
@@ -112,11 +121,13 @@ export class Staging implements AsyncDisposable {
     setSysctls(namespace, bundle.networkSysctls);
     await bundle.rewrite(await engineNameOf(namespace), path.join(folder, "criu.conf"));
 
-    return new Staging({ folder, rootfs: bundle.rootfs, namespace, silence, cleanup: cleanup.move(), gate, verdict, marks, started });
+    const { rootfs, isReadOnly } = bundle;
+    return new Staging({ folder, rootfs, isReadOnly, namespace, silence, cleanup: cleanup.move(), gate, verdict, marks, started });
   }
 
   /** Lets the held `create` restore. Returns when every task is restored and none runs; throws RESTORE_FAILED. */
   async restore(): Promise<void> {
+    using _folder = this.#isReadOnly ? pivotFolder(this.rootfs) : undefined;
     this.#gate.write("restore");
     try {
       await this.#marks.wait("restored", this.#started, AbortSignal.timeout(RESTORE_LIMIT_MS));
@@ -181,7 +192,23 @@ export async function releaseHeld(container: ContainerId): Promise<void> {
   const folder = path.join(EXPECTED, container);
   using held = new DisposableStack();
   for (const name of FIFOS) if (existsSync(path.join(folder, name))) held.use(Fifo.open(path.join(folder, name)));
-  await rm(folder, { recursive: true, force: true });
+  await removeFifos(folder);
+  await removeStaged(folder);
+}
+
+async function removeFifos(folder: string): Promise<void> {
+  for (const name of FIFOS) await rm(path.join(folder, name), { force: true });
+}
+
+/** Where CRIU builds the mounts of a container that it restores (criu/mount.c, `create_mnt_roots`), as its log names it. */
+const MOUNT_ROOTS = /\/tmp\/\.criu\.mntns\.\w{6}/;
+
+/** Removes a container's folder, and what a restore that failed left elsewhere. */
+async function removeStaged(folder: string): Promise<void> {
+  const log = await readFile(path.join(folder, "work/restore.log"), "utf8").catch(() => "");
+  const [mountRoots] = MOUNT_ROOTS.exec(log) ?? [];
+  if (mountRoots !== undefined) await removeFolder(mountRoots);
+  await removeFolder(folder);
 }
 
 const FIFOS = ["gate", "verdict"] as const;
