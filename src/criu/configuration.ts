@@ -28,7 +28,7 @@ export function dumpConfiguration(netnsInode: number, needed: readonly string[])
 
 /**
  * For the restore.
- * @param holdScript path of the action script that holds the tasks until the verdict
+ * @param holdScript path of the action script that keeps restored tasks frozen
  */
 export function restoreConfiguration(holdScript: string, needed: readonly string[]): string {
   return lines([...COMMON, `action-script ${holdScript}`, ...needed]);

@@ -20,44 +20,91 @@ export interface Freezer {
   readonly folder: string;
   /** Returns when every task is frozen; throws DUMP_FAILED if one can't be, with the others running again. */
   freeze(): Promise<void>;
+  /** From here on no task runs an instruction of its own, whoever lets go of it; one that is traced may not count as frozen yet. */
+  fence(): Promise<void>;
   /** Returns at once; the tasks run. Thawing what is not frozen does nothing. */
   thaw(): Promise<void>;
-  /** Ends every frozen task; none runs another instruction of its own, because the signal is there before the thaw. */
+  /** Ends every task; none runs another instruction of its own, because the signal is there before the thaw. */
   kill(): Promise<void>;
+}
+
+/** How a cgroup is frozen whose tasks another process holds. */
+export interface Fence {
+  readonly control: string;
+  /** What to write into `control`. */
+  readonly frozen: string;
+  /** Where a process is entered that has to leave the cgroup before: into the one of this process. */
+  readonly outside: string;
+}
+
+/**
+ * How a cgroup will be frozen that need not be there yet. Throws RESTORE_FAILED if there is no freezer.
+ * @param cgroup from the root of its hierarchy
+ */
+export async function fenceOf(cgroup: string): Promise<Fence> {
+  const [own] = await hierarchiesOf("self");
+  if (own === undefined)
+    throw new DmigrateError("RESTORE_FAILED", "Found no cgroup freezer on the target; mount cgroup v2 or the v1 freezer hierarchy");
+  const { file, frozen } = INTERFACES[own.version];
+  return { control: path.join(own.mountPoint, cgroup, file), frozen, outside: path.join(own.mountPoint, own.group, "cgroup.procs") };
 }
 
 /** Finds the freezer of the container whose init is `pid`. Throws DUMP_FAILED if there is none. */
 export async function freezerOf(pid: number): Promise<Freezer> {
-  const cgroups = await readFile(`/proc/${pid}/cgroup`, "utf8");
-  const mounts = parseMountinfo(await readFile("/proc/self/mountinfo", "utf8"));
-  for (const line of cgroups.split("\n")) {
-    const [, controllers, group] = /^\d+:([^:]*):(.*)$/.exec(line) ?? [];
-    if (controllers === undefined || group === undefined) continue;
-    const mountPoint = mountOf(mounts, controllers);
-    if (mountPoint === undefined) continue;
+  for (const { mountPoint, group } of await hierarchiesOf(pid)) {
     const freezer = freezerAt(path.join(mountPoint, group));
     if (freezer !== undefined) return freezer;
   }
   throw new DmigrateError("DUMP_FAILED", `Found no cgroup freezer for process ${pid}; mount cgroup v2 or the v1 freezer hierarchy`);
 }
 
+interface Hierarchy {
+  readonly version: "v1" | "v2";
+  readonly mountPoint: string;
+  /** The process's cgroup. */
+  readonly group: string;
+}
+
+/** The hierarchies with a freezer that a process is in: that of cgroup v1 comes before that of v2 (proc_pid_cgroup(5)). */
+async function hierarchiesOf(pid: number | "self"): Promise<Hierarchy[]> {
+  const cgroups = await readFile(`/proc/${pid}/cgroup`, "utf8");
+  const mounts = parseMountinfo(await readFile("/proc/self/mountinfo", "utf8"));
+  return cgroups.split("\n").flatMap((line): Hierarchy[] => {
+    const [, controllers, group] = /^\d+:([^:]*):(.*)$/.exec(line) ?? [];
+    if (controllers === undefined || group === undefined) return [];
+    const version = controllers === "" ? "v2" : hasFreezer(controllers) ? "v1" : undefined;
+    const mountPoint = version && mounts.find((mount) => isOf(version, mount))?.path;
+    return version === undefined || mountPoint === undefined ? [] : [{ version, mountPoint, group }];
+  });
+}
+
+function isOf(version: Hierarchy["version"], { type, options }: Mount): boolean {
+  return version === "v2" ? type === "cgroup2" : type === "cgroup" && hasFreezer(options);
+}
+
+function hasFreezer(list: string): boolean {
+  return list.split(",").includes("freezer");
+}
+
 /** The freezer of a folder of a cgroup hierarchy, if it has one. */
 export function freezerAt(folder: string): Freezer | undefined {
-  for (const { file, frozen, thawed, stateFile, isFrozen } of INTERFACES) {
+  for (const { file, frozen, thawed, stateFile, isFrozen } of Object.values(INTERFACES)) {
     const control = path.join(folder, file);
     if (!existsSync(control)) continue;
     const state = path.join(folder, stateFile);
     const thaw = (): Promise<void> => writeFile(control, thawed);
+    const fence = (): Promise<void> => writeFile(control, frozen);
     return {
       folder,
       thaw,
+      fence,
       kill: async () => {
-        for (const pid of (await readFile(path.join(folder, "cgroup.procs"), "utf8")).split("\n").filter(Boolean))
-          process.kill(Number(pid), "SIGKILL");
+        await fence();
+        for (const pid of (await readFile(path.join(folder, "cgroup.procs"), "utf8")).split("\n").filter(Boolean)) endProcess(Number(pid));
         await thaw();
       },
       freeze: async () => {
-        await writeFile(control, frozen);
+        await fence();
         const deadline = performance.now() + FREEZE_LIMIT_MS;
         while (!isFrozen.test(await readFile(state, "utf8"))) {
           if (performance.now() > deadline) {
@@ -75,17 +122,15 @@ export function freezerAt(folder: string): Freezer | undefined {
   return undefined;
 }
 
-const INTERFACES = [
-  { file: "freezer.state", frozen: "FROZEN", thawed: "THAWED", stateFile: "freezer.state", isFrozen: /^FROZEN/ },
-  { file: "cgroup.freeze", frozen: "1", thawed: "0", stateFile: "cgroup.events", isFrozen: /^frozen 1$/m },
-] as const;
+const INTERFACES = {
+  v1: { file: "freezer.state", frozen: "FROZEN", thawed: "THAWED", stateFile: "freezer.state", isFrozen: /^FROZEN/ },
+  v2: { file: "cgroup.freeze", frozen: "1", thawed: "0", stateFile: "cgroup.events", isFrozen: /^frozen 1$/m },
+} as const;
 
-/** Where the hierarchy with these controllers is mounted; no controllers means cgroup v2. */
-function mountOf(mounts: readonly Mount[], controllers: string): string | undefined {
-  if (controllers !== "" && !hasFreezer(controllers)) return undefined;
-  return mounts.find(({ type, options }) => (controllers === "" ? type === "cgroup2" : type === "cgroup" && hasFreezer(options)))?.path;
-}
-
-function hasFreezer(list: string): boolean {
-  return list.split(",").includes("freezer");
+function endProcess(pid: number): void {
+  try {
+    process.kill(pid, "SIGKILL");
+  } catch (error) {
+    if (!(error instanceof Error && "code" in error && error.code === "ESRCH")) throw error;
+  }
 }

@@ -37,7 +37,7 @@ import { memoryLost, removeShell } from "./shell.ts";
 import { strangersIn } from "./strangers.ts";
 
 const PROGRESS_INTERVAL_MS = 200;
-/** Longer than the target holds restored tasks without a verdict (src/shim/dmigrate-hold): after that it has rolled back. */
+/** Longer than the target holds restored tasks without a verdict (src/agent/target/session.ts): after that it has rolled back. */
 const COMMIT_LIMIT_MS = 70_000;
 const COMMIT_RETRY_MS = 500;
 const REACH_RETRY_MS = 1000;
@@ -188,7 +188,7 @@ export class SourceSession {
     this.#undo.defer(() => running.abandon());
     await timeline.step("dump", () => running.ready);
     // CRIU has thawed the cgroup and stops the tasks by itself: without this they would run if it were killed.
-    const fencing = timeline.step("fence", () => freezer.freeze());
+    const fencing = timeline.step("fence", () => freezer.fence());
     fencing.catch(() => {}); // told below
     closedImages.close();
     await timeline.step("send last images", async () => {

@@ -25,7 +25,7 @@ const config = z.looseObject({
   linux: z.looseObject({
     namespaces: z.array(namespace),
     sysctl: z.record(z.string(), z.string()).optional(),
-    cgroupsPath: z.string().optional(),
+    cgroupsPath: z.string(),
   }),
 });
 
@@ -40,8 +40,10 @@ export interface Bundle {
   readonly networkHooks: readonly Hook[];
   /** Kernel parameters of the network namespace, by dotted name: what runc would set in a namespace that it made itself. */
   readonly networkSysctls: Readonly<Record<string, string>>;
-  /** Where the container sees which of the host's cgroups; undefined if it has a cgroup namespace. */
-  readonly cgroup: { readonly destination: string; readonly path: string } | undefined;
+  /** The container's cgroup, from the root of every hierarchy. */
+  readonly cgroup: string;
+  /** Where the container sees the host's cgroups; undefined if it has a cgroup namespace. */
+  readonly cgroupsSeenAt: string | undefined;
   /**
    * Writes the configuration for the restore: the namespace by path, the hooks gone since they have run, CRIU's options, and the sources
    * of bind mounts without symbolic links, which CRIU would mount as such (criu/mount-v2.c, AT_SYMLINK_NOFOLLOW).
@@ -76,7 +78,8 @@ export async function readBundle(args: string): Promise<Bundle> {
     rootfs: path.resolve(folder, parsed.root.path),
     isReadOnly: parsed.root.readonly,
     networkHooks: [...(parsed.hooks?.prestart ?? []), ...(parsed.hooks?.createRuntime ?? [])],
-    cgroup: cgroupSeen(parsed),
+    cgroup: cgroupOf(parsed.linux.cgroupsPath),
+    cgroupsSeenAt: cgroupsSeenAt(parsed),
     networkSysctls: Object.fromEntries(Object.entries(parsed.linux.sysctl ?? {}).filter(([name]) => name.startsWith("net."))),
     rewrite,
   };
@@ -86,9 +89,6 @@ async function withoutLinks(request: z.infer<typeof mount>): Promise<z.infer<typ
   return request.type === "bind" && request.source !== undefined ? { ...request, source: await realpath(request.source) } : request;
 }
 
-function cgroupSeen({ mounts = [], linux }: z.infer<typeof config>): Bundle["cgroup"] {
-  const destination = mounts.find(({ type }) => type === "cgroup")?.destination;
-  if (destination === undefined || linux.cgroupsPath === undefined || linux.namespaces.some(({ type }) => type === "cgroup"))
-    return undefined;
-  return { destination, path: cgroupOf(linux.cgroupsPath) };
+function cgroupsSeenAt({ mounts = [], linux }: z.infer<typeof config>): string | undefined {
+  return linux.namespaces.some(({ type }) => type === "cgroup") ? undefined : mounts.find(({ type }) => type === "cgroup")?.destination;
 }

@@ -11,7 +11,7 @@ import { discardContainer } from "../../docker/lifecycle.ts";
 import { isNotFound } from "../../docker/transport.ts";
 import { clearTree } from "../../rootfs/remove.ts";
 import type { Journal } from "../journal.ts";
-import { releaseHeld } from "./staging.ts";
+import { discardStaged } from "./staged-folder.ts";
 
 const made = z.object({
   networks: z.array(z.string()).default([]),
@@ -76,7 +76,7 @@ export class Made {
 }
 
 async function discardHeld(engine: Engine, container: ContainerId): Promise<void> {
-  await releaseHeld(container);
+  await discardStaged(container);
   await discardContainer(engine, container, { volumes: true });
 }
 

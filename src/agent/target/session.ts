@@ -5,6 +5,7 @@
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import type { Duplex } from "node:stream";
+import { setTimeout as sleep } from "node:timers/promises";
 import { DmigrateError, messageOf, tryAll } from "../../core/errors.ts";
 import type { ContainerId, HostName, MigrationId } from "../../core/ids.ts";
 import type { PageCounts, Step } from "../../core/migration.ts";
@@ -31,7 +32,11 @@ import type { Committed, Reservation, StageRequest } from "../migrations.ts";
 import { TargetFiles } from "./files.ts";
 import { Made } from "./made.ts";
 import { openTaskPages, type TaskPages } from "./pages.ts";
-import { orphan, Staging } from "./staging.ts";
+import { orphan } from "./staged-folder.ts";
+import { Staging } from "./staging.ts";
+
+/** How long a source that can't be reached may take to commit; it gives up later (src/agent/source/session.ts). */
+const VERDICT_LIMIT_MS = 60_000;
 
 /** What a session is about. */
 export interface SessionSubject {
@@ -166,7 +171,7 @@ export class TargetSession {
     const staging = this.#need(this.#staging, "restore");
     const beganAt = performance.now();
     if (staging.hasFailed)
-      throw new DmigrateError("RESTORE_FAILED", "The verdict came too late, the restored tasks were ended; the source runs on");
+      throw new DmigrateError("RESTORE_FAILED", "The restored container was ended before the handover; the source runs on");
     this.#context.journal.move(this.subject.id, "owner");
     this.#isCommitted = true;
     this.#running.move(); // drops it: nothing of it may be ended any more
@@ -220,13 +225,12 @@ export class TargetSession {
   }
 
   async #resume(staging: Staging, heldPackets: readonly Uint8Array[]): Promise<void> {
-    await staging.resume(() => {
-      staging.silence.lift();
-      announce(staging.namespace).catch((error: unknown) =>
-        this.#context.log.error({ err: error, migration: this.subject.id }, "announcement failed"),
-      );
-      inject(staging.namespace, heldPackets);
-    });
+    staging.silence.lift();
+    announce(staging.namespace).catch((error: unknown) =>
+      this.#context.log.error({ err: error, migration: this.subject.id }, "announcement failed"),
+    );
+    inject(staging.namespace, heldPackets);
+    await staging.resume();
   }
 
   /** Takes packets that still reached the source after the commit. They come too late once the migration is over. */
@@ -269,13 +273,13 @@ export class TargetSession {
 
   /**
    * For when the source's agent has ended or can't be reached, or the held start has failed. Before the source was told that the tasks are
-   * restored it cannot have committed; afterwards it may have, so they are kept until the hold script gives up
-   * (src/shim/dmigrate-hold): from then on nobody can ever run them here.
+   * restored it cannot have committed; afterwards it may have, so they are kept, frozen, for as long as it may ask.
    */
   async #giveUp(): Promise<void> {
     const { id } = this.subject;
     try {
-      if (this.#context.journal.get(id).state === "prepared") await this.#staging?.started().catch(() => {});
+      if (this.#context.journal.get(id).state === "prepared" && this.#staging?.hasFailed === false)
+        await sleep(VERDICT_LIMIT_MS, undefined, { ref: false });
       if (!this.isCommitted) await this.abort();
     } catch (error) {
       this.#context.log.error({ err: error, migration: id }, "could not clean up after the source went away");

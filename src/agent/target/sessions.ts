@@ -13,7 +13,7 @@ import type { ReserveRequest, Reservation, TargetSessions } from "../migrations.
 import type { MigrationRecord } from "../journal.ts";
 import { Made } from "./made.ts";
 import { TargetSession } from "./session.ts";
-import { orphan } from "./staging.ts";
+import { orphan } from "./staged-folder.ts";
 
 /** Makes the target's side of the migration logic. */
 export function targetSessions(context: AgentContext): TargetSessions {

@@ -1,81 +1,57 @@
 /**
  * Staging: the container is started against the runtime that holds `create`, so that all slow work of the engine lies
  * before the freeze, and gets its network namespace, silenced, before there is a single task.
- *
- * The folder /run/dmigrate/expected/ID is what this shares with the scripts in src/shim, which say what lies in it.
  */
-import { execFile, spawn, type ChildProcess } from "node:child_process";
+import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
-import { closeSync, constants, existsSync, openSync, writeSync } from "node:fs";
-import { chown, mkdir, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
-import { fileURLToPath } from "node:url";
-import { promisify } from "node:util";
+import { existsSync } from "node:fs";
+import { readdir, readFile, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { DmigrateError, messageOf } from "../../core/errors.ts";
 import type { ContainerId } from "../../core/ids.ts";
 import { cgroupMountOptions } from "../../criu/cgroup-mounts.ts";
 import { restoreConfiguration } from "../../criu/configuration.ts";
+import { fenceOf, type Freezer } from "../../criu/freezer.ts";
 import { lastErrors } from "../../criu/log.ts";
 import { ClosedWrites } from "../../kernel/inotify.ts";
 import { NetworkNamespace } from "../../kernel/netns.ts";
 import { SilentNetwork } from "../../network/silence.ts";
 import { setSysctls, trustNewAddresses } from "../../network/sysctl.ts";
 import { parseMountinfo } from "../../kernel/mountinfo.ts";
-import { removeFolder } from "../migration-folder.ts";
 import { readBundle, type Bundle, type Hook } from "./bundle.ts";
 import { pivotFolder } from "./pivot-folder.ts";
+import { freezerIn, StagedFolder, type Owner } from "./staged-folder.ts";
 
-/** Where the runtime looks for the containers it must hold; src/shim/dmigrate-runtime has the same path. */
-const EXPECTED = "/run/dmigrate/expected";
-
-const HOLD_SCRIPT = fileURLToPath(new URL("../../shim/dmigrate-hold", import.meta.url));
 const RESTORE_LIMIT_MS = 60_000;
 
-/** Ids on this host. */
-export interface Owner {
-  readonly uid: number;
-  readonly gid: number;
-}
-
-/** A container that is started and held. Disposing of it before `resume` makes the start fail. */
+/** A container that is started and held. Disposing of it before `resume` ends it. */
 export class Staging implements AsyncDisposable {
-  readonly folder: string;
-  readonly images: string;
-  readonly work: string;
   /** Where the engine has mounted the container's root. */
   readonly rootfs: string;
   readonly namespace: NetworkNamespace;
   readonly silence: SilentNetwork;
   readonly #isReadOnly: boolean;
+  readonly #folder: StagedFolder;
   readonly #cleanup: AsyncDisposableStack;
-  readonly #gate: Fifo;
-  readonly #verdict: Fifo;
   readonly #marks: Marks;
   readonly #started: Promise<void>;
   #hasFailed = false;
 
   private constructor(parts: {
-    folder: string;
-    rootfs: string;
-    isReadOnly: boolean;
+    bundle: Bundle;
     namespace: NetworkNamespace;
     silence: SilentNetwork;
+    folder: StagedFolder;
     cleanup: AsyncDisposableStack;
-    gate: Fifo;
-    verdict: Fifo;
     marks: Marks;
     started: Promise<void>;
   }) {
-    this.folder = parts.folder;
-    this.images = path.join(parts.folder, "images");
-    this.work = path.join(parts.folder, "work");
-    this.rootfs = parts.rootfs;
-    this.#isReadOnly = parts.isReadOnly;
+    this.rootfs = parts.bundle.rootfs;
     this.namespace = parts.namespace;
     this.silence = parts.silence;
+    this.#isReadOnly = parts.bundle.isReadOnly;
+    this.#folder = parts.folder;
     this.#cleanup = parts.cleanup;
-    this.#gate = parts.gate;
-    this.#verdict = parts.verdict;
     this.#marks = parts.marks;
     this.#started = parts.started;
     this.#started.catch(() => (this.#hasFailed = true));
@@ -89,26 +65,17 @@ export class Staging implements AsyncDisposable {
    */
   static async begin(container: ContainerId, root: Owner, criuOptions: readonly string[], start: () => Promise<void>): Promise<Staging> {
     await using cleanup = new AsyncDisposableStack();
-    const folder = path.join(EXPECTED, container);
-    await makeFolder(folder, root);
-    let starting: Promise<void> | undefined;
-    cleanup.defer(async () => {
-      await starting?.catch(() => {}); // CRIU works in there until then
-      if (!existsSync(path.join(folder, ORPHANED))) await removeStaged(folder);
-    });
-    const gate = cleanup.use(Fifo.open(path.join(folder, "gate")));
-    const verdict = cleanup.use(Fifo.open(path.join(folder, "verdict")));
-    cleanup.defer(() => removeFifos(folder)); // before they are closed: see `releaseHeld`
-    const marks = cleanup.use(new Marks(folder));
+    const folder = cleanup.use(await StagedFolder.make(container, root));
+    const marks = cleanup.use(new Marks(folder.path));
 
-    const started = startThrough(path.join(folder, "gate"), start);
-    started.catch(() => {}); // told to whoever waits for a mark, or for the start
-    starting = started;
+    const started = folder.startThroughGate(start);
     await marks.wait("args", started);
-    const bundle = await readBundle(await readFile(path.join(folder, "args"), "utf8"));
+    const bundle = await readBundle(await readFile(path.join(folder.path, "args"), "utf8"));
     const mounts = parseMountinfo(await readFile("/proc/self/mountinfo", "utf8"));
-    const cgroups = bundle.cgroup === undefined ? [] : cgroupMountOptions(mounts, bundle.cgroup.destination, bundle.cgroup.path);
-    await writeFile(path.join(folder, "criu.conf"), restoreConfiguration(path.join(folder, "hold"), [...criuOptions, ...cgroups]));
+    const cgroups = bundle.cgroupsSeenAt === undefined ? [] : cgroupMountOptions(mounts, bundle.cgroupsSeenAt, bundle.cgroup);
+    const configuration = path.join(folder.path, "criu.conf");
+    await writeFile(configuration, restoreConfiguration(folder.holdScript, [...criuOptions, ...cgroups]));
+    await folder.writeFence(await fenceOf(bundle.cgroup));
 
     const namespace = cleanup.use(NetworkNamespace.create());
     const silence = cleanup.use(new SilentNetwork(namespace));
@@ -119,18 +86,31 @@ export class Staging implements AsyncDisposable {
       for (const hook of bundle.networkHooks) await runHook(hook, bundle, container, holder);
     }
     setSysctls(namespace, bundle.networkSysctls);
-    await bundle.rewrite(await engineNameOf(namespace), path.join(folder, "criu.conf"));
+    await bundle.rewrite(await engineNameOf(namespace), configuration);
 
-    const { rootfs, isReadOnly } = bundle;
-    return new Staging({ folder, rootfs, isReadOnly, namespace, silence, cleanup: cleanup.move(), gate, verdict, marks, started });
+    return new Staging({ bundle, namespace, silence, folder, cleanup: cleanup.move(), marks, started });
   }
 
-  /** Lets the held `create` restore. Returns when every task is restored and none runs; throws RESTORE_FAILED. */
+  /** The folder that is there as long as restored tasks may lack pages, whoever looks after them. */
+  get folder(): string {
+    return this.#folder.path;
+  }
+
+  get images(): string {
+    return this.#folder.images;
+  }
+
+  get work(): string {
+    return this.#folder.work;
+  }
+
+  /** Lets the held `create` restore. Returns when every task is restored, and frozen; throws RESTORE_FAILED. */
   async restore(): Promise<void> {
-    using _folder = this.#isReadOnly ? pivotFolder(this.rootfs) : undefined;
-    this.#gate.write("restore");
+    using _pivot = this.#isReadOnly ? pivotFolder(this.rootfs) : undefined;
+    this.#folder.openGate();
     try {
       await this.#marks.wait("restored", this.#started, AbortSignal.timeout(RESTORE_LIMIT_MS));
+      await this.#freezer().freeze();
     } catch (error) {
       const log = await readFile(path.join(this.work, "restore.log"), "utf8").catch(() => "");
       throw new DmigrateError(
@@ -141,15 +121,16 @@ export class Staging implements AsyncDisposable {
     }
   }
 
-  /**
-   * Lets the restored tasks run; returns when they do. From now on disposing of this leaves the container alone.
-   * @param unlocked called just before: the sockets take what arrives
-   */
-  async resume(unlocked: () => void): Promise<void> {
-    this.#verdict.write("resume");
-    await this.#marks.wait("unlocked", this.#started);
-    unlocked();
-    await this.#marks.wait("resumed", this.#started);
+  /** Lets the restored tasks run; returns when they do. From now on disposing of this leaves the container alone. */
+  async resume(): Promise<void> {
+    this.#folder.isGivenAway = true;
+    await this.#freezer().thaw();
+  }
+
+  #freezer(): Freezer {
+    const freezer = freezerIn(this.folder);
+    if (freezer === undefined) throw new DmigrateError("RESTORE_FAILED", "The restored container has no cgroup that can be frozen");
+    return freezer;
   }
 
   /** True if the start has failed by now: nobody can run the container here any more. */
@@ -170,68 +151,6 @@ export class Staging implements AsyncDisposable {
   [Symbol.asyncDispose](): Promise<void> {
     return this.#cleanup.disposeAsync();
   }
-}
-
-/** In the folder of a container that runs and lacks memory that does not come any more. */
-const ORPHANED = "orphaned";
-
-/**
- * Leaves the folder of a container that runs to what keeps its missing pages missing (src/shim/dmigrate-keep), which removes it when the
- * container has ended. Does nothing if there is no such folder.
- */
-export async function orphan(container: ContainerId): Promise<void> {
-  const folder = path.join(EXPECTED, container);
-  if (existsSync(folder)) await writeFile(path.join(folder, ORPHANED), "");
-}
-
-/**
- * Makes the held start of a container fail that an agent before this one left, if there is one. A reader that has not opened its fifo
- * yet would wait for a writer: so the fifos are held open until they can't be found any more.
- */
-export async function releaseHeld(container: ContainerId): Promise<void> {
-  const folder = path.join(EXPECTED, container);
-  using held = new DisposableStack();
-  for (const name of FIFOS) if (existsSync(path.join(folder, name))) held.use(Fifo.open(path.join(folder, name)));
-  await removeFifos(folder);
-  await removeStaged(folder);
-}
-
-async function removeFifos(folder: string): Promise<void> {
-  for (const name of FIFOS) await rm(path.join(folder, name), { force: true });
-}
-
-/** Where CRIU builds the mounts of a container that it restores (criu/mount.c, `create_mnt_roots`), as its log names it. */
-const MOUNT_ROOTS = /\/tmp\/\.criu\.mntns\.\w{6}/;
-
-/** Removes a container's folder, and what a restore that failed left elsewhere. */
-async function removeStaged(folder: string): Promise<void> {
-  const log = await readFile(path.join(folder, "work/restore.log"), "utf8").catch(() => "");
-  const [mountRoots] = MOUNT_ROOTS.exec(log) ?? [];
-  if (mountRoots !== undefined) await removeFolder(mountRoots);
-  await removeFolder(folder);
-}
-
-const FIFOS = ["gate", "verdict"] as const;
-
-/** Starts the container, held at the gate. A later start, whatever becomes of the migration, is an ordinary one: the gate goes. */
-async function startThrough(gate: string, start: () => Promise<void>): Promise<void> {
-  try {
-    await start();
-  } finally {
-    await rm(gate, { force: true });
-  }
-}
-
-async function makeFolder(folder: string, root: Owner): Promise<void> {
-  // CRIU restores as the container's root, which is not this host's where user namespaces are remapped: it must be able to pass and to
-  // read, and nobody else may read.
-  await mkdir(folder, { recursive: true, mode: 0o711 });
-  for (const name of ["images", "work"]) {
-    await mkdir(path.join(folder, name), { mode: 0o700 });
-    await chown(path.join(folder, name), root.uid, root.gid);
-  }
-  for (const name of FIFOS) await promisify(execFile)("mkfifo", ["-m", "600", path.join(folder, name)]);
-  await symlink(HOLD_SCRIPT, path.join(folder, "hold"));
 }
 
 /** Where Docker keeps the network namespaces of its containers, each as long as its container runs. */
@@ -270,27 +189,6 @@ async function runHook(hook: Hook, bundle: Bundle, id: ContainerId, holder: Chil
   const [code] = (await once(child, "close")) as [number | null]; // as child_process documents
   if (code !== 0)
     throw new DmigrateError("RESTORE_FAILED", `The container engine's hook ${argv0} failed: ${said.trim() || `exit code ${code}`}`);
-}
-
-/** A named pipe that this process keeps open at both ends: the reader waits, and sees the end when this process ends. */
-class Fifo implements Disposable {
-  readonly #fd: number;
-
-  private constructor(fd: number) {
-    this.#fd = fd;
-  }
-
-  static open(file: string): Fifo {
-    return new Fifo(openSync(file, constants.O_RDWR | constants.O_NONBLOCK));
-  }
-
-  write(line: string): void {
-    writeSync(this.#fd, `${line}\n`);
-  }
-
-  [Symbol.dispose](): void {
-    closeSync(this.#fd);
-  }
 }
 
 /** Files that the scripts write to say how far they are. */

@@ -1,0 +1,196 @@
+/**
+ * The folder /run/dmigrate/expected/ID that the agent shares with the scripts in src/shim, which say what lies in it: made before the
+ * container is started, removed with all that was restored unless the container belongs to this host by then.
+ */
+import { execFile } from "node:child_process";
+import { closeSync, constants, existsSync, openSync, readFileSync, readlinkSync, writeSync } from "node:fs";
+import { chown, mkdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
+import { setTimeout as sleep } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+import path from "node:path";
+import type { ContainerId } from "../../core/ids.ts";
+import { freezerAt, type Fence, type Freezer } from "../../criu/freezer.ts";
+import { removeFolder } from "../migration-folder.ts";
+
+/** Where the runtime looks for the containers it must hold; src/shim/dmigrate-runtime has the same path. */
+const EXPECTED = "/run/dmigrate/expected";
+const HOLD_SCRIPT = fileURLToPath(new URL("../../shim/dmigrate-hold", import.meta.url));
+/** In the folder of a container that runs and lacks memory that does not come any more. */
+const ORPHANED = "orphaned";
+/** Where CRIU builds the mounts of a container that it restores (criu/mount.c, `create_mnt_roots`), as its log names it. */
+const MOUNT_ROOTS = /\/tmp\/\.criu\.mntns\.\w{6}/;
+/** How long CRIU may take to notice that what it restores was ended. It may wait for ever for a zombie that it traces itself. */
+const CRIU_END_LIMIT_MS = 5_000;
+
+/** Ids on this host. */
+export interface Owner {
+  readonly uid: number;
+  readonly gid: number;
+}
+
+/** The folder of one container. Disposing of it ends what was restored, unless it was given away before. */
+export class StagedFolder implements AsyncDisposable {
+  readonly path: string;
+  readonly images: string;
+  readonly work: string;
+  /** The engine's start of the container, from when it was begun. */
+  starting: Promise<void> | undefined;
+  /** Set once the tasks may run: the container is not this folder's to end. */
+  isGivenAway = false;
+  readonly #gate: Fifo;
+
+  private constructor(folder: string) {
+    this.path = folder;
+    this.images = path.join(folder, "images");
+    this.work = path.join(folder, "work");
+    this.#gate = Fifo.open(gateOf(folder));
+  }
+
+  /** @param root the container's root, as this host counts */
+  static async make(container: ContainerId, root: Owner): Promise<StagedFolder> {
+    const folder = path.join(EXPECTED, container);
+    // CRIU restores as the container's root, which is not this host's where user namespaces are remapped: it must be able to pass and to
+    // read, and nobody else may read.
+    await mkdir(folder, { recursive: true, mode: 0o711 });
+    for (const name of ["images", "work"]) {
+      await mkdir(path.join(folder, name), { mode: 0o700 });
+      await chown(path.join(folder, name), root.uid, root.gid);
+    }
+    await promisify(execFile)("mkfifo", ["-m", "600", gateOf(folder)]);
+    await symlink(HOLD_SCRIPT, path.join(folder, "hold"));
+    return new StagedFolder(folder);
+  }
+
+  get holdScript(): string {
+    return path.join(this.path, "hold");
+  }
+
+  /** Starts the container, held at the gate. A later start, whatever becomes of the migration, is an ordinary one: the gate goes. */
+  startThroughGate(start: () => Promise<void>): Promise<void> {
+    const through = async (): Promise<void> => {
+      try {
+        await start();
+      } finally {
+        await rm(gateOf(this.path), { force: true });
+      }
+    };
+    this.starting = through();
+    this.starting.catch(() => {}); // told to whoever waits for a mark, or for the start
+    return this.starting;
+  }
+
+  /** Tells the scripts how restored tasks are frozen. Before the gate opens. */
+  async writeFence({ control, frozen, outside }: Fence): Promise<void> {
+    await writeFile(fenceOf(this.path), `${control}\n${frozen}\n${outside}\n`);
+  }
+
+  /** Lets the held `create` restore. */
+  openGate(): void {
+    this.#gate.write("restore");
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await rm(gateOf(this.path), { force: true }); // before it is closed: see `discardStaged`
+    this.#gate[Symbol.dispose]();
+    if (!this.isGivenAway) await endRestore(this.path);
+    await this.starting?.catch(() => {}); // CRIU may work in there until then
+    if (!existsSync(path.join(this.path, ORPHANED))) await removeStaged(this.path);
+  }
+}
+
+/**
+ * Leaves the folder of a container that runs to what keeps its missing pages missing (src/shim/dmigrate-keep), which removes it when the
+ * container has ended. Does nothing if there is no such folder.
+ */
+export async function orphan(container: ContainerId): Promise<void> {
+  const folder = path.join(EXPECTED, container);
+  if (existsSync(folder)) await writeFile(path.join(folder, ORPHANED), "");
+}
+
+/**
+ * Makes the held start of a container fail that an agent before this one left, if there is one, and ends what was restored: none of its
+ * tasks runs an instruction of its own. A reader that has not opened the gate yet would wait for a writer: so it is held open until it
+ * can't be found any more.
+ */
+export async function discardStaged(container: ContainerId): Promise<void> {
+  const folder = path.join(EXPECTED, container);
+  if (!existsSync(folder)) return;
+  using held = new DisposableStack();
+  if (existsSync(gateOf(folder))) held.use(Fifo.open(gateOf(folder)));
+  await rm(gateOf(folder), { force: true });
+  await endRestore(folder);
+  await removeStaged(folder);
+}
+
+/** Ends the tasks of a container that was never given away, and CRIU if that does not notice. */
+async function endRestore(folder: string): Promise<void> {
+  const freezer = freezerIn(folder);
+  const deadline = performance.now() + CRIU_END_LIMIT_MS;
+  await freezer?.kill();
+  for (let pid = criuIn(folder); pid !== undefined; pid = criuIn(folder)) {
+    if (performance.now() > deadline) kill(pid);
+    await sleep(20);
+  }
+  await freezer?.kill();
+}
+
+/** The freezer of the container's cgroup, if that is there. */
+export function freezerIn(folder: string): Freezer | undefined {
+  const file = fenceOf(folder);
+  const [control] = existsSync(file) ? readFileSync(file, "utf8").split("\n") : [];
+  return control === undefined ? undefined : freezerAt(path.dirname(control));
+}
+
+/** The process id of the CRIU that restores there, as long as it runs. */
+function criuIn(folder: string): number | undefined {
+  const file = path.join(folder, "criu");
+  const pid = existsSync(file) ? readFileSync(file, "utf8").trim() : "";
+  if (pid === "" || !existsSync(`/proc/${pid}/exe`)) return undefined; // a zombie has no program any more
+  return path.basename(readlinkSync(`/proc/${pid}/exe`)).startsWith("criu") ? Number(pid) : undefined;
+}
+
+function kill(pid: number): void {
+  try {
+    process.kill(pid, "SIGKILL");
+  } catch (error) {
+    if (!(error instanceof Error && "code" in error && error.code === "ESRCH")) throw error;
+  }
+}
+
+/** Removes a container's folder, and what a restore that failed left elsewhere. */
+async function removeStaged(folder: string): Promise<void> {
+  const log = await readFile(path.join(folder, "work/restore.log"), "utf8").catch(() => "");
+  const [mountRoots] = MOUNT_ROOTS.exec(log) ?? [];
+  if (mountRoots !== undefined) await removeFolder(mountRoots);
+  await removeFolder(folder);
+}
+
+function gateOf(folder: string): string {
+  return path.join(folder, "gate");
+}
+
+function fenceOf(folder: string): string {
+  return path.join(folder, "fence");
+}
+
+/** A named pipe that this process keeps open at both ends: the reader waits, and sees the end when this process ends. */
+class Fifo implements Disposable {
+  readonly #fd: number;
+
+  private constructor(fd: number) {
+    this.#fd = fd;
+  }
+
+  static open(file: string): Fifo {
+    return new Fifo(openSync(file, constants.O_RDWR | constants.O_NONBLOCK));
+  }
+
+  write(line: string): void {
+    writeSync(this.#fd, `${line}\n`);
+  }
+
+  [Symbol.dispose](): void {
+    closeSync(this.#fd);
+  }
+}
