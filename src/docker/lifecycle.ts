@@ -17,7 +17,15 @@ export async function setRestartPolicy(engine: Engine, id: string, policy: Resta
   // A container with `--rm` takes no policy at all, not even the one it has.
   if (sameName(HostConfig.RestartPolicy) === sameName(policy) && HostConfig.RestartPolicy.MaximumRetryCount === policy.MaximumRetryCount)
     return;
-  await engine.updateContainer(id, { RestartPolicy: policy });
+  const update = (): Promise<void> => engine.updateContainer(id, { RestartPolicy: policy });
+  try {
+    await update();
+  } catch (error) {
+    // Its tasks have ended and the engine is about to learn of it, which refuses until it has.
+    if (!/cannot update a stopped container/.test(refusalOf(error)?.message ?? "")) throw error;
+    await engine.awaitContainer(id, "not-running");
+    await update();
+  }
 }
 
 /**
