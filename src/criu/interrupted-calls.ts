@@ -32,14 +32,25 @@ interface Call {
 }
 
 /**
- * The calls for which the kernel returns ERESTART_RESTARTBLOCK, of which CRIU makes EINTR (compel/arch/x86/src/lib/infect.c). They return
- * EINTR only by way of a signal's handler, after which `orig_ax` is no call's number: so if both are there it was CRIU.
+ * The calls for which the kernel returns ERESTART_RESTARTBLOCK, of which CRIU makes EINTR (compel/arch/x86/src/lib/infect.c), and those that
+ * every stop ends with EINTR, also without a signal (signal(7), "Interruption of system calls and library functions by stop signals").
+ * By way of a signal's handler `orig_ax` is no call's number any more: so if both are there nothing but the freeze has interrupted it.
  */
 export const INTERRUPTED_CALLS: ReadonlyMap<bigint | undefined, Call> = new Map<bigint, Call>([
   [7n, {}], // poll
   [35n, { sleep: { time: "di", left: "si" } }], // nanosleep
+  [43n, {}], // accept with a timeout (SO_RCVTIMEO), like the next two and accept4
+  [45n, {}], // recvfrom
+  [47n, {}], // recvmsg
+  [65n, {}], // semop
+  [128n, {}], // rt_sigtimedwait
   [202n, {}], // futex
+  [220n, {}], // semtimedop
   [230n, { sleep: { time: "dx", left: "r10" } }], // clock_nanosleep; not until a point in time, which CRIU has made again
+  [232n, {}], // epoll_wait
+  [281n, {}], // epoll_pwait
+  [288n, {}], // accept4
+  [441n, {}], // epoll_pwait2
 ]);
 
 /** Every address of a program is below. */

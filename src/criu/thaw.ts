@@ -10,7 +10,7 @@ import { Tracee, type Registers } from "../kernel/ptrace.ts";
 import type { Freezer } from "./freezer.ts";
 import { INTERRUPTED_CALLS } from "./interrupted-calls.ts";
 
-/** As long as a thread may take to stop: one in an uninterruptible sleep is not in one of these calls. */
+/** As long as a thread may take to stop. */
 const STOP_LIMIT_MS = 1000;
 const EINTR = BigInt.asUintN(64, -4n);
 const NO_CALL = -1n;
@@ -24,6 +24,7 @@ export async function thawAfterDump(freezer: Freezer): Promise<void> {
   const tracees: Tracee[] = [];
   try {
     for (const tid of threadsIn(freezer.folder)) {
+      if (!isInCall(tid)) continue;
       const tracee = Tracee.seize(tid);
       if (tracee !== undefined) tracees.push(seized.use(tracee));
     }
@@ -54,6 +55,16 @@ export function callAgain(registers: Registers): boolean {
 function threadsIn(cgroup: string): number[] {
   const pids = readFileSync(path.join(cgroup, "cgroup.procs"), "utf8").split("\n").filter(Boolean);
   return pids.flatMap((pid) => (existsSync(`/proc/${pid}/task`) ? readdirSync(`/proc/${pid}/task`) : [])).map(Number);
+}
+
+/**
+ * Whether a frozen thread may be in one of the calls (proc_pid_syscall(5)). No other is seized: one that sleeps uninterruptibly, like the
+ * parent in vfork(2), would not stop, and stay traced.
+ */
+function isInCall(tid: number): boolean {
+  const file = `/proc/${tid}/syscall`;
+  const [number = ""] = existsSync(file) ? readFileSync(file, "utf8").split(" ") : [];
+  return /^\d+$/.test(number) && INTERRUPTED_CALLS.has(BigInt(number));
 }
 
 /** Whether a signal waits for the thread: after its handler the call must end with EINTR (proc_pid_status(5)). */

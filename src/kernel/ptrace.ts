@@ -7,6 +7,7 @@ import { declare, mustUnless } from "./libc.ts";
 /** <sys/ptrace.h>, <sys/wait.h>. */
 const PTRACE = { GETREGS: 12, SETREGS: 13, DETACH: 17, SEIZE: 0x4206, INTERRUPT: 0x4207 } as const;
 const WAIT = { NOHANG: 1, ALL: 0x4000_0000 } as const;
+const EPERM = 1;
 const ESRCH = 3;
 /** <sys/user.h>, struct user_regs_struct: 8 bytes each, in this order. */
 const REGISTERS = [
@@ -61,9 +62,9 @@ export class Tracee implements Disposable {
     this.tid = tid;
   }
 
-  /** Seizes a thread and asks it to stop; undefined if it has ended. Throws KERNEL. */
+  /** Seizes a thread and asks it to stop; undefined if it has ended, or somebody else traces it. Throws KERNEL. */
   static seize(tid: number): Tracee | undefined {
-    if (mustUnless("ptrace", ptrace(PTRACE.SEIZE, tid, null, null), ESRCH) === undefined) return undefined;
+    if (mustUnless("ptrace", ptrace(PTRACE.SEIZE, tid, null, null), ESRCH, EPERM) === undefined) return undefined;
     const tracee = new Tracee(tid);
     mustUnless("ptrace", ptrace(PTRACE.INTERRUPT, tid, null, null), ESRCH);
     return tracee;
@@ -88,6 +89,7 @@ export class Tracee implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    ptrace(PTRACE.DETACH, this.tid, null, null); // it may have ended
+    // One that has ended stays a zombie, and its parent without news, until its tracer has taken notice.
+    if (ptrace(PTRACE.DETACH, this.tid, null, null) === -1) waitpid(this.tid, Buffer.alloc(4), WAIT.NOHANG | WAIT.ALL);
   }
 }

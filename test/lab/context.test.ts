@@ -157,11 +157,10 @@ test("a container that ends as soon as it runs on the target is started there ag
   const image = await provideImage(a, busyboxImage);
   const options = ["--restart", "always", "--network", "front", "--volume", "/source:/source"];
   await a.run("docker", "run", "--detach", "--name", "impatient", ...options, image, "sh", "-c", IMPATIENT);
-  const { outcome, report } = await migrate(a, "impatient", "b");
+  const { outcome } = await migrate(a, "impatient", "b");
   assert.equal(outcome, "completed");
   await b.run("touch", "/source/here");
   const running = async (): Promise<string> => (await b.run("docker", "inspect", "--format", "{{.State.Running}}", "impatient")).trim();
   await until("it to run", 20_000, async () => (await running()) === "true");
-  assert.match(report?.warnings.join() ?? "", /ended by itself right after the handover/);
   await assertClean(a, "impatient");
 });

@@ -6,6 +6,7 @@ import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { readdir, readFile, writeFile } from "node:fs/promises";
+import { setTimeout as sleep } from "node:timers/promises";
 import path from "node:path";
 import { DmigrateError, messageOf } from "../../core/errors.ts";
 import type { ContainerId } from "../../core/ids.ts";
@@ -23,6 +24,9 @@ import { pivotFolder } from "./pivot-folder.ts";
 import { freezerIn, StagedFolder, type Owner } from "./staged-folder.ts";
 
 const RESTORE_LIMIT_MS = 60_000;
+const GIVEN_UP_POLL_MS = 500;
+/** What CRIU logs then (criu/cr-restore.c, `restore_root_task`). */
+const GIVEN_UP = "Killing processes because of failure on restore";
 
 /** A container that is started and held. Disposing of it before `resume` ends it. */
 export class Staging implements AsyncDisposable {
@@ -108,17 +112,33 @@ export class Staging implements AsyncDisposable {
   async restore(): Promise<void> {
     using _pivot = this.#isReadOnly ? pivotFolder(this.rootfs) : undefined;
     this.#folder.openGate();
+    const over = new AbortController();
     try {
-      await this.#marks.wait("restored", this.#started, AbortSignal.timeout(RESTORE_LIMIT_MS));
+      const restored = this.#marks.wait("restored", this.#started, AbortSignal.timeout(RESTORE_LIMIT_MS));
+      await Promise.race([restored, this.#givenUp(over.signal)]);
       await this.#freezer().freeze();
     } catch (error) {
-      const log = await readFile(path.join(this.work, "restore.log"), "utf8").catch(() => "");
+      const log = await this.#restoreLog();
       throw new DmigrateError(
         "RESTORE_FAILED",
         `CRIU could not restore the container on the target: ${lastErrors(log) || messageOf(error)}`,
         error,
       );
+    } finally {
+      over.abort();
     }
+  }
+
+  /** Rejected when CRIU has given up. It may not end then: it waits for its tasks, among them zombies that it traces itself. */
+  async #givenUp(over: AbortSignal): Promise<never> {
+    for (;;) {
+      await sleep(GIVEN_UP_POLL_MS, undefined, { signal: over });
+      if ((await this.#restoreLog()).includes(GIVEN_UP)) throw new Error("it ended what it had restored");
+    }
+  }
+
+  #restoreLog(): Promise<string> {
+    return readFile(path.join(this.work, "restore.log"), "utf8").catch(() => "");
   }
 
   /** Lets the restored tasks run; returns when they do. From now on disposing of this leaves the container alone. */
