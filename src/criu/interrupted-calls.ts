@@ -32,9 +32,9 @@ interface Call {
 }
 
 /**
- * The calls for which the kernel returns ERESTART_RESTARTBLOCK, of which CRIU makes EINTR (compel/arch/x86/src/lib/infect.c), and those that
- * every stop ends with EINTR (signal(7), "Interruption of system calls and library functions by stop signals").
- * By way of a signal's handler `orig_ax` is no call's number any more: so if both are there nothing but the freeze has interrupted it.
+ * The calls for which the kernel returns ERESTART_RESTARTBLOCK, of which CRIU makes EINTR (compel/arch/x86/src/lib/infect.c), and those
+ * that every stop ends with EINTR (signal(7), "Interruption of system calls and library functions by stop signals"). By way of a signal's
+ * handler `orig_ax` is no call's number any more: so if both are there nothing but the freeze has interrupted it.
  */
 export const INTERRUPTED_CALLS: ReadonlyMap<bigint | undefined, Call> = new Map<bigint, Call>([
   [7n, {}], // poll

@@ -148,6 +148,16 @@ test("its restart policy holds, and it ends as it was told to", async () => {
   assert.equal((await b.run("docker", "inspect", "--format", "{{.State.ExitCode}}", "full")).trim(), String(STOP_CODE));
 });
 
+test("a read-only root without /tmp is the same on the target", async () => {
+  const image = await provideImage(a, busyboxImage);
+  await a.run("sh", "-c", `docker export $(docker create ${image}) | tar --delete tmp | docker import - bare:1`);
+  await a.run("docker", "run", "--detach", "--name", "bare", "--network", "none", "--read-only", "bare:1", "sleep", "1000");
+  const { outcome, message } = await migrate(a, "bare", "b");
+  assert.equal(outcome, "completed", message);
+  assert.doesNotMatch(await b.run("docker", "exec", "bare", "ls", "/"), /tmp/);
+  assert.equal(await b.run("docker", "diff", "bare"), "");
+});
+
 /** Ends as soon as it runs somewhere else: it knows by a file that lies on the source alone. */
 const IMPATIENT = "while [ -e /source/here ]; do :; done; exit 3";
 
