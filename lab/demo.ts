@@ -10,7 +10,7 @@ import { DMIGRATE, startCluster } from "./cluster.ts";
 import type { Host } from "./host.ts";
 import { redisImage } from "./images/catalogue.ts";
 import { buildImage, type Image } from "./images/image.ts";
-import { CLIENT, LAN, Lab } from "./lab.ts";
+import { checkSpec, CLIENT, LAN, Lab, type LabSpec } from "./lab.ts";
 import { CHECKOUT_IN_HOST } from "./paths.ts";
 import { ROOT_DIR } from "./setup.ts";
 import { ClientProcess } from "./workloads/client-control.ts";
@@ -54,7 +54,7 @@ export function registerDemo(program: Command): void {
     .command("demo")
     .description("migrate a live redis between two hosts of a lab and prove that nothing was lost")
     .option("--name <name>", "name of the lab", "demo")
-    .option("--moves <count>", "how often it moves: there, back, there, ...", Number, 1)
+    .option("--moves <count>", "how often it moves: there, back, there, ...", parseMoves, 1)
     .option("--rate <rate>", "rate of every host's link, like 1gbit; unlimited if left out")
     .option("--keep", "leave the lab up and print commands to play with")
     .option("--json", "print the report alone")
@@ -63,15 +63,20 @@ export function registerDemo(program: Command): void {
     });
 }
 
+/** Throws USAGE. */
+function parseMoves(text: string): number {
+  if (/^0*[1-9]\d*$/.test(text)) return Number(text);
+  throw new DmigrateError("USAGE", `${JSON.stringify(text)} is no number of moves; give a whole number from 1`);
+}
+
 /** Runs the demo; returns the exit code, 0 only if everything holds. */
 async function demo(options: DemoOptions): Promise<number> {
+  const spec: LabSpec = { name: options.name, hosts: ["a", "b"], ...(options.rate === undefined ? {} : { rate: options.rate }) };
+  checkSpec(spec);
   const say = options.json === true ? () => {} : (line: string) => void process.stdout.write(`${line}\n`);
   await using cleanup = new AsyncDisposableStack();
   say("Lab: two hosts with a Docker Engine and an agent each, and a client host, on one Ethernet segment");
-  const lab = await Lab.up(
-    { name: options.name, hosts: ["a", "b"], ...(options.rate === undefined ? {} : { rate: options.rate }) },
-    (line) => say(`  ${line}`),
-  );
+  const lab = await Lab.up(spec, (line) => say(`  ${line}`));
   if (options.keep === undefined) cleanup.defer(() => lab.down());
   await startCluster(lab);
   say("  The agents know each other");

@@ -142,8 +142,8 @@ export class Lab implements AsyncDisposable {
   }
 }
 
-/** Throws USAGE, saying what is wrong. */
-function checkSpec({ name, hosts, usernsRemap = [], rate }: LabSpec): void {
+/** Throws USAGE, saying what is wrong, if a lab can't be. */
+export function checkSpec({ name, hosts, usernsRemap = [], rate }: LabSpec): void {
   labName(name);
   for (const host of hosts) labHostName(host);
   if (rate !== undefined) parseRate(rate);

@@ -71,15 +71,15 @@ test("an engine remaps user ids where it was asked to", async () => {
 });
 
 test("exec hands over input, output and exit code", async () => {
-  const upper = await dmigrate(["exec", "--name", SLOW, "a", "--", "sh", "-c", "tr a-z A-Z; echo no >&2; exit 7"], "hello");
+  const upper = await dmigrate(["lab", "exec", "--name", SLOW, "a", "--", "sh", "-c", "tr a-z A-Z; echo no >&2; exit 7"], "hello");
   assert.deepEqual(upper, { code: 7, stdout: "HELLO", stderr: "no\n" });
-  assert.equal((await dmigrate(["exec", "--name", SLOW, "a", "--", "sh", "-c", "kill -KILL $$"])).code, 128 + 9);
-  assert.equal((await dmigrate(["exec", "--name", SLOW, "a", "--", "no-such-program"])).code, 127);
-  assert.match((await dmigrate(["exec", "--name", SLOW, "a", "--", "dmigrate", "--version"])).stdout, /^\d+\.\d+\.\d+/);
+  assert.equal((await dmigrate(["lab", "exec", "--name", SLOW, "a", "--", "sh", "-c", "kill -KILL $$"])).code, 128 + 9);
+  assert.equal((await dmigrate(["lab", "exec", "--name", SLOW, "a", "--", "no-such-program"])).code, 127);
+  assert.match((await dmigrate(["lab", "exec", "--name", SLOW, "a", "--", "dmigrate", "--version"])).stdout, /^\d+\.\d+\.\d+/);
 });
 
 test("a program ends with the exec that runs it", async () => {
-  const exec = spawnDmigrate(["exec", "--name", SLOW, "a", "--", "sh", "-c", "echo; exec tail -f /dev/null"]);
+  const exec = spawnDmigrate(["lab", "exec", "--name", SLOW, "a", "--", "sh", "-c", "echo; exec tail -f /dev/null"]);
   const exited = once(exec, "exit");
   if (exec.stdout !== null) await once(exec.stdout, "data");
   exec.kill("SIGTERM");
@@ -101,30 +101,35 @@ test("Ctrl-C at a terminal is the program's to answer", async () => {
 });
 
 const WRONG: readonly (readonly [args: readonly string[], code: keyof typeof ERROR_CODES, message: RegExp])[] = [
-  [["exec", "--name", "tlab9", "a", "--", "true"], "LAB", /There is no lab tlab9\n.*`dmigrate lab up`/],
-  [["exec", "--name", SLOW, "z", "--", "true"], "LAB", /Lab tlab1 has no host z\n.*it has a, client/],
-  [["exec", "--name", "../x", "a", "--", "true"], "USAGE", /"..\/x" is no name for a lab\n.*up to 7/],
-  [["down", "--name", "much-too-long"], "USAGE", /"much-too-long" is no name for a lab/],
-  [["up", "--name", BROKEN, "--hosts", ""], "USAGE", /name at least one/],
-  [["up", "--name", BROKEN, "--hosts", "a,b,a"], "USAGE", /Host a is named twice/],
-  [["up", "--name", BROKEN, "--hosts", "a,client"], "USAGE", /Every lab has a host client/],
-  [["up", "--name", BROKEN, "--hosts", "a,fourteen-chars"], "USAGE", /"fourteen-chars" is no name .*\n.*up to 12 letters/],
-  [["up", "--name", BROKEN, "--hosts", "../../etc"], "USAGE", /"..\/..\/etc" is no name/],
-  [["up", "--name", BROKEN, "--userns-remap", "c"], "USAGE", /Host c, which shall remap user ids, is not of this lab/],
-  [["up", "--name", BROKEN, "--rate", "fast"], "USAGE", /"fast" is no rate\n.*100mbit/],
+  [["lab", "exec", "--name", "tlab9", "a", "--", "true"], "LAB", /There is no lab tlab9\n.*`dmigrate lab up`/],
+  [["lab", "exec", "--name", SLOW, "z", "--", "true"], "LAB", /Lab tlab1 has no host z\n.*it has a, client/],
+  [["lab", "exec", "--name", "../x", "a", "--", "true"], "USAGE", /"..\/x" is no name for a lab\n.*up to 7/],
+  [["lab", "down", "--name", "much-too-long"], "USAGE", /"much-too-long" is no name for a lab/],
+  [["lab", "up", "--name", BROKEN, "--hosts", ""], "USAGE", /name at least one/],
+  [["lab", "up", "--name", BROKEN, "--hosts", "a,b,a"], "USAGE", /Host a is named twice/],
+  [["lab", "up", "--name", BROKEN, "--hosts", "a,client"], "USAGE", /Every lab has a host client/],
+  [["lab", "up", "--name", BROKEN, "--hosts", "a,fourteen-chars"], "USAGE", /"fourteen-chars" is no name .*\n.*up to 12 letters/],
+  [["lab", "up", "--name", BROKEN, "--hosts", "../../etc"], "USAGE", /"..\/..\/etc" is no name/],
+  [["lab", "up", "--name", BROKEN, "--userns-remap", "c"], "USAGE", /Host c, which shall remap user ids, is not of this lab/],
+  [["lab", "up", "--name", BROKEN, "--rate", "fast"], "USAGE", /"fast" is no rate\n.*100mbit/],
+  [["demo", "--name", BROKEN, "--rate", "fast"], "USAGE", /"fast" is no rate\n.*100mbit/],
+  [["demo", "--name", "Broken"], "USAGE", /"Broken" is no name for a lab/],
+  ...["x", "0", "-1", "1.5", ""].map(
+    (moves) => [["demo", "--name", BROKEN, "--moves", moves], "USAGE", /is no number of moves\n.*whole number from 1/] as const,
+  ),
 ];
 
 test("what can't be built or found is said, and nothing is begun", async () => {
   for (const [args, code, message] of WRONG) {
-    const { code: exitCode, stderr } = await dmigrate(args);
-    assert.equal(exitCode, ERROR_CODES[code].exitCode, stderr);
+    const { code: exitCode, stdout, stderr } = await dmigrate(args);
+    assert.deepEqual([exitCode, stdout], [ERROR_CODES[code].exitCode, ""], stderr);
     assert.match(stderr, message);
   }
   await assertGone(BROKEN);
 });
 
 test("status tells what runs where, to people and to programs", async () => {
-  const { stdout } = await dmigrate(["status"]);
+  const { stdout } = await dmigrate(["lab", "status"]);
   assert.match(stdout, /^tlab1\n {2}a +10\.77\.0\.1 +Docker Engine\n {2}client +10\.77\.0\.2$/m);
   assert.match(stdout, /^tlab2\n {2}a +10\.77\.0\.1 +Docker Engine, user ids remapped\n {2}b-2 +10\.77\.0\.2 +Docker Engine\n/m);
   const hosts = [
@@ -135,15 +140,15 @@ test("status tells what runs where, to people and to programs", async () => {
 });
 
 test("a lab whose building was broken off is known, and taken down", async () => {
-  const up = spawnDmigrate(["up", "--name", BROKEN]);
+  const up = spawnDmigrate(["lab", "up", "--name", BROKEN]);
   for await (const line of createInterface({ input: up.stderr ?? assert.fail() })) if (line === "Host a is up at 10.77.0.1") break;
   up.kill("SIGKILL");
   await once(up, "exit");
   assert.match(String((await statusOf(BROKEN))?.["problem"]), /^Lab tlab3 was not built to its end; .*`dmigrate lab down --name tlab3`/);
-  const { code, stderr } = await dmigrate(["down", "--name", BROKEN]);
+  const { code, stderr } = await dmigrate(["lab", "down", "--name", BROKEN]);
   assert.deepEqual([code, stderr], [0, "Lab tlab3 is gone.\n"]);
   await assertGone(BROKEN);
-  assert.equal((await dmigrate(["down", "--name", BROKEN])).stderr, "There is no lab tlab3.\n");
+  assert.equal((await dmigrate(["lab", "down", "--name", BROKEN])).stderr, "There is no lab tlab3.\n");
 });
 
 test("a lab whose host died is known, and replaced by one of the same name", async () => {
@@ -151,7 +156,7 @@ test("a lab whose host died is known, and replaced by one of the same name", asy
   process.kill(dead?.record.initPid ?? assert.fail(), "SIGKILL");
   await until("the host to die", 20_000, () => dead?.alive === false);
   assert.match(String((await statusOf(REMAPPED))?.["problem"]), /^Host a of lab tlab2 died; `dmigrate lab up --name tlab2` builds it anew/);
-  const { code, stderr } = await dmigrate(["up", "--name", REMAPPED, "--hosts", "a"]);
+  const { code, stderr } = await dmigrate(["lab", "up", "--name", REMAPPED, "--hosts", "a"]);
   assert.equal(code, 0, stderr);
   const hosts = (await statusOf(REMAPPED))?.["hosts"] as { name: string; agent: boolean }[];
   assert.deepEqual(
@@ -172,7 +177,7 @@ test("a lab with frozen tasks and folders that are in use goes without a trace",
     stdio: ["ignore", "pipe", "ignore"],
   });
   if (sitting.stdout !== null) await once(sitting.stdout, "data");
-  assert.equal((await dmigrate(["down", "--name", SLOW])).code, 0);
+  assert.equal((await dmigrate(["lab", "down", "--name", SLOW])).code, 0);
   await assertGone(SLOW);
   assert.equal(await statusOf(SLOW), undefined);
   assert.notEqual(await statusOf(REMAPPED), undefined);
@@ -205,7 +210,7 @@ async function started(host: Host, program: string): Promise<{ readonly rest: Pr
 }
 
 function spawnDmigrate(args: readonly string[]): ChildProcess {
-  return spawn(`${CHECKOUT}/bin/dmigrate`, ["lab", ...args], { stdio: "pipe" });
+  return spawn(`${CHECKOUT}/bin/dmigrate`, args, { stdio: "pipe" });
 }
 
 async function dmigrate(args: readonly string[], input = ""): Promise<{ code: number; stdout: string; stderr: string }> {
@@ -221,6 +226,6 @@ async function dmigrate(args: readonly string[], input = ""): Promise<{ code: nu
 
 /** A lab in the answer of `lab status --json`. */
 async function statusOf(name: string): Promise<Record<string, unknown> | undefined> {
-  const { labs } = JSON.parse((await dmigrate(["status", "--json"])).stdout) as { labs: Record<string, unknown>[] };
+  const { labs } = JSON.parse((await dmigrate(["lab", "status", "--json"])).stdout) as { labs: Record<string, unknown>[] };
   return labs.find((lab) => lab["name"] === name);
 }
