@@ -14,6 +14,7 @@ import { CLIENT, Lab, labNames, removeLab } from "./lab.ts";
 import { labName } from "./paths.ts";
 
 const say = (line: string): void => void process.stderr.write(`${line}\n`);
+const print = (answer: object): void => void process.stdout.write(`${JSON.stringify(answer, undefined, 2)}\n`);
 const list = (text: string): string[] => text.split(",").filter(Boolean);
 
 interface UpOptions {
@@ -21,6 +22,7 @@ interface UpOptions {
   readonly hosts: string[];
   readonly usernsRemap: string[];
   readonly rate?: string;
+  readonly json?: true;
 }
 
 function registerLab(program: Command): void {
@@ -43,6 +45,7 @@ function registerLab(program: Command): void {
       new Option("--userns-remap <names>", "those of them whose Docker Engine remaps user ids").argParser(list).default([], "none"),
     )
     .option("--rate <rate>", "rate of every host's link, like 1gbit or 100mbit; unlimited if left out")
+    .option("--json", "print the lab as JSON on standard output")
     .action(async (options: UpOptions) => {
       const built = await Lab.up(options, say);
       try {
@@ -51,6 +54,7 @@ function registerLab(program: Command): void {
         await built.down();
         throw error;
       }
+      if (options.json === true) return print({ labs: [await statusOf(options.name)] });
       say(`Agents run; try: dmigrate lab exec --name ${options.name} ${options.hosts[0] ?? "a"} -- dmigrate hosts list`);
     });
   example(up, "dmigrate lab up", "dmigrate lab up --name slow --hosts a,b,c --rate 100mbit");
@@ -61,7 +65,8 @@ function registerLab(program: Command): void {
     .description("Takes a lab down and removes all it left, also after a crash: processes, mounts, cgroups, networks, disks.")
     .addOption(nameOption())
     .option("--all", "every lab of this machine")
-    .action(async ({ name, all = false }: { name: string; all?: boolean }) => {
+    .option("--json", "print the names of those taken down as JSON on standard output")
+    .action(async ({ name, all = false, json = false }: { name: string; all?: boolean; json?: boolean }) => {
       const known = await labNames();
       const doomed = all ? known : [labName(name)].filter((each) => known.includes(each));
       if (doomed.length === 0) say(all ? "There is no lab." : `There is no lab ${name}.`);
@@ -69,6 +74,7 @@ function registerLab(program: Command): void {
         await removeLab(each);
         say(`Lab ${each} is gone.`);
       }
+      if (json) print({ removed: doomed });
     });
   example(down, "dmigrate lab down --name slow", "dmigrate lab down --all");
 
@@ -97,8 +103,8 @@ function registerLab(program: Command): void {
     .option("--json", "print JSON alone")
     .action(async ({ json = false }: { json?: boolean }) => {
       const labs = await Promise.all((await labNames()).map((name) => statusOf(name)));
-      const lines = json ? [JSON.stringify({ labs }, undefined, 2)] : labs.flatMap((each) => describeStatus(each));
-      for (const line of lines) process.stdout.write(`${line}\n`);
+      if (json) return print({ labs });
+      for (const line of labs.flatMap((each) => describeStatus(each))) process.stdout.write(`${line}\n`);
     });
   example(status, "dmigrate lab status", "dmigrate lab status --json");
 }

@@ -145,10 +145,12 @@ test("a lab whose building was broken off is known, and taken down", async () =>
   up.kill("SIGKILL");
   await once(up, "exit");
   assert.match(String((await statusOf(BROKEN))?.["problem"]), /^Lab tlab3 was not built to its end; .*`dmigrate lab down --name tlab3`/);
-  const { code, stderr } = await dmigrate(["lab", "down", "--name", BROKEN]);
-  assert.deepEqual([code, stderr], [0, "Lab tlab3 is gone.\n"]);
+  const { code, stdout, stderr } = await dmigrate(["lab", "down", "--name", BROKEN, "--json"]);
+  assert.deepEqual([code, JSON.parse(stdout), stderr], [0, { removed: [BROKEN] }, "Lab tlab3 is gone.\n"]);
   await assertGone(BROKEN);
-  assert.equal((await dmigrate(["lab", "down", "--name", BROKEN])).stderr, "There is no lab tlab3.\n");
+  const again = await dmigrate(["lab", "down", "--name", BROKEN]);
+  assert.deepEqual([again.code, again.stdout, again.stderr], [0, "", "There is no lab tlab3.\n"]);
+  assert.deepEqual(JSON.parse((await dmigrate(["lab", "down", "--name", BROKEN, "--json"])).stdout), { removed: [] });
 });
 
 test("a lab whose host died is known, and replaced by one of the same name", async () => {
@@ -156,8 +158,9 @@ test("a lab whose host died is known, and replaced by one of the same name", asy
   process.kill(dead?.record.initPid ?? assert.fail(), "SIGKILL");
   await until("the host to die", 20_000, () => dead?.alive === false);
   assert.match(String((await statusOf(REMAPPED))?.["problem"]), /^Host a of lab tlab2 died; `dmigrate lab up --name tlab2` builds it anew/);
-  const { code, stderr } = await dmigrate(["lab", "up", "--name", REMAPPED, "--hosts", "a"]);
+  const { code, stdout, stderr } = await dmigrate(["lab", "up", "--name", REMAPPED, "--hosts", "a", "--json"]);
   assert.equal(code, 0, stderr);
+  assert.deepEqual(JSON.parse(stdout), { labs: [await statusOf(REMAPPED)] });
   const hosts = (await statusOf(REMAPPED))?.["hosts"] as { name: string; agent: boolean }[];
   assert.deepEqual(
     hosts.map(({ name, agent }) => [name, agent]),
