@@ -185,7 +185,8 @@ export const arrivalChecks = {
   "log-driver": {
     passed: (s) => `${s.target.host} has the log driver ${s.container.needs.logDriver}`,
     *find({ target: { host, docker }, container: { needs } }) {
-      if (!docker.reachable || docker.logDrivers.includes(needs.logDriver)) return;
+      // Every engine knows `none`; it is no plugin, so none lists it.
+      if (!docker.reachable || needs.logDriver === "none" || docker.logDrivers.includes(needs.logDriver)) return;
       yield blocker(`The container logs through ${needs.logDriver}, which ${host} lacks`, `install that plugin on ${host}`, host);
     },
   },

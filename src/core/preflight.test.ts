@@ -425,6 +425,10 @@ describe("examine", () => {
     });
   }
 
+  test("the log driver none is every engine's, though no engine lists it", () => {
+    assert.deepEqual(examined({ needs: { logDriver: "none" } }).findings, []);
+  });
+
   test("every check is shown to find something, and nothing but what was changed", () => {
     const shown = new Set(CASES.map(([, , check]) => check));
     assert.deepEqual(
