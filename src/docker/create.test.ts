@@ -26,8 +26,8 @@ const DESCRIPTION: ContainerDescription = {
     Entrypoint: ["serve"],
     Labels: {},
     Tty: false,
-    Cmd: null,
     MacAddress: "02:42:00:00:00:01",
+    Cmd: null,
   },
   hostConfig: {
     Binds: null,

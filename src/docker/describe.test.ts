@@ -103,8 +103,24 @@ test("addresses that the engine chose are asked for on networks that give them, 
     MacAddress: given.MacAddress,
     IPAMConfig: { IPv4Address: "10.1.2.3", IPv6Address: "fd00::3", LinkLocalIPs: ["169.254.1.1"] },
   });
-  assert.deepEqual(endpoints["bridge"], { Aliases: null, MacAddress: given.MacAddress, IPAMConfig: null });
+  assert.deepEqual(endpoints["bridge"], { Aliases: null, MacAddress: undefined, IPAMConfig: null });
   assert.deepEqual(floatingAddresses, ["172.17.0.2"]);
+});
+
+test("on the default bridge a MAC address is asked for if it was before", () => {
+  const [asked, chosen] = ["02:42:ac:11:00:77", "02:42:ac:11:00:02"];
+  for (const [configured, IPAddress, shown, expected] of [
+    [asked, "172.17.0.2", asked, asked],
+    [undefined, "172.17.0.2", chosen, undefined],
+    [undefined, "", asked, asked], // created with it, never started
+  ] as const) {
+    const bridged = inspection({
+      endpoints: { bridge: endpoint({ IPAddress, MacAddress: shown }) },
+      networks: { bridge: network({ Name: "bridge" }) },
+    });
+    if (configured !== undefined) bridged.container.Config.MacAddress = configured;
+    assert.equal(describeInspection(bridged).endpoints["bridge"]?.MacAddress, expected);
+  }
 });
 
 test("networks go by name, and those of every engine are none to make", () => {

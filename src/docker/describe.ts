@@ -7,6 +7,7 @@ import { containerId } from "../core/ids.ts";
 import type { ContainerDescription, ImageDescription, NetworkDescription, VolumeDescription } from "./description.ts";
 import type { Engine } from "./engine.ts";
 import type {
+  ContainerConfig,
   Endpoint,
   HostConfig,
   InspectedContainer,
@@ -72,7 +73,7 @@ export function describeInspection({ container, image, networks, volumes }: Insp
     image: describeImage(image, Config.Image),
     config: Config,
     hostConfig: { ...HostConfig, NetworkMode: modeByName(HostConfig.NetworkMode, networks) },
-    endpoints: Object.fromEntries(endpoints.map(({ network, settings, custom }) => [network, wantedEndpoint(settings, custom, Id)])),
+    endpoints: Object.fromEntries(endpoints.map(({ network, settings, custom }) => [network, wantedEndpoint(settings, custom, container)])),
     floatingAddresses: endpoints.flatMap(({ settings, custom }) => (custom ? [] : addressesOf(settings))),
     networks: [...networks.values()].filter(isCustom).map(describeNetwork),
     volumes: describeVolumes(container, volumes),
@@ -134,15 +135,24 @@ const OPERATIONAL = new Set([
   "DNSNames",
 ]);
 
-/** The settings that get a container the endpoint it has: a MAC address or address that the engine chose becomes one that is asked for. */
-function wantedEndpoint(settings: InspectedEndpoint, custom: boolean, id: string): Endpoint {
+/**
+ * The settings that get a container the endpoint it has: a MAC address or address that the engine chose becomes one that is asked for.
+ * On the default bridge, where it gets another address, it gets another MAC address, too: engines before 28 make one of the address,
+ * and the old one would be given to a second container there.
+ */
+function wantedEndpoint(settings: InspectedEndpoint, custom: boolean, { Id, Config }: InspectedContainer): Endpoint {
   const kept = Object.fromEntries(Object.entries(settings).filter(([key]) => !OPERATIONAL.has(key)));
   return {
     ...kept,
-    Aliases: withoutOwnNames(settings.Aliases, id),
+    Aliases: withoutOwnNames(settings.Aliases, Id),
     IPAMConfig: custom ? fixedAddresses(settings) : settings.IPAMConfig,
-    MacAddress: settings.MacAddress,
+    MacAddress: custom || wasAskedFor(settings, Config) ? settings.MacAddress : undefined,
   };
+}
+
+/** Whether its MAC address was: an endpoint that has no address was never started, and shows no other. */
+function wasAskedFor(settings: InspectedEndpoint, config: ContainerConfig): boolean {
+  return addressesOf(settings).length === 0 || settings.MacAddress === config.MacAddress;
 }
 
 function fixedAddresses({ IPAMConfig, IPAddress, GlobalIPv6Address }: InspectedEndpoint): Endpoint["IPAMConfig"] {

@@ -21,6 +21,8 @@ export const containerConfig = z.looseObject({
   Entrypoint: strings,
   Labels: stringMap,
   Tty: z.boolean(),
+  /** The one that was asked for on the network of its mode; none that the engine chose. */
+  MacAddress: z.string().optional(),
 });
 /** What a container runs: `Config` of an inspection. */
 export type ContainerConfig = z.infer<typeof containerConfig>;

@@ -165,6 +165,24 @@ test("a running container keeps the addresses that its engine chose for it", asy
   );
 });
 
+test("on the default bridge no container on the target gets the MAC address that one brought, unless that was asked for", async (t) => {
+  const { a, b } = hosts();
+  for (const name of ["first", "second", "asked", "later"]) removedAfter(t, name);
+  const MacAddress = "02:42:ac:11:00:77";
+  for (const name of ["first", "second"]) await runOn(a, name, {});
+  await runOn(a, "asked", { NetworkingConfig: { EndpointsConfig: { bridge: { MacAddress } } } });
+  // The second has the second address on the one host, the first on the other one: there the second is a later one's.
+  await carry(a, b, "second");
+  await b.engine.startContainer("second");
+  await runOn(b, "later", {});
+  await carry(a, b, "asked");
+  await b.engine.startContainer("asked");
+  const macOf = async (name: string): Promise<unknown> =>
+    (await b.engine.inspectContainer(name)).NetworkSettings.Networks["bridge"]?.MacAddress;
+  assert.notEqual(await macOf("later"), await macOf("second"));
+  assert.equal(await macOf("asked"), MacAddress);
+});
+
 test("a container goes back to a network that chose its subnet itself, unless another container is on that", async (t) => {
   const { a, b } = hosts();
   for (const name of ["traveller", "neighbour"]) removedAfter(t, name);
