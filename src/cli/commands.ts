@@ -28,7 +28,9 @@ export const report: Command<[id: string]> = async (invocation, id) => {
 export const cancel: Command<[id: string]> = async (invocation, text) => {
   const id = migrationId(text);
   await invocation.client.cancel(id);
-  answer(invocation, { cancelled: id }, () => [`Cancelled ${id}: its container runs on the source, and nothing is left on the target.`]);
+  answer(invocation, { cancelled: id }, () => [
+    `Cancelled ${id}: its container keeps running on the source, and nothing is left on the target.`,
+  ]);
   return 0;
 };
 

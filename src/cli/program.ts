@@ -139,7 +139,7 @@ function addMigrating(program: Command, run: Run): void {
     .summary("tell whether a container can move, without touching it")
     .description(
       "Examines both hosts and the container as a migration would, and tells what forbids it and what to do about that. Nothing is " +
-        "changed, the container runs on undisturbed. Exit code 4 if something forbids the migration.",
+        "changed, the container keeps running undisturbed. Exit code 4 if something forbids the migration.",
     )
     .addArgument(container)
     .addArgument(otherHost)

@@ -83,7 +83,7 @@ export function sourceMigrations(context: AgentContext): Migrations {
           "CANCEL_TOO_LATE",
           `Migration ${id} is handed over: the container belongs to ${context.journal.get(id).peer} now`,
         );
-      migration.cancel.abort(new DmigrateError("CANCELLED", "The migration was cancelled; the container runs on here"));
+      migration.cancel.abort(new DmigrateError("CANCELLED", "The migration was cancelled; the container keeps running here"));
       await migration.over;
     },
     async [Symbol.asyncDispose]() {},

@@ -94,7 +94,7 @@ async function letRunOn(context: AgentContext, record: MigrationRecord): Promise
     context,
     record,
     "rolled-back",
-    new DmigrateError("CANCELLED", `The agent ended during the migration; ${record.container} runs on here, migrate it again`),
+    new DmigrateError("CANCELLED", `The agent ended during the migration, but ${record.container} keeps running here; migrate it again`),
   );
 }
 
