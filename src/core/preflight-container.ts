@@ -6,7 +6,7 @@
  */
 import { cpusIn, frozenBytes } from "./preflight-arrival.ts";
 import { blocker, fds, nameOf, size, warning, type Check, type Problem } from "./preflight-check.ts";
-import type { ContainerFacts, Descriptor, Namespace, ProcessFacts, Socket } from "./preflight-facts.ts";
+import type { ContainerFacts, DeletedFile, Descriptor, Namespace, ProcessFacts, Socket } from "./preflight-facts.ts";
 import { missingFeatures, RUNTIME } from "./preflight-hosts.ts";
 
 const RUNTIMES = new Set(["runc", "io.containerd.runc.v2", RUNTIME]);
@@ -166,10 +166,17 @@ export const containerChecks = {
     },
   },
   "deleted-files": {
-    passed: () => "No large file is open that has been deleted",
+    passed: () => "No file is open that has been deleted and is large or has another name",
     *find({ container }) {
       for (const process of container.processes) {
         for (const { file, where } of deletedFiles(process)) {
+          if (isLinkLeft(file, container.linkedInodes)) {
+            yield blocker(
+              `${nameOf(process)} holds ${file.path} (${where}), deleted while another hard link of it is left: ` +
+                "CRIU restores it by a helper link, which does not reach the target",
+              `let the process open its files again, or remove the other links (\`find / -inum ${file.inode}\` in the container)`,
+            );
+          }
           if (file.diskBytes < FROZEN_BYTES_TOLD) continue;
           yield warning(
             `${nameOf(process)} holds ${file.path} (${where}), deleted but still ${size(file.diskBytes)}: it crosses in the freeze`,
@@ -421,6 +428,14 @@ export function deletedFiles(process: ProcessFacts) {
     ),
     ...process.mappings.flatMap((mapping) => (mapping.kind === "deleted" ? [{ file: mapping.file, where: `at ${mapping.address}` }] : [])),
   ];
+}
+
+/**
+ * Whether CRIU has to make a helper link for the file on disk. In a tmpfs the link crosses with all other files, and a file of the image
+ * crosses as one that has no name at all.
+ */
+function isLinkLeft({ linkCount, fileSystem, inode }: DeletedFile, linkedInodes: readonly number[]): boolean {
+  return linkCount > 0 && fileSystem !== "tmpfs" && (fileSystem !== "overlay" || linkedInodes.includes(inode));
 }
 
 function withArticle(noun: string): string {

@@ -186,6 +186,8 @@ export interface ContainerFacts {
   readonly messageQueues: readonly string[];
   /** Where watched files of its root lie, by inode number; those that are nowhere are missing. */
   readonly watchedPaths: ReadonlyMap<number, string>;
+  /** Inode numbers of the deleted files that have another name in the container's own layer. */
+  readonly linkedInodes: readonly number[];
   /** The container's init first, the others in the order of their pids. */
   readonly processes: readonly ProcessFacts[];
 }
@@ -239,11 +241,15 @@ export interface MemoryFacts {
   readonly hugePageBytes: number;
 }
 
-/** A file that has lost its name. `linkCount` above 0: another name is left. */
+/** A file that has lost its name. */
 export interface DeletedFile {
   readonly path: string;
   readonly diskBytes: number;
+  /** Above 0: another name is left, or on `overlay` it is a file of the image. */
   readonly linkCount: number;
+  /** Type of the file system, "" if it is none of those mounted. */
+  readonly fileSystem: string;
+  readonly inode: number;
 }
 
 /** An open file descriptor that is not just a file, directory, pipe or terminal, or what there is to say of one that is. */

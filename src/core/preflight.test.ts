@@ -9,6 +9,7 @@ import type {
   Arrival,
   ContainerFacts,
   ContainerNeeds,
+  DeletedFile,
   Descriptor,
   DockerFacts,
   HostFacts,
@@ -111,6 +112,7 @@ const CONTAINER: ContainerFacts = {
   multicastGroups: [],
   messageQueues: [],
   watchedPaths: new Map(),
+  linkedInodes: [],
   processes: [PROCESS],
 };
 
@@ -148,11 +150,8 @@ const socketOf = (inode: number, peerInode: number): Descriptor => ({
   socket: { type: "unix", inode, peerInode, path: "" },
 });
 const options = (change: Change): readonly string[] => examined(change).criuOptions;
-const deleted = (diskBytes: number, linkCount: number): Descriptor => ({
-  kind: "deleted",
-  fd: 3,
-  file: { path: "/f", diskBytes, linkCount },
-});
+const deletedFile = { path: "/f", diskBytes: 4096, linkCount: 0, fileSystem: "overlay", inode: 12 };
+const deleted = (file: Partial<DeletedFile>): Descriptor => ({ kind: "deleted", fd: 3, file: { ...deletedFile, ...file } });
 
 /** A change, and what is found then: `severity` `check` and a part of the message. */
 type Case = readonly [Change, Finding["severity"], CheckId, RegExp];
@@ -258,11 +257,19 @@ const CASES: readonly Case[] = [
     "open-devices",
     /\/dev\/nvidia0 in its memory \(at 0x7f00\)/,
   ],
+  [{ descriptor: deleted({ path: "/log", diskBytes: GIB }) }, "warning", "deleted-files", /\/log \(fd 3\), deleted but still 1\.0 GiB/],
   [
-    { descriptor: { kind: "deleted", fd: 4, file: { path: "/log", diskBytes: GIB, linkCount: 0 } } },
-    "warning",
+    { descriptor: deleted({ linkCount: 1 }), container: { linkedInodes: [12] } },
+    "blocker",
     "deleted-files",
-    /\/log \(fd 4\), deleted but still 1\.0 GiB/,
+    /\/f \(fd 3\), deleted while another hard link/,
+  ],
+  [{ descriptor: deleted({ linkCount: 1, fileSystem: "ext4" }) }, "blocker", "deleted-files", /another hard link of it is left/],
+  [
+    { mapping: { kind: "deleted", address: "0x7f00", file: { ...deletedFile, linkCount: 1, fileSystem: "ext4" } } },
+    "blocker",
+    "deleted-files",
+    /\/f \(at 0x7f00\)/,
   ],
   [{ socket: { type: "other", protocol: "AF_VSOCK" } }, "blocker", "sockets", /protocol AF_VSOCK.*\(fd 7\)/],
   [{ socket: { type: "other", protocol: "MPTCP" } }, "blocker", "sockets", /Multipath TCP/],
@@ -468,6 +475,9 @@ describe("examine", () => {
         descriptor: { kind: "anonymous", fd: 3, type } as const,
       })),
       { descriptor: device("/dev/null", 1, 3) },
+      { descriptor: deleted({}) },
+      { descriptor: deleted({ linkCount: 1 }) },
+      { descriptor: deleted({ linkCount: 1, fileSystem: "tmpfs" }) },
       { descriptor: device("/dev/pts/0", 136, 0) },
       { socket: tcp({}) },
       { socket: { type: "raw" } },
@@ -505,13 +515,13 @@ describe("examine", () => {
 
 describe("the CRIU options found", () => {
   test("a deleted file raises the limit on such files, with room to grow", () => {
-    assert.deepEqual(options({ descriptor: deleted(4096, 0) }), ["ghost-limit 2097152"]);
-    assert.deepEqual(options({ descriptor: deleted(10 * MIB, 0) }), ["ghost-limit 20971520"]);
+    assert.deepEqual(options({ descriptor: deleted({}) }), ["ghost-limit 2097152"]);
+    assert.deepEqual(options({ descriptor: deleted({ diskBytes: 10 * MIB }) }), ["ghost-limit 20971520"]);
   });
 
   test("a deleted file with another name needs a link", () => {
-    assert.deepEqual(options({ descriptor: deleted(4096, 1) }), ["link-remap", "ghost-limit 2097152"]);
-    assert.deepEqual(options({ mapping: { kind: "deleted", address: "0x0", file: { path: "/f", diskBytes: 4096, linkCount: 1 } } }), [
+    assert.deepEqual(options({ descriptor: deleted({ linkCount: 1 }) }), ["link-remap", "ghost-limit 2097152"]);
+    assert.deepEqual(options({ mapping: { kind: "deleted", address: "0x0", file: { ...deletedFile, linkCount: 1 } } }), [
       "link-remap",
       "ghost-limit 2097152",
     ]);

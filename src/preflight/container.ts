@@ -6,13 +6,14 @@ import { existsSync } from "node:fs";
 import { readdir, readFile, statfs } from "node:fs/promises";
 import * as z from "zod";
 import { DmigrateError } from "../core/errors.ts";
+import { deletedFiles } from "../core/preflight-container.ts";
 import type { ContainerFacts, ContainerNeeds, IdMap, MountFacts, ProcessFacts, PublishedPort } from "../core/preflight-facts.ts";
 import type { ContainerDescription } from "../docker/description.ts";
 import type { Engine } from "../docker/engine.ts";
 import type { InspectedContainer, InspectedExec } from "../docker/inspect.ts";
 import { isNotFound } from "../docker/transport.ts";
 import { parseMountinfo, type Mount } from "../kernel/mountinfo.ts";
-import { pathKind, pathsOf, treeBytes } from "./paths.ts";
+import { pathKind, pathsOf, plainPaths, treeBytes } from "./paths.ts";
 import { parseMulticast } from "./proc.ts";
 import { isGone } from "./process.ts";
 import { readProcesses } from "./processes.ts";
@@ -86,7 +87,8 @@ async function gather(
     shareableFiles: modes.ipc === "shareable" ? await readdir(`${init}/root/dev/shm`) : [],
     multicastGroups: parseMulticast(await readFile(`${init}/net/igmp`, "utf8"), await readIfThere(`${init}/net/igmp6`)),
     messageQueues: await messageQueues(init, mounts),
-    watchedPaths: await pathsOf(`${init}/root`, watchedInodes(processes)),
+    watchedPaths: plainPaths(await pathsOf(`${init}/root`, watchedInodes(processes))),
+    linkedInodes: await linkedInodes(`${init}/root`, mounts, processes),
     processes,
   };
 }
@@ -100,7 +102,7 @@ async function gatherNeeds(
   processes: readonly ProcessFacts[],
 ): Promise<ContainerNeeds> {
   const given = resources.parse(container.HostConfig);
-  const upper = /(?:^|,)upperdir=([^,]+)/.exec(mounts.find((mount) => mount.path === "/")?.options ?? "")?.[1];
+  const upper = ownLayer(mounts);
   const binds = container.Mounts.filter(({ Type }) => Type === "bind");
   const idMap = parseIdMap(await readFile(`${init}/uid_map`, "utf8"), await readFile(`${init}/gid_map`, "utf8"));
   return {
@@ -124,6 +126,11 @@ async function gatherNeeds(
     ...(idMap === undefined ? {} : { idMap }),
     hasHostIds: container.HostConfig["UsernsMode"] === "host",
   };
+}
+
+/** Where the container's own writable layer lies. */
+function ownLayer(mounts: readonly Mount[]): string | undefined {
+  return /(?:^|,)upperdir=([^,]+)/.exec(mounts.find((mount) => mount.path === "/")?.options ?? "")?.[1];
 }
 
 function sourceOf({ Mounts }: InspectedContainer, volume: string): string {
@@ -195,6 +202,16 @@ function watchedInodes(processes: readonly ProcessFacts[]): number[] {
   return descriptors.flatMap((descriptor) =>
     descriptor.kind === "watch" && descriptor.fileSystem === "overlay" ? [descriptor.inode] : [],
   );
+}
+
+/** A file of the image keeps the links that its layer has; only what is in the container's own layer was linked by the container. */
+async function linkedInodes(root: string, mounts: readonly Mount[], processes: readonly ProcessFacts[]): Promise<number[]> {
+  const deleted = processes.flatMap((process) => deletedFiles(process)).map(({ file }) => file);
+  const linked = deleted.filter(({ linkCount, fileSystem }) => linkCount > 0 && fileSystem === "overlay").map(({ inode }) => inode);
+  const upper = ownLayer(mounts);
+  if (upper === undefined) return linked;
+  const paths = await pathsOf(root, linked);
+  return paths.flatMap(([inode, path]) => (existsSync(`${upper}${path}`) ? [inode] : []));
 }
 
 /** Pids of health checks in flight, which the engine starts as it does a `docker exec`. */

@@ -7,7 +7,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, test } from "node:test";
 import { DmigrateError } from "../core/errors.ts";
-import { pathKind, pathsOf, treeBytes } from "./paths.ts";
+import { pathKind, pathsOf, plainPaths, treeBytes } from "./paths.ts";
 
 const folder = mkdtempSync(path.join(tmpdir(), "dmigrate-paths-"));
 after(() => rmSync(folder, { recursive: true }));
@@ -30,14 +30,17 @@ test("a tree is measured, a missing one is an error", async () => {
   await assert.rejects(treeBytes(path.join(folder, "missing")), (error) => error instanceof DmigrateError && error.code === "ROOTFS");
 });
 
-test("files are found by their inodes; names that would be read as configuration are not", async () => {
+test("files are found by their inodes, under each name; names that would be read as configuration are not", async () => {
   const root = path.join(folder, "root");
   mkdirSync(path.join(root, "srv"), { recursive: true });
   const names = ["srv", "srv/é-ok", "srv/two words", 'srv/quote"', "srv/line\naction-script evil", "srv/hash#"];
   for (const name of names.slice(1)) writeFileSync(path.join(root, name), "");
+  linkSync(path.join(root, "srv/hash#"), path.join(root, "srv/other name"));
   const inodes = names.map((name) => statSync(path.join(root, name)).ino);
   const found = await pathsOf(root, [...inodes, 1]);
-  assert.deepEqual([...found.values()].toSorted(), ["/srv", "/srv/é-ok"]);
-  assert.equal(found.get(inodes[0] ?? 0), "/srv");
-  assert.equal((await pathsOf(root, [])).size, 0);
+  assert.equal(found.length, names.length + 1);
+  const plain = plainPaths(found);
+  assert.deepEqual([...plain.values()].toSorted(), ["/srv", "/srv/é-ok"]);
+  assert.equal(plain.get(inodes[0] ?? 0), "/srv");
+  assert.deepEqual(await pathsOf(root, []), []);
 });

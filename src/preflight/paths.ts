@@ -29,16 +29,24 @@ export async function treeBytes(folder: string): Promise<number> {
 /** What can stand in a line of CRIU's configuration without meaning anything else there. */
 const PLAIN = /^[^\s"'#\\\p{Cc}]+$/u;
 
+/** An inode number and where it lies. */
+export type InodePath = readonly [inode: number, path: string];
+
+/** Those paths that can stand in CRIU's configuration: the container chooses its names. */
+export function plainPaths(paths: readonly InodePath[]): Map<number, string> {
+  return new Map(paths.filter(([, path]) => PLAIN.test(path)));
+}
+
 /**
- * Where the files with these inode numbers lie below `root`, without what is mounted in it: paths from `root`, which is a container's. A
- * file without a path is missing, and so is one whose path could not stand in CRIU's configuration: the container chooses its names.
+ * Where the files with these inode numbers lie below `root`, without what is mounted in it: paths from `root`, which is a container's.
+ * A file without a path is missing; one with several is there several times.
  */
-export async function pathsOf(root: string, inodes: readonly number[]): Promise<Map<number, string>> {
-  if (inodes.length === 0) return new Map();
+export async function pathsOf(root: string, inodes: readonly number[]): Promise<InodePath[]> {
+  if (inodes.length === 0) return [];
   const wanted = [...new Set(inodes)].flatMap((inode) => ["-o", "-inum", String(inode)]).slice(1);
   const { stdout } = await outputOf("find", [`${root}/`, "-xdev", "(", ...wanted, ")", "-printf", "%i /%P\\0"]);
   const found = stdout.split("\0").map((line) => /^(\d+) (.+)$/s.exec(line));
-  return new Map(found.flatMap((line) => (PLAIN.test(line?.[2] ?? "") ? [[Number(line?.[1]), line?.[2] ?? ""] as const] : [])));
+  return found.flatMap((line) => (line === null ? [] : [[Number(line[1]), line[2] ?? ""] as const]));
 }
 
 /** What a program says even if it fails: files come and go while it looks at them. */

@@ -64,7 +64,7 @@ export function readProcess(folder: string, surroundings: Surroundings): Process
     foreignNamespaces: NAMESPACES.filter((namespace) => namespaces[namespace] !== surroundings.namespaces[namespace]),
     processors: readProcessors(folder),
     descriptors: readDescriptors(folder, surroundings),
-    mappings: readMappings(folder),
+    mappings: readMappings(folder, surroundings.mounts),
   };
 }
 
@@ -122,7 +122,7 @@ function readFileDescriptor(folder: string, fd: number, target: string, mounts: 
     return [{ kind: "device", fd, path: target, block: stat.isBlockDevice(), major: major(stat.rdev), minor: minor(stat.rdev) }];
   }
   if (!stat.isFile()) return [];
-  const deleted = readDeleted(folder, target, stat);
+  const deleted = readDeleted(folder, target, stat, mounts);
   const isLocked = /^lock:/m.test(fdinfo);
   return [
     ...(deleted === undefined ? [] : [{ kind: "deleted", fd, file: deleted } as const]),
@@ -146,11 +146,13 @@ function readWatches(folder: string, fd: number, mounts: readonly Mount[]): Desc
 }
 
 /** The file if its name is gone, rather than ending with what the kernel marks such names with. */
-function readDeleted(folder: string, target: string, stat: Stats): DeletedFile | undefined {
+function readDeleted(folder: string, target: string, stat: Stats, mounts: readonly Mount[]): DeletedFile | undefined {
   if (!target.endsWith(DELETED)) return undefined;
   const namesake = statSync(`${folder}/root${target}`, { throwIfNoEntry: false });
   if (namesake?.ino === stat.ino && namesake.dev === stat.dev) return undefined;
-  return { path: target.slice(0, -DELETED.length), diskBytes: stat.blocks * 512, linkCount: stat.nlink };
+  const device = `${major(stat.dev)}:${minor(stat.dev)}`;
+  const fileSystem = mounts.find((mount) => mount.device === device)?.type ?? "";
+  return { path: target.slice(0, -DELETED.length), diskBytes: stat.blocks * 512, linkCount: stat.nlink, fileSystem, inode: stat.ino };
 }
 
 /** The tables know only sockets that are bound to something, and take the ones of Multipath TCP for TCP. */
@@ -203,19 +205,19 @@ function isOutside(folder: string, fd: number, pids: ReadonlySet<number>): boole
   return pid !== -1 && !pids.has(pid);
 }
 
-function readMappings(folder: string): Mapping[] {
+function readMappings(folder: string, mounts: readonly Mount[]): Mapping[] {
   const seen = new Set<string>();
   const mappings: Mapping[] = [];
   for (const line of parseMaps(readFileSync(`${folder}/maps`, "utf8"))) {
     const key = `${line.file} ${line.path}`;
     if (line.path === "" || seen.has(key)) continue;
     seen.add(key);
-    unlessGone(() => mappings.push(...readMapping(folder, line)));
+    unlessGone(() => mappings.push(...readMapping(folder, line, mounts)));
   }
   return mappings;
 }
 
-function readMapping(folder: string, { range, path: target }: MapsLine): Mapping[] {
+function readMapping(folder: string, { range, path: target }: MapsLine, mounts: readonly Mount[]): Mapping[] {
   const address = `0x${range.split("-")[0] ?? ""}`;
   if (target === "[uprobes]") return [{ kind: "uprobes", address }];
   const special = /^anon_inode:\[?([^\]]*)/.exec(target) ?? STRANGE.exec(target);
@@ -223,7 +225,7 @@ function readMapping(folder: string, { range, path: target }: MapsLine): Mapping
   if (!target.startsWith("/") || NAMELESS.test(target)) return [];
   const stat = statSync(`${folder}/map_files/${range}`);
   if (stat.isCharacterDevice() || stat.isBlockDevice()) return target === DEV_ZERO ? [] : [{ kind: "device", address, path: target }];
-  const deleted = readDeleted(folder, target, stat);
+  const deleted = readDeleted(folder, target, stat, mounts);
   return deleted === undefined ? [] : [{ kind: "deleted", address, file: deleted }];
 }
 
