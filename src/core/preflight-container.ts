@@ -120,6 +120,30 @@ export const containerChecks = {
       }
     },
   },
+  credentials: {
+    passed: () => "Every thread's capabilities can be restored",
+    *find({ container: { processes } }) {
+      for (const process of processes) {
+        if (!process.inheritsBeyondBounds) continue;
+        yield blocker(
+          `${nameOf(process)} has inheritable capabilities that its bounding set lacks, which CRIU can't restore`,
+          "let it drop its inheritable capabilities (capset), or start it again without them",
+        );
+      }
+    },
+  },
+  vfork: {
+    passed: () => "No process is about to start another program",
+    *find({ container: { processes } }) {
+      for (const process of processes) {
+        if (!process.inVfork) continue;
+        yield warning(
+          `${nameOf(process)} waits in vfork() for its child to start a program or to end; until then CRIU can't dump it`,
+          "none needed if that is a matter of moments; otherwise end the child",
+        );
+      }
+    },
+  },
   descriptors: {
     passed: () => "Every open descriptor is of a kind that CRIU dumps",
     *find({ container: { processes } }) {

@@ -217,13 +217,17 @@ export interface ProcessFacts {
   readonly name: string;
   /** Effective user id in the initial user namespace. */
   readonly uid: number;
-  /** One letter of proc_pid_stat(5). */
+  /** One letter of proc_pid_stat(5): `T` if any thread is stopped, otherwise that of the main thread. */
   readonly state: string;
   readonly threadCount: number;
   /** The processors that its threads may run on, each list once, like `0-3,8`: cpuset(7), "List format". */
   readonly processors: readonly string[];
-  /** Pid of the process that traces it, 0 if none. */
+  /** Pid of the process that traces one of its threads, 0 if none. */
   readonly tracerPid: number;
+  /** A thread has an inheritable capability that its bounding set lacks: capabilities(7). */
+  readonly inheritsBeyondBounds: boolean;
+  /** A thread waits for a child to start its program or to end: vfork(2). */
+  readonly inVfork: boolean;
   readonly origin: Origin;
   readonly memory: MemoryFacts;
   /** Namespaces that are not those of the container's init. */

@@ -90,6 +90,8 @@ const PROCESS: ProcessFacts = {
   threadCount: 4,
   processors: ["0-3"],
   tracerPid: 0,
+  inheritsBeyondBounds: false,
+  inVfork: false,
   origin: "container",
   memory: { residentBytes: 600 * MIB, anonymousBytes: 590 * MIB, sharedBytes: 0, lockedBytes: 0, hugePageBytes: 0 },
   foreignNamespaces: [],
@@ -232,6 +234,8 @@ const CASES: readonly Case[] = [
   [{ process: { origin: "health-check" } }, "warning", "outside-processes", /health check in flight/],
   [{ process: { tracerPid: 12 } }, "blocker", "stopped", /traced by pid 12/],
   [{ process: { state: "T" } }, "blocker", "stopped", /redis-server .* is stopped/],
+  [{ process: { inheritsBeyondBounds: true } }, "blocker", "credentials", /redis-server .* bounding set lacks/],
+  [{ process: { inVfork: true } }, "warning", "vfork", /redis-server .* waits in vfork/],
   [{ process: { state: "Z" } }, "blocker", "stopped", /main thread of redis-server/],
   [
     { descriptor: { kind: "anonymous", fd: 7, type: "io_uring" } },

@@ -65,7 +65,16 @@ test("a process is known by its innermost pid, whatever its name", () => {
     innerPid: 1,
     threadCount: 3,
     capabilities: 0n,
+    inheritsBeyondBounds: false,
+    processors: "",
   });
+});
+
+test("capabilities that a process could inherit but may not have are seen", () => {
+  const inherits = (inheritable: string, bounding: string): boolean =>
+    parseStatus(`CapInh:\t${inheritable}\nCapBnd:\t${bounding}\n`).inheritsBeyondBounds;
+  assert.ok(inherits("0000000000002000", "00000000a80405fb"));
+  assert.ok(!inherits("0000000000002000", "00000000a80425fb"));
 });
 
 test("what several processes share is counted in parts, and what is swapped out counts", () => {

@@ -18,11 +18,16 @@ export interface Status {
   readonly threadCount: number;
   /** Effective capabilities as a bit mask. */
   readonly capabilities: bigint;
+  /** Whether an inheritable capability is missing from the bounding set. */
+  readonly inheritsBeyondBounds: boolean;
+  /** Processors that it may run on, in list format. */
+  readonly processors: string;
 }
 
 export function parseStatus(text: string): Status {
   const fields = colonFields(text);
   const numbers = (key: string): number[] => (fields.get(key) ?? "").split(/\s+/).map(Number);
+  const mask = (key: string): bigint => BigInt(`0x${fields.get(key) ?? "0"}`);
   return {
     name: fields.get("Name") ?? "",
     state: fields.get("State")?.[0] ?? "",
@@ -31,7 +36,9 @@ export function parseStatus(text: string): Status {
     uid: numbers("Uid")[1] ?? 0,
     innerPid: numbers("NSpid").at(-1) ?? 0,
     threadCount: numbers("Threads")[0] ?? 1,
-    capabilities: BigInt(`0x${fields.get("CapEff") ?? "0"}`),
+    capabilities: mask("CapEff"),
+    inheritsBeyondBounds: (mask("CapInh") & ~mask("CapBnd")) !== 0n,
+    processors: fields.get("Cpus_allowed_list") ?? "",
   };
 }
 

@@ -4,7 +4,7 @@
 import assert from "node:assert/strict";
 import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
-import { copyFileSync, linkSync, mkdtempSync, readFileSync, readlinkSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { copyFileSync, linkSync, mkdtempSync, readFileSync, readdirSync, readlinkSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -254,6 +254,24 @@ describe("a process in a special state", () => {
     const ptrace = process.arch === "x64" ? 101 : 117;
     const tracer = start("perl", "-e", `syscall(${ptrace}, 0x4206, ${pid}, 0, 0) == 0 or die $!; sleep 600`);
     await until(() => read(pid).tracerPid === tracer);
+  });
+
+  test("with one thread traced, not its main one", async () => {
+    const pid = start(process.execPath, "-e", "setTimeout(() => {}, 600_000)"); // Node has several threads
+    const others = (): string[] => readdirSync(`/proc/${pid}/task`).filter((thread) => thread !== String(pid));
+    await until(() => others().length > 0);
+    const ptrace = process.arch === "x64" ? 101 : 117;
+    const tracer = start("perl", "-e", `syscall(${ptrace}, 0x4206, ${others()[0]}, 0, 0) == 0 or die $!; sleep 600`);
+    await until(() => read(pid).tracerPid === tracer);
+    assert.doesNotMatch(readFileSync(`/proc/${pid}/status`, "utf8"), /^TracerPid:\t[1-9]/m);
+  });
+
+  test("in vfork, while its child has not started its program", { skip: process.arch !== "x64" }, async () => {
+    const pid = start("perl", "-e", "syscall(58) or syscall(34)"); // vfork, and pause in the child
+    await until(() => read(pid).inVfork);
+    const child = Number(readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8"));
+    assert.equal(read(child).inVfork, false);
+    process.kill(child, "SIGKILL");
   });
 
   test("with its terminal open, in whose foreground is another", async () => {

@@ -15,7 +15,7 @@ import {
 } from "../core/preflight-facts.ts";
 import { socketProtocol } from "../kernel/foreign-sockets.ts";
 import type { Mount } from "../kernel/mountinfo.ts";
-import { parseMaps, parseSmapsRollup, parseStatus, type MapsLine } from "./proc.ts";
+import { parseMaps, parseSmapsRollup, parseStatus, type MapsLine, type Status } from "./proc.ts";
 import type { SocketTable, SocketTables } from "./sockets.ts";
 
 /** What is known of a process before it is read. */
@@ -34,11 +34,17 @@ export interface Surroundings {
 /** Where each namespace's link leads, like `net:[4026531840]`. */
 export type Namespaces = Readonly<Partial<Record<Namespace, string>>>;
 
+type ThreadFact = "state" | "tracerPid" | "inheritsBeyondBounds" | "inVfork" | "processors";
+
 /** A process without its place among the others. */
 export type ProcessReading = Omit<ProcessFacts, "origin">;
 
 const NO_MEMORY: MemoryFacts = { residentBytes: 0, anonymousBytes: 0, sharedBytes: 0, lockedBytes: 0, hugePageBytes: 0 };
 const ZOMBIE = "Z";
+const STOPPED = "T";
+const UNINTERRUPTIBLE = "D";
+/** The kernel's functions in which a parent waits after vfork(2), by what its compiler made of them. */
+const VFORK = /^(wait_for_vfork_done|kernel_clone|_do_fork)\b/;
 const { O_DIRECT } = constants;
 
 /** Files of memory alone: their names end with ` (deleted)` though they never had one. */
@@ -54,15 +60,17 @@ const DEV_ZERO = "/dev/zero";
 export function readProcess(folder: string, surroundings: Surroundings): ProcessReading {
   const { capabilities: _, ...status } = parseStatus(readFileSync(`${folder}/status`, "utf8"));
   const pid = Number(path.basename(folder));
-  if (status.state === ZOMBIE)
-    return { pid, ...status, memory: NO_MEMORY, foreignNamespaces: [], processors: [], descriptors: [], mappings: [] };
+  if (status.state === ZOMBIE) {
+    const nothing = { memory: NO_MEMORY, foreignNamespaces: [], processors: [], descriptors: [], mappings: [] };
+    return { pid, ...status, inVfork: false, ...nothing };
+  }
   const namespaces = readNamespaces(folder);
   return {
     pid,
     ...status,
+    ...readThreads(folder, status),
     memory: parseSmapsRollup(readFileSync(`${folder}/smaps_rollup`, "utf8")),
     foreignNamespaces: NAMESPACES.filter((namespace) => namespaces[namespace] !== surroundings.namespaces[namespace]),
-    processors: readProcessors(folder),
     descriptors: readDescriptors(folder, surroundings),
     mappings: readMappings(folder, surroundings.mounts),
   };
@@ -73,12 +81,23 @@ export function readNamespaces(folder: string): Namespaces {
   return Object.fromEntries(NAMESPACES.map((namespace) => [namespace, readlinkSync(`${folder}/ns/${namespace}`)]));
 }
 
-/** What each thread may run on. */
-function readProcessors(folder: string): string[] {
-  const lists = new Set<string>();
-  for (const thread of readdirSync(`${folder}/task`))
-    unlessGone(() => lists.add(/^Cpus_allowed_list:\s*(\S+)$/m.exec(readFileSync(`${folder}/task/${thread}/status`, "utf8"))?.[1] ?? ""));
-  return [...lists];
+/** What each thread has of its own, seen as the process's. */
+function readThreads(folder: string, { state }: Pick<Status, "state">): Pick<ProcessFacts, ThreadFact> {
+  const threads: (Status & { inVfork: boolean })[] = [];
+  for (const thread of readdirSync(`${folder}/task`)) {
+    unlessGone(() => {
+      const status = parseStatus(readFileSync(`${folder}/task/${thread}/status`, "utf8"));
+      const inVfork = status.state === UNINTERRUPTIBLE && VFORK.test(readFileSync(`${folder}/task/${thread}/wchan`, "utf8"));
+      threads.push({ ...status, inVfork });
+    });
+  }
+  return {
+    state: threads.some((thread) => thread.state === STOPPED) ? STOPPED : state,
+    tracerPid: threads.find(({ tracerPid }) => tracerPid !== 0)?.tracerPid ?? 0,
+    inheritsBeyondBounds: threads.some(({ inheritsBeyondBounds }) => inheritsBeyondBounds),
+    inVfork: threads.some(({ inVfork }) => inVfork),
+    processors: [...new Set(threads.map(({ processors }) => processors))],
+  };
 }
 
 function readDescriptors(folder: string, surroundings: Surroundings): Descriptor[] {

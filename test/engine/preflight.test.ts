@@ -24,7 +24,10 @@ function perlImage(rootDir: string): ImageSpec {
   return { ...base, name: "dmigrate/perl:latest", layers: [...base.layers, layer] };
 }
 
-const CALLS = process.arch === "arm64" ? { inotify_init1: 26, inotify_add_watch: 27 } : { inotify_init1: 294, inotify_add_watch: 254 };
+const CALLS =
+  process.arch === "arm64"
+    ? { inotify_init1: 26, inotify_add_watch: 27, capget: 90, capset: 91, prctl: 167 }
+    : { inotify_init1: 294, inotify_add_watch: 254, capget: 125, capset: 126, prctl: 157 };
 const IO_URING_SETUP = 425;
 
 /** A program that holds something, says so, and waits. */
@@ -40,6 +43,11 @@ const DELETED = `open(my $d, ">", "/deleted"); syswrite($d, "x" x 3145728); unli
 const LINKED = `open(my $l, ">", "/one"); link "/one", "/other"; unlink "/one"`;
 const LINKED_IN_MEMORY = LINKED.replaceAll('"/o', '"/dev/shm/o');
 const OF_IMAGE = `require strict; my $n = $INC{"strict.pm"}; open(my $l, "<", $n) or die; unlink $n or die $!`;
+/** CAP_NET_RAW (13) is made inheritable, and dropped from the bounding set. */
+const INHERITING =
+  `my $v = pack("Ii", 0x20080522, 0); my $c = "\\0" x 24; syscall(${CALLS.capget}, $v, $c) == 0 or die $!; ` +
+  `my @c = unpack("I6", $c); $c[2] = 1 << 13; $c = pack("I6", @c); syscall(${CALLS.capset}, $v, $c) == 0 or die $!; ` +
+  `syscall(${CALLS.prctl}, 24, 13, 0, 0, 0) == 0 or die $!`;
 const LOCKED = `open(my $f, ">", "/locked"); flock($f, LOCK_EX) or die $!`;
 const LISTENING = `socket(my $s, AF_INET, SOCK_STREAM, 0); bind($s, sockaddr_in(7777, INADDR_ANY)) or die $!; listen($s, 5) or die $!`;
 const MPTCP = `socket(my $s, AF_INET, SOCK_STREAM, 262) or die $!; bind($s, sockaddr_in(7777, INADDR_ANY)); listen($s, 5) or die $!`;
@@ -70,6 +78,7 @@ const CASES: Readonly<Record<string, Case>> = {
   linked: { argv: perl(LINKED), blocker: "deleted-files", isDumped: true },
   "linked-in-memory": { argv: perl(LINKED_IN_MEMORY), criuOptions: ["link-remap", "ghost-limit 2097152"] },
   "of-image": { argv: perl(OF_IMAGE), criuOptions: ["link-remap", "ghost-limit 2097152"] },
+  inheriting: { argv: perl(INHERITING), blocker: "credentials", isDumped: true },
   locked: { argv: perl(LOCKED), criuOptions: ["file-locks"] },
   listening: { argv: perl(LISTENING), criuOptions: ["skip-in-flight"] },
 };
