@@ -132,6 +132,27 @@ export const containerChecks = {
       }
     },
   },
+  programs: {
+    passed: () => "Every program lies in a file",
+    *find({ container: { processes } }) {
+      for (const process of processes) {
+        if (!process.isMemfd) continue;
+        yield blocker(`The program of ${nameOf(process)} lies in memory alone (memfd), which CRIU can't restore`, "start it from a file");
+      }
+    },
+  },
+  timers: {
+    passed: () => "No timer signals a main thread alone",
+    *find({ container: { processes } }) {
+      for (const process of processes) {
+        if (!process.hasMainThreadTimer) continue;
+        yield blocker(
+          `${nameOf(process)} has a timer that signals its main thread (SIGEV_THREAD_ID), which CRIU can't dump`,
+          "let it delete the timer: a profiler, for example, while it is on",
+        );
+      }
+    },
+  },
   vfork: {
     passed: () => "No process is about to start another program",
     *find({ container: { processes } }) {
@@ -351,6 +372,12 @@ function* findUnknownToCriu(process: ProcessFacts): Iterable<Problem> {
     const where = `${nameOf(process)} has`;
     if (descriptor.kind === "packet-pipe")
       yield blocker(`${where} a pipe in packet mode (${fds([descriptor])}), which CRIU can't dump`, "let the application close it");
+    if (descriptor.kind === "eventfd-semaphore") {
+      yield blocker(
+        `${where} an eventfd in semaphore mode (${fds([descriptor])}), which CRIU restores as an ordinary counter`,
+        "let the application use another semaphore, or close it",
+      );
+    }
     if (descriptor.kind === "background-terminal") {
       yield blocker(
         `${where} its terminal open (${fds([descriptor])}) while another process group is in the foreground, which CRIU can't dump`,

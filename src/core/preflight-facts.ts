@@ -228,6 +228,10 @@ export interface ProcessFacts {
   readonly inheritsBeyondBounds: boolean;
   /** A thread waits for a child to start its program or to end: vfork(2). */
   readonly inVfork: boolean;
+  /** Its program lies in memory alone: memfd_create(2). */
+  readonly isMemfd: boolean;
+  /** A POSIX timer signals its main thread, not the process: `SIGEV_THREAD_ID`, timer_create(2). */
+  readonly hasMainThreadTimer: boolean;
   readonly origin: Origin;
   readonly memory: MemoryFacts;
   /** Namespaces that are not those of the container's init. */
@@ -263,6 +267,8 @@ export type Descriptor =
   | { readonly kind: "deleted"; readonly fd: number; readonly file: DeletedFile }
   /** /dev/tty, while another process group than the session's first is in the terminal's foreground: a job, for example. */
   | { readonly kind: "background-terminal"; readonly fd: number }
+  /** An eventfd that counts down by one: `EFD_SEMAPHORE`, eventfd(2). */
+  | { readonly kind: "eventfd-semaphore"; readonly fd: number }
   /** A pipe that keeps packets apart (`O_DIRECT`, pipe(2)). */
   | { readonly kind: "packet-pipe"; readonly fd: number }
   | {

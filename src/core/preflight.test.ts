@@ -92,6 +92,8 @@ const PROCESS: ProcessFacts = {
   tracerPid: 0,
   inheritsBeyondBounds: false,
   inVfork: false,
+  isMemfd: false,
+  hasMainThreadTimer: false,
   origin: "container",
   memory: { residentBytes: 600 * MIB, anonymousBytes: 590 * MIB, sharedBytes: 0, lockedBytes: 0, hugePageBytes: 0 },
   foreignNamespaces: [],
@@ -235,6 +237,8 @@ const CASES: readonly Case[] = [
   [{ process: { tracerPid: 12 } }, "blocker", "stopped", /traced by pid 12/],
   [{ process: { state: "T" } }, "blocker", "stopped", /redis-server .* is stopped/],
   [{ process: { inheritsBeyondBounds: true } }, "blocker", "credentials", /redis-server .* bounding set lacks/],
+  [{ process: { isMemfd: true } }, "blocker", "programs", /program of redis-server .* in memory alone/],
+  [{ process: { hasMainThreadTimer: true } }, "blocker", "timers", /redis-server .* signals its main thread/],
   [{ process: { inVfork: true } }, "warning", "vfork", /redis-server .* waits in vfork/],
   [{ process: { state: "Z" } }, "blocker", "stopped", /main thread of redis-server/],
   [
@@ -311,6 +315,7 @@ const CASES: readonly Case[] = [
   ],
   [{ container: { shareableFiles: ["buffers"] } }, "blocker", "shareable-files", /stay behind.*buffers/],
   [{ descriptor: { kind: "packet-pipe", fd: 7 } }, "blocker", "descriptors", /a pipe in packet mode \(fd 7\)/],
+  [{ descriptor: { kind: "eventfd-semaphore", fd: 7 } }, "blocker", "descriptors", /an eventfd in semaphore mode \(fd 7\)/],
   [{ descriptor: { kind: "background-terminal", fd: 10 } }, "blocker", "descriptors", /its terminal open \(fd 10\)/],
   [{ process: { processors: ["0-3", "0,2"] } }, "warning", "processors", /threads bound to processors 0,2, which/],
   [{ container: { multicastGroups: ["239.1.2.3"] } }, "warning", "multicast", /\(239\.1\.2\.3\)/],
@@ -475,7 +480,7 @@ describe("examine", () => {
 
   test("what is harmless passes", () => {
     const harmless: Change[] = [
-      ...["eventpoll", "inotify", "timerfd", "signalfd", "pidfd"].map((type) => ({
+      ...["eventfd", "eventpoll", "inotify", "timerfd", "signalfd", "pidfd"].map((type) => ({
         descriptor: { kind: "anonymous", fd: 3, type } as const,
       })),
       { descriptor: device("/dev/null", 1, 3) },

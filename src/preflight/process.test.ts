@@ -27,6 +27,8 @@ const SYSCALLS: Readonly<Record<string, Readonly<Record<string, number>>>> = {
     pipe2: 293,
     io_uring_setup: 425,
     pidfd_open: 434,
+    eventfd2: 290,
+    timer_create: 222,
   },
   arm64: {
     mmap: 222,
@@ -37,6 +39,8 @@ const SYSCALLS: Readonly<Record<string, Readonly<Record<string, number>>>> = {
     pipe2: 59,
     io_uring_setup: 425,
     pidfd_open: 434,
+    eventfd2: 19,
+    timer_create: 107,
   },
 };
 
@@ -58,6 +62,10 @@ const HOLDER = String.raw`
   told("memfd", syscall($nr{memfd_create}, $name, 0));
   my $inotify = told("inotify", syscall($nr{inotify_init1}, 0));
   for my $watched ("/proc/version", $folder) { my $path = "$watched\0"; syscall($nr{inotify_add_watch}, $inotify, $path, 2) }
+  told("eventfd", syscall($nr{eventfd2}, 3, 0));
+  told("eventfd-semaphore", syscall($nr{eventfd2}, 3, 1));
+  my $event = pack("q i i i x44", 0, 14, 4, $$); my $id = "\0" x 8; # SIGALRM, SIGEV_THREAD_ID
+  syscall($nr{timer_create}, 1, $event, $id);
   told("pidfd-outside", syscall($nr{pidfd_open}, getppid, 0));
   told("pidfd-inside", syscall($nr{pidfd_open}, $$ + 0, 0));
   opened("ordinary", "<", "$folder/ordinary");
@@ -158,6 +166,7 @@ describe("a process that holds all kinds of things", () => {
   test("is known by its name and pid", () => {
     assert.deepEqual([reading.name, reading.pid, reading.innerPid, reading.parentPid], ["perl", holder.pid, holder.pid, process.pid]);
     assert.deepEqual([reading.state, reading.tracerPid, reading.threadCount], ["S", 0, 1]);
+    assert.deepEqual([reading.hasMainThreadTimer, reading.isMemfd], [true, false]);
     assert.deepEqual(reading.foreignNamespaces, []);
     assert.deepEqual(reading.processors.length, 1);
     assert.match(reading.processors[0] ?? "", /^\d[\d,-]*$/);
@@ -167,6 +176,8 @@ describe("a process that holds all kinds of things", () => {
   for (const type of ["io_uring", "userfaultfd"]) reads(type, (fd) => [{ kind: "anonymous", fd, type }]);
   reads("pidfd-inside", (fd) => [{ kind: "anonymous", fd, type: "pidfd" }]);
   reads("pidfd-outside", (fd) => [{ kind: "outside-process", fd }]);
+  reads("eventfd", (fd) => [{ kind: "anonymous", fd, type: "eventfd" }]);
+  reads("eventfd-semaphore", (fd) => [{ kind: "eventfd-semaphore", fd }]);
   reads("own-namespace", () => []);
   reads("namespace", (fd) => [{ kind: "outside-namespace", fd, type: "net" }]);
 
@@ -315,6 +326,19 @@ describe("a process in a special state", () => {
       deleted.map(({ file }) => [file.path, file.linkCount]),
       [[program, 0]],
     );
+  });
+
+  test("running a program that lies in memory alone", async () => {
+    const memfdCreate = SYSCALLS[process.arch]?.["memfd_create"];
+    const pid = start(
+      "perl",
+      "-e",
+      String.raw`my $n = "program"; my $fd = syscall(${memfdCreate}, $n, 0); open(my $out, ">&=", $fd) or die;
+        open(my $in, "<", "/bin/sleep") or die; { local $/; print {$out} readline($in) } $out->flush;
+        exec {"/proc/self/fd/$fd"} "sleep", "600"`,
+    );
+    await until(() => read(pid).isMemfd);
+    assert.equal(read(pid).hasMainThreadTimer, false);
   });
 
   test("that has ended is an error", () => {

@@ -62,13 +62,15 @@ export function readProcess(folder: string, surroundings: Surroundings): Process
   const pid = Number(path.basename(folder));
   if (status.state === ZOMBIE) {
     const nothing = { memory: NO_MEMORY, foreignNamespaces: [], processors: [], descriptors: [], mappings: [] };
-    return { pid, ...status, inVfork: false, ...nothing };
+    return { pid, ...status, inVfork: false, isMemfd: false, hasMainThreadTimer: false, ...nothing };
   }
   const namespaces = readNamespaces(folder);
   return {
     pid,
     ...status,
     ...readThreads(folder, status),
+    isMemfd: readlinkSync(`${folder}/exe`).startsWith("/memfd:"),
+    hasMainThreadTimer: hasMainThreadTimer(folder, pid),
     memory: parseSmapsRollup(readFileSync(`${folder}/smaps_rollup`, "utf8")),
     foreignNamespaces: NAMESPACES.filter((namespace) => namespaces[namespace] !== surroundings.namespaces[namespace]),
     descriptors: readDescriptors(folder, surroundings),
@@ -100,6 +102,13 @@ function readThreads(folder: string, { state }: Pick<Status, "state">): Pick<Pro
   };
 }
 
+/** /proc/PID/timers (proc_pid_timers(5)), which not every kernel has. */
+function hasMainThreadTimer(folder: string, pid: number): boolean {
+  let timers = "";
+  unlessGone(() => (timers = readFileSync(`${folder}/timers`, "utf8")));
+  return [...timers.matchAll(/^notify: \w+\/tid\.(\d+)$/gm)].some(([, thread]) => Number(thread) === pid);
+}
+
 function readDescriptors(folder: string, surroundings: Surroundings): Descriptor[] {
   const descriptors: Descriptor[] = [];
   for (const name of readdirSync(`${folder}/fd`)) {
@@ -121,6 +130,7 @@ function readDescriptor(folder: string, fd: number, surroundings: Surroundings):
       return [{ kind: "socket", fd, socket: readSocket(file, Number(id), surroundings.sockets.of(folder)) }];
     case "anon_inode":
       if (id === "pidfd" && isOutside(folder, fd, surroundings.pids)) return [{ kind: "outside-process", fd }];
+      if (id === "eventfd" && isSemaphore(folder, fd)) return [{ kind: "eventfd-semaphore", fd }];
       if (id === "inotify") return readWatches(folder, fd, surroundings.mounts);
       return [{ kind: "anonymous", fd, type: id }];
     default:
@@ -207,6 +217,10 @@ function unboundSocket(protocol: string, inode: number): Socket {
 function isPacketPipe(folder: string, fd: number): boolean {
   const flags = /^flags:\s*([0-7]+)$/m.exec(readFileSync(`${folder}/fdinfo/${fd}`, "utf8"))?.[1] ?? "0";
   return (Number.parseInt(flags, 8) & O_DIRECT) !== 0;
+}
+
+function isSemaphore(folder: string, fd: number): boolean {
+  return /^eventfd-semaphore:\s*1$/m.test(readFileSync(`${folder}/fdinfo/${fd}`, "utf8"));
 }
 
 /** Whether the first process group of its session is in the foreground of its terminal (criu/tty.c, tty_verify_ctty). */

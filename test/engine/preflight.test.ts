@@ -26,8 +26,17 @@ function perlImage(rootDir: string): ImageSpec {
 
 const CALLS =
   process.arch === "arm64"
-    ? { inotify_init1: 26, inotify_add_watch: 27, capget: 90, capset: 91, prctl: 167 }
-    : { inotify_init1: 294, inotify_add_watch: 254, capget: 125, capset: 126, prctl: 157 };
+    ? { inotify_init1: 26, inotify_add_watch: 27, capget: 90, capset: 91, prctl: 167, eventfd2: 19, memfd_create: 279, timer_create: 107 }
+    : {
+        inotify_init1: 294,
+        inotify_add_watch: 254,
+        capget: 125,
+        capset: 126,
+        prctl: 157,
+        eventfd2: 290,
+        memfd_create: 319,
+        timer_create: 222,
+      };
 const IO_URING_SETUP = 425;
 
 /** A program that holds something, says so, and waits. */
@@ -48,6 +57,12 @@ const INHERITING =
   `my $v = pack("Ii", 0x20080522, 0); my $c = "\\0" x 24; syscall(${CALLS.capget}, $v, $c) == 0 or die $!; ` +
   `my @c = unpack("I6", $c); $c[2] = 1 << 13; $c = pack("I6", @c); syscall(${CALLS.capset}, $v, $c) == 0 or die $!; ` +
   `syscall(${CALLS.prctl}, 24, 13, 0, 0, 0) == 0 or die $!`;
+const SEMAPHORE = `syscall(${CALLS.eventfd2}, 3, 1) >= 0 or die $!`;
+const IN_MEMORY =
+  `my $n = "program"; my $p = syscall(${CALLS.memfd_create}, $n, 0); open(my $o, ">&=", $p) or die $!; ` +
+  `open(my $i, "<", "/usr/bin/busybox") or die $!; { local $/; print {$o} readline($i) } $o->flush; ` +
+  `exec {"/proc/self/fd/$p"} "sh", "-c", "echo holding; sleep 600"`;
+const TIMER = `my $e = pack("q i i i x44", 0, 14, 4, $$); my $t = "\\0" x 8; syscall(${CALLS.timer_create}, 1, $e, $t) == 0 or die $!`;
 const LOCKED = `open(my $f, ">", "/locked"); flock($f, LOCK_EX) or die $!`;
 const LISTENING = `socket(my $s, AF_INET, SOCK_STREAM, 0); bind($s, sockaddr_in(7777, INADDR_ANY)) or die $!; listen($s, 5) or die $!`;
 const MPTCP = `socket(my $s, AF_INET, SOCK_STREAM, 262) or die $!; bind($s, sockaddr_in(7777, INADDR_ANY)); listen($s, 5) or die $!`;
@@ -79,6 +94,9 @@ const CASES: Readonly<Record<string, Case>> = {
   "linked-in-memory": { argv: perl(LINKED_IN_MEMORY), criuOptions: ["link-remap", "ghost-limit 2097152"] },
   "of-image": { argv: perl(OF_IMAGE), criuOptions: ["link-remap", "ghost-limit 2097152"] },
   inheriting: { argv: perl(INHERITING), blocker: "credentials", isDumped: true },
+  semaphore: { argv: perl(SEMAPHORE), blocker: "descriptors", isDumped: true },
+  "in-memory": { argv: perl(IN_MEMORY), blocker: "programs", isDumped: true },
+  timer: { argv: perl(TIMER), blocker: "timers" },
   locked: { argv: perl(LOCKED), criuOptions: ["file-locks"] },
   listening: { argv: perl(LISTENING), criuOptions: ["skip-in-flight"] },
 };
