@@ -67,6 +67,10 @@ const HOLDER = String.raw`
   my $event = pack("q i i i x44", 0, 14, 4, $$); my $id = "\0" x 8; # SIGALRM, SIGEV_THREAD_ID
   syscall($nr{timer_create}, 1, $event, $id);
   told("pidfd-outside", syscall($nr{pidfd_open}, getppid, 0));
+  my $zombie = fork // die; exit 0 if $zombie == 0;
+  told("pidfd-zombie", syscall($nr{pidfd_open}, $zombie, 0));
+  my $reaped = fork // die; if ($reaped == 0) { sleep 1 while 1 }
+  told("pidfd-reaped", syscall($nr{pidfd_open}, $reaped, 0)); kill "KILL", $reaped; waitpid $reaped, 0;
   told("pidfd-inside", syscall($nr{pidfd_open}, $$ + 0, 0));
   opened("ordinary", "<", "$folder/ordinary");
   my $deleted = opened("deleted", "+>", "$folder/deleted");
@@ -174,7 +178,7 @@ describe("a process that holds all kinds of things", () => {
   });
 
   for (const type of ["io_uring", "userfaultfd"]) reads(type, (fd) => [{ kind: "anonymous", fd, type }]);
-  reads("pidfd-inside", (fd) => [{ kind: "anonymous", fd, type: "pidfd" }]);
+  for (const name of ["pidfd-inside", "pidfd-zombie", "pidfd-reaped"]) reads(name, (fd) => [{ kind: "anonymous", fd, type: "pidfd" }]);
   reads("pidfd-outside", (fd) => [{ kind: "outside-process", fd }]);
   reads("eventfd", (fd) => [{ kind: "anonymous", fd, type: "eventfd" }]);
   reads("eventfd-semaphore", (fd) => [{ kind: "eventfd-semaphore", fd }]);

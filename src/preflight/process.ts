@@ -232,10 +232,19 @@ function leadsForeground(folder: string): boolean {
   return session === foreground;
 }
 
-/** `Pid` in a pidfd's fdinfo is -1 once the process has ended (proc_pid_fdinfo(5)). */
+/**
+ * `Pid` in a pidfd's fdinfo is -1 once nobody can wait for the process any more (proc_pid_fdinfo(5)). Until then it is a zombie, which in
+ * cgroup v1 has left the container's cgroup: its parent tells whose it is.
+ */
 function isOutside(folder: string, fd: number, pids: ReadonlySet<number>): boolean {
   const pid = Number(/^Pid:\s*(-?\d+)$/m.exec(readFileSync(`${folder}/fdinfo/${fd}`, "utf8"))?.[1] ?? -1);
-  return pid !== -1 && !pids.has(pid);
+  if (pid === -1 || pids.has(pid)) return false;
+  let isOurZombie = false;
+  unlessGone(() => {
+    const { state, parentPid } = parseStatus(readFileSync(path.join(folder, "..", String(pid), "status"), "utf8"));
+    isOurZombie = state === ZOMBIE && pids.has(parentPid);
+  });
+  return !isOurZombie;
 }
 
 function readMappings(folder: string, mounts: readonly Mount[]): Mapping[] {

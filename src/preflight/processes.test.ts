@@ -18,6 +18,8 @@ const HIERARCHY = ["/sys/fs/cgroup/freezer", "/sys/fs/cgroup/unified", "/sys/fs/
 
 /** Joins the cgroup, as it counts itself (cgroups(7): 0 is the writer). */
 const JOIN = 'echo 0 > "$0/cgroup.procs"';
+/** Opens /dev/null by the mounts of the container. */
+const OWN_NULL = "exec < /dev/null > /dev/null 2>&1";
 /** Becomes an idle process of a given name; Perl names itself for the kernel too. */
 const BE = "exec perl -e '$0 = shift; sleep 600'";
 
@@ -37,13 +39,15 @@ describe("the processes of a container", () => {
     };
     const nested = `(echo 0 > "$0/nested/cgroup.procs"; ${BE} nested)`;
     const unshared = `(exec unshare --uts sh -c "${BE.replaceAll("$", "\\$")} unshared")`;
-    start("unshare", ["--pid", "--fork", "--mount-proc"], `${JOIN}; ${unshared} & (${BE} child) & ${nested} & ${BE} init`);
+    start("unshare", ["--pid", "--fork", "--mount-proc"], `${JOIN}; ${OWN_NULL}; ${unshared} & (${BE} child) & ${nested} & ${BE} init`);
     await until(() => ["init", "child", "unshared"].every((name) => isThere(name)) && isThere("nested", `${cgroup}/nested`));
     initPid = inside().find((pid) => nameOf(pid) === "init") ?? 0;
     const enter = ["--target", String(initPid), "--pid", "--mount"];
     start("nsenter", enter, `${JOIN}; (${BE} exec-child) & ${BE} exec`);
     start("nsenter", enter, `${JOIN}; (${BE} probe-child) & ${BE} probe`);
     await until(() => ["exec", "exec-child", "probe", "probe-child"].every((name) => isThere(name)));
+    start("nsenter", enter, `${JOIN}; exec perl -e 'chroot "/sys"; $0 = "rooted"; sleep 600'`); // the last that is read
+    await until(() => isThere("rooted"));
     const probe = inside().find((pid) => nameOf(pid) === "probe") ?? 0;
     processes = await readProcesses(initPid, "/proc", new Set([probe]));
   });
@@ -56,7 +60,7 @@ describe("the processes of a container", () => {
   });
 
   test("are those of its cgroup and of those below, the init first", () => {
-    const names = ["child", "exec", "exec-child", "init", "nested", "probe", "probe-child", "unshared"];
+    const names = ["child", "exec", "exec-child", "init", "nested", "probe", "probe-child", "rooted", "unshared"];
     assert.deepEqual(processes.map(({ name }) => name).toSorted(), names);
     assert.deepEqual([processes[0]?.pid, processes[0]?.innerPid, processes[0]?.origin], [initPid, 1, "container"]);
   });
@@ -69,6 +73,7 @@ describe("the processes of a container", () => {
       nested: "container",
       unshared: "container",
       exec: "exec",
+      rooted: "exec",
       "exec-child": "exec",
       probe: "health-check",
       "probe-child": "health-check",
@@ -82,6 +87,12 @@ describe("the processes of a container", () => {
         .map(({ name, foreignNamespaces }) => [name, foreignNamespaces]),
       [["unshared", ["uts"]]],
     );
+  });
+
+  test("hold files of their own mounts, though one of them sees few of these", () => {
+    const started = processes.filter(({ origin }) => origin === "container");
+    assert.ok(started.every(({ descriptors }) => descriptors.some((each) => each.kind === "device" && each.path === "/dev/null")));
+    assert.ok(started.every(({ descriptors }) => descriptors.every(({ kind }) => kind !== "outside-file")));
   });
 
   test("can't be read once the init has ended", async () => {

@@ -1,7 +1,7 @@
 /**
  * All processes of a container: those in the cgroup of its init, which are what a freeze stops and CRIU finds.
  */
-import { readdirSync, readFileSync } from "node:fs";
+import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { setImmediate as letOthersRun } from "node:timers/promises";
 import type { Origin, ProcessFacts } from "../core/preflight-facts.ts";
 import { parseMountinfo } from "../kernel/mountinfo.ts";
@@ -36,7 +36,13 @@ function surroundingsOf(initPid: number, pids: readonly number[], procRoot: stri
       return namespaces === undefined ? [] : [[pid, namespaces] as const];
     }),
   );
-  const views = new Map([...namespacesByPid].map(([pid, { mnt }]) => [mnt, pid]));
+  // A process sees only the mounts below its root, which chroot(2) changes.
+  const views = new Map(
+    [...namespacesByPid].flatMap(([pid, { mnt }]) => {
+      const root = unlessEnded(() => readlinkSync(`${procRoot}/${pid}/root`));
+      return root === undefined ? [] : [[`${mnt} ${root}`, pid]];
+    }),
+  );
   const mounts = [...views.values()].flatMap(
     (pid) => unlessEnded(() => parseMountinfo(readFileSync(`${procRoot}/${pid}/mountinfo`, "utf8"))) ?? [],
   );
