@@ -273,8 +273,13 @@ export function frozenBytes(container: ContainerFacts): number {
   const memory = container.processes.map((process) => process.memory);
   return (
     memory.reduce((sum, { sharedBytes, lockedBytes, hugePageBytes }) => sum + sharedBytes + lockedBytes + hugePageBytes, 0) +
-    container.mounts.reduce((sum, { usedBytes }) => sum + usedBytes, 0)
+    tmpfsBytes(container)
   );
+}
+
+/** Bytes of files in memory. */
+export function tmpfsBytes({ mounts }: ContainerFacts): number {
+  return mounts.reduce((sum, { usedBytes }) => sum + usedBytes, 0);
 }
 
 function imageBytes(container: ContainerFacts): number {

@@ -326,6 +326,12 @@ const CASES: readonly Case[] = [
     "frozen-memory",
     /119 MiB .* 1000 ms at 1 Gbit\/s/,
   ],
+  [
+    { container: { mounts: [{ path: "/dev/shm", type: "tmpfs", ofRoot: true, usedBytes: 60 * 1000 * 1000 }] } },
+    "warning",
+    "frozen-memory",
+    /57\.2 MiB .* 2880 ms at 1 Gbit\/s, with the packing/,
+  ],
 
   [{ arrival: { nameTakenBy: "8a0dc61808d91d18" } }, "blocker", "name", /b has a container named web already \(8a0dc61808d9\)/],
   [{ target: { memoryAvailableBytes: 500 * MIB } }, "blocker", "memory", /uses 600 MiB of memory; b has 500 MiB/],
@@ -483,6 +489,7 @@ describe("examine", () => {
       ...["eventfd", "eventpoll", "inotify", "timerfd", "signalfd", "pidfd"].map((type) => ({
         descriptor: { kind: "anonymous", fd: 3, type } as const,
       })),
+      { container: { mounts: [{ path: "/dev/shm", type: "tmpfs", ofRoot: true, usedBytes: 4 * MIB }] } },
       { descriptor: device("/dev/null", 1, 3) },
       { descriptor: deleted({}) },
       { descriptor: deleted({ linkCount: 1 }) },

@@ -26,7 +26,17 @@ function perlImage(rootDir: string): ImageSpec {
 
 const CALLS =
   process.arch === "arm64"
-    ? { inotify_init1: 26, inotify_add_watch: 27, capget: 90, capset: 91, prctl: 167, eventfd2: 19, memfd_create: 279, timer_create: 107 }
+    ? {
+        inotify_init1: 26,
+        inotify_add_watch: 27,
+        capget: 90,
+        capset: 91,
+        prctl: 167,
+        eventfd2: 19,
+        memfd_create: 279,
+        timer_create: 107,
+        pidfd_open: 434,
+      }
     : {
         inotify_init1: 294,
         inotify_add_watch: 254,
@@ -36,6 +46,7 @@ const CALLS =
         eventfd2: 290,
         memfd_create: 319,
         timer_create: 222,
+        pidfd_open: 434,
       };
 const IO_URING_SETUP = 425;
 
@@ -63,6 +74,10 @@ const IN_MEMORY =
   `open(my $i, "<", "/usr/bin/busybox") or die $!; { local $/; print {$o} readline($i) } $o->flush; ` +
   `exec {"/proc/self/fd/$p"} "sh", "-c", "echo holding; sleep 600"`;
 const TIMER = `my $e = pack("q i i i x44", 0, 14, 4, $$); my $t = "\\0" x 8; syscall(${CALLS.timer_create}, 1, $e, $t) == 0 or die $!`;
+/** Of one that has been waited for, and of a zombie. */
+const PIDFDS =
+  `for (1, 2) { my $p = fork; if ($p == 0) { sleep 1; exit 0 } syscall(${CALLS.pidfd_open}, $p, 0) >= 0 or die $!; ` +
+  `$_ == 1 ? waitpid $p, 0 : sleep 2 }`;
 const LOCKED = `open(my $f, ">", "/locked"); flock($f, LOCK_EX) or die $!`;
 const LISTENING = `socket(my $s, AF_INET, SOCK_STREAM, 0); bind($s, sockaddr_in(7777, INADDR_ANY)) or die $!; listen($s, 5) or die $!`;
 const MPTCP = `socket(my $s, AF_INET, SOCK_STREAM, 262) or die $!; bind($s, sockaddr_in(7777, INADDR_ANY)); listen($s, 5) or die $!`;
@@ -97,6 +112,7 @@ const CASES: Readonly<Record<string, Case>> = {
   semaphore: { argv: perl(SEMAPHORE), blocker: "descriptors", isDumped: true },
   "in-memory": { argv: perl(IN_MEMORY), blocker: "programs", isDumped: true },
   timer: { argv: perl(TIMER), blocker: "timers" },
+  pidfds: { argv: perl(PIDFDS) },
   locked: { argv: perl(LOCKED), criuOptions: ["file-locks"] },
   listening: { argv: perl(LISTENING), criuOptions: ["skip-in-flight"] },
 };
