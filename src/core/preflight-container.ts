@@ -5,7 +5,7 @@
  * filesystems.c (mounts), seize.c and cr-dump.c (processes), namespaces.c.
  */
 import { cpusIn, frozenBytes, tmpfsBytes } from "./preflight-arrival.ts";
-import { blocker, fds, nameOf, size, warning, type Check, type Problem } from "./preflight-check.ts";
+import { blocker, count, fds, nameOf, size, warning, type Check, type Problem } from "./preflight-check.ts";
 import type { ContainerFacts, DeletedFile, Descriptor, Namespace, ProcessFacts, Socket } from "./preflight-facts.ts";
 import { missingFeatures, RUNTIME } from "./preflight-hosts.ts";
 
@@ -325,6 +325,17 @@ export const containerChecks = {
       yield blocker(
         `The container has POSIX message queues, which CRIU can't dump: ${messageQueues.join(", ")}`,
         "let the application remove them (mq_unlink)",
+      );
+    },
+  },
+  semaphores: {
+    passed: () => "There are no System V semaphores",
+    *find({ container: { semaphoreSets } }) {
+      if (semaphoreSets === 0) return;
+      yield warning(
+        `The container has ${count(semaphoreSets, "set")} of System V semaphores; ` +
+          "what was to be undone of them when a process ends (SEM_UNDO) is not restored",
+        "none needed unless the application uses SEM_UNDO: then restart it on the target",
       );
     },
   },

@@ -184,6 +184,8 @@ export interface ContainerFacts {
   readonly multicastGroups: readonly string[];
   /** POSIX message queues, mq_overview(7). */
   readonly messageQueues: readonly string[];
+  /** Sets of System V semaphores: sysvipc(7). */
+  readonly semaphoreSets: number;
   /** Where watched files of its root lie, by inode number; those that are nowhere are missing. */
   readonly watchedPaths: ReadonlyMap<number, string>;
   /** Inode numbers of the deleted files that have another name in the container's own layer. */

@@ -115,6 +115,7 @@ const CONTAINER: ContainerFacts = {
   shareableFiles: [],
   multicastGroups: [],
   messageQueues: [],
+  semaphoreSets: 0,
   watchedPaths: new Map(),
   linkedInodes: [],
   processes: [PROCESS],
@@ -320,6 +321,7 @@ const CASES: readonly Case[] = [
   [{ process: { processors: ["0-3", "0,2"] } }, "warning", "processors", /threads bound to processors 0,2, which/],
   [{ container: { multicastGroups: ["239.1.2.3"] } }, "warning", "multicast", /\(239\.1\.2\.3\)/],
   [{ container: { messageQueues: ["jobs"] } }, "blocker", "message-queues", /jobs/],
+  [{ container: { semaphoreSets: 2 } }, "warning", "semaphores", /2 sets of System V semaphores.*SEM_UNDO/],
   [
     { process: { memory: { ...PROCESS.memory, sharedBytes: 125 * 1000 * 1000 } } },
     "warning",

@@ -17,6 +17,7 @@ import { pathKind, pathsOf, plainPaths, treeBytes } from "./paths.ts";
 import { parseMulticast } from "./proc.ts";
 import { isGone } from "./process.ts";
 import { readProcesses } from "./processes.ts";
+import { run } from "./program.ts";
 import { canonicalAddress } from "./sockets.ts";
 
 /** What of `HostConfig` only a preflight looks at (Docker Engine API, `HostConfig`). */
@@ -87,6 +88,7 @@ async function gather(
     shareableFiles: modes.ipc === "shareable" ? await readdir(`${init}/root/dev/shm`) : [],
     multicastGroups: parseMulticast(await readFile(`${init}/net/igmp`, "utf8"), await readIfThere(`${init}/net/igmp6`)),
     messageQueues: await messageQueues(init, mounts),
+    semaphoreSets: await semaphoreSets(init),
     watchedPaths: plainPaths(await pathsOf(`${init}/root`, watchedInodes(processes))),
     linkedInodes: await linkedInodes(`${init}/root`, mounts, processes),
     processes,
@@ -190,6 +192,12 @@ async function usedBytes(mountPoint: string): Promise<number> {
 async function messageQueues(init: string, mounts: readonly Mount[]): Promise<string[]> {
   const mount = mounts.find(({ type }) => type === "mqueue");
   return mount === undefined ? [] : await readdir(`${init}/root${mount.path}`);
+}
+
+/** The kernel tells everybody of their own namespace only: the table is read by one who enters the container's. */
+async function semaphoreSets(init: string): Promise<number> {
+  const { said } = await run("nsenter", [`--ipc=${init}/ns/ipc`, "cat", "/proc/sysvipc/sem"]);
+  return [...said.matchAll(/^\s*-?\d+\s+\d+\s/gm)].length;
 }
 
 /** "" where the kernel has no such thing, like IPv6. */

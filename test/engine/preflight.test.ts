@@ -256,6 +256,16 @@ test("files in a /dev/shm that others may join are told: CRIU dumps the containe
   assert.deepEqual(shareable?.container.shareableFiles, ["buffers"]);
 });
 
+test("System V semaphores are told, of the container alone", async () => {
+  const { a: host } = hosts();
+  await start(host, "semaphores", perl("semget(7, 3, 01600) // die $!"));
+  const both = await gatherContainers(host, "semaphores", "plain");
+  assert.deepEqual(
+    both.map(({ container }) => container.semaphoreSets),
+    [1, 0],
+  );
+});
+
 describe("a target", () => {
   const options = [
     "--volume",
