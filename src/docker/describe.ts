@@ -137,7 +137,7 @@ const OPERATIONAL = new Set([
 
 /**
  * The settings that get a container the endpoint it has: a MAC address or address that the engine chose becomes one that is asked for.
- * On the default bridge, where it gets another address, it gets another MAC address, too: engines before 28 make one of the address,
+ * On the default bridge, where it gets another address, it gets another MAC address, too: engines like 26.1 make one of the address,
  * and the old one would be given to a second container there.
  */
 function wantedEndpoint(settings: InspectedEndpoint, custom: boolean, { Id, Config }: InspectedContainer): Endpoint {
