@@ -28,7 +28,11 @@ export async function* sendImages(folder: string, names: AsyncIterable<string>):
       for (let sent = 0; sent < size;) {
         const chunk = Buffer.allocUnsafe(Math.min(CHUNK_BYTES, size - sent));
         const { bytesRead } = await file.read(chunk, 0, chunk.length, sent);
-        if (bytesRead === 0) throw new DmigrateError("DUMP_FAILED", `Image ${name} became shorter while it was sent; the source runs on`);
+        if (bytesRead === 0)
+          throw new DmigrateError(
+            "DUMP_FAILED",
+            `Image ${name} became shorter while it was sent; the container keeps running on the source`,
+          );
         yield chunk.subarray(0, bytesRead);
         sent += bytesRead;
       }

@@ -136,7 +136,10 @@ function follow(child: ChildProcess, port: number, work: string, status: StatusP
     if (came) return;
     await ended;
     const log = await readFile(path.join(work, "dump.log"), "utf8").catch(() => "");
-    throw new DmigrateError("DUMP_FAILED", `CRIU could not dump the container: ${lastErrors(log) || said.trim()}; the source runs on`);
+    throw new DmigrateError(
+      "DUMP_FAILED",
+      `CRIU could not dump the container: ${lastErrors(log) || said.trim()}; the container keeps running on the source`,
+    );
   });
   ready.catch(() => {}); // whoever waits for it gets it; nobody may be waiting yet
   ended.catch(() => {});

@@ -2,9 +2,12 @@
  * Carries an image from one engine to another, without the layers that the other one has.
  */
 import { createHash } from "node:crypto";
+import { readdir } from "node:fs/promises";
+import path from "node:path";
 import type { Readable } from "node:stream";
 import { text } from "node:stream/consumers";
 import { pipeline } from "node:stream/promises";
+import { setTimeout as sleep } from "node:timers/promises";
 import tar from "tar-stream";
 import { DmigrateError, tryAll } from "../core/errors.ts";
 import type { ImageDescription } from "./description.ts";
@@ -174,6 +177,23 @@ function throwLoadError(answer: string): void {
       );
     }
   }
+}
+
+/** Where, below its root, the engine unpacks each archive that it loads (moby's image/tarexport/load.go). */
+const LOADS = "tmp";
+const LOAD = /^docker-import-/;
+const LOAD_LIMIT_MS = 60_000;
+const LOAD_POLL_MS = 100;
+
+/**
+ * Returns when the engine loads nothing, or after a minute. It goes on with an archive whose sender has died, and an image that is removed
+ * before all its layers are there appears when they are.
+ */
+export async function awaitLoads(engine: Engine): Promise<void> {
+  const folder = path.join((await engine.info()).DockerRootDir, LOADS);
+  const isLoading = async (): Promise<boolean> => (await readdir(folder).catch(() => [])).some((name) => LOAD.test(name));
+  const deadline = performance.now() + LOAD_LIMIT_MS;
+  while ((await isLoading()) && performance.now() < deadline) await sleep(LOAD_POLL_MS);
 }
 
 /** Undoes `importImage`, as far as it came; an image that something uses by now stays. */

@@ -14,7 +14,7 @@ import { assertClean, assertNothingLeft, assertRuns, labOfTwo, migrate, runConta
 
 const ADDRESS = "10.77.0.203";
 /** So much at that rate that whatever is broken then breaks long before the last page. */
-const KILOBYTE_KEYS = 60_000;
+const KILOBYTE_KEYS = 30_000;
 const SLOW = ["tbf", "rate", "20mbit", "burst", "64kb", "latency", "50ms"] as const;
 let lab: Lab;
 let a: Host;

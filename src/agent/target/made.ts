@@ -39,6 +39,10 @@ export class Made {
     return this.#things.container;
   }
 
+  get hasAddedImage(): boolean {
+    return this.#things.image?.added === true;
+  }
+
   addNetwork(name: string): void {
     this.#note({ networks: [...this.#things.networks, name] });
   }

@@ -171,7 +171,10 @@ export class TargetSession {
     const staging = this.#need(this.#staging, "restore");
     const beganAt = performance.now();
     if (staging.hasFailed)
-      throw new DmigrateError("RESTORE_FAILED", "The restored container was ended before the handover; the source runs on");
+      throw new DmigrateError(
+        "RESTORE_FAILED",
+        "The restored container was ended before the handover; the container keeps running on the source",
+      );
     this.#context.journal.move(this.subject.id, "owner");
     this.#isCommitted = true;
     this.#running.move(); // drops it: nothing of it may be ended any more

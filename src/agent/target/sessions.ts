@@ -5,6 +5,7 @@ import { DmigrateError, tryAll } from "../../core/errors.ts";
 import type { MigrationId } from "../../core/ids.ts";
 import { readDescription } from "../../docker/description.ts";
 import { Engine } from "../../docker/engine.ts";
+import { awaitLoads } from "../../docker/images.ts";
 import { readArriving } from "../../preflight/schema.ts";
 import { hostFactsOf } from "../host-facts.ts";
 import type { AgentContext } from "../context.ts";
@@ -79,7 +80,9 @@ async function recoverSession(context: AgentContext, { id, state }: MigrationRec
     const removeFolder = (): Promise<void> => removeMigrationFolder(context.config, id);
     const made = new Made(context.journal, id);
     const undo = async (): Promise<void> => {
-      await made.undo(await Engine.connect(context.config.dockerSocket));
+      const engine = await Engine.connect(context.config.dockerSocket);
+      if (made.hasAddedImage) await awaitLoads(engine);
+      await made.undo(engine);
     };
     const { container } = made;
     const leave = async (): Promise<void> => {
