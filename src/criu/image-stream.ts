@@ -5,7 +5,7 @@
  * A file is: u8 length of its name, u48 length of its content (big endian), name, content. A file that is closed twice is sent twice;
  * the later one counts.
  */
-import { fchownSync } from "node:fs";
+import { closeSync, fchownSync, fstatSync, openSync, readSync } from "node:fs";
 import { open, stat } from "node:fs/promises";
 import path from "node:path";
 import { ByteReader } from "../core/byte-reader.ts";
@@ -16,18 +16,21 @@ const HEADER_BYTES = 7;
 const FILE_BYTES_MAX = 2 ** 40;
 const FILE_NAME = /^[A-Za-z0-9][A-Za-z0-9_.-]{0,120}$/;
 
-/** Sends the named files of a folder in the order in which the names come. A file that has vanished is left out. */
+/**
+ * Sends the named files of a folder in the order in which the names come. A file that has vanished is left out. The container stands still
+ * meanwhile: reading many small files that lie in memory takes a fraction of the time if nobody waits for any of them.
+ */
 export async function* sendImages(folder: string, names: AsyncIterable<string>): AsyncGenerator<Uint8Array, void> {
   for await (const name of names) {
     if (!FILE_NAME.test(name)) continue; // a temporary file of runc
-    const file = await open(path.join(folder, name)).catch(() => undefined);
+    const file = openIfThere(path.join(folder, name));
     if (file === undefined) continue;
     try {
-      const { size } = await file.stat();
+      const { size } = fstatSync(file);
       yield header(name, size);
       for (let sent = 0; sent < size;) {
         const chunk = Buffer.allocUnsafe(Math.min(CHUNK_BYTES, size - sent));
-        const { bytesRead } = await file.read(chunk, 0, chunk.length, sent);
+        const bytesRead = readSync(file, chunk, 0, chunk.length, sent);
         if (bytesRead === 0)
           throw new DmigrateError(
             "DUMP_FAILED",
@@ -37,8 +40,17 @@ export async function* sendImages(folder: string, names: AsyncIterable<string>):
         sent += bytesRead;
       }
     } finally {
-      await file.close();
+      closeSync(file);
     }
+  }
+}
+
+function openIfThere(file: string): number | undefined {
+  try {
+    return openSync(file, "r");
+  } catch (error) {
+    if (error instanceof Error && "code" in error && error.code === "ENOENT") return undefined;
+    throw error;
   }
 }
 
