@@ -10,6 +10,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import path from "node:path";
 import { DmigrateError } from "../core/errors.ts";
 import { parseMountinfo, type Mount } from "../kernel/mountinfo.ts";
+import { killProcess } from "../kernel/pidfd.ts";
 
 /** How long tasks may take to stop: one in an uninterruptible sleep (a dead NFS server) never does. */
 const FREEZE_LIMIT_MS = 5_000;
@@ -100,7 +101,7 @@ export function freezerAt(folder: string): Freezer | undefined {
       fence,
       kill: async () => {
         await fence();
-        for (const pid of (await readFile(path.join(folder, "cgroup.procs"), "utf8")).split("\n").filter(Boolean)) endProcess(Number(pid));
+        for (const pid of (await readFile(path.join(folder, "cgroup.procs"), "utf8")).split("\n").filter(Boolean)) killProcess(Number(pid));
         await thaw();
       },
       freeze: async () => {
@@ -126,11 +127,3 @@ const INTERFACES = {
   v1: { file: "freezer.state", frozen: "FROZEN", thawed: "THAWED", stateFile: "freezer.state", isFrozen: /^FROZEN/ },
   v2: { file: "cgroup.freeze", frozen: "1", thawed: "0", stateFile: "cgroup.events", isFrozen: /^frozen 1$/m },
 } as const;
-
-function endProcess(pid: number): void {
-  try {
-    process.kill(pid, "SIGKILL");
-  } catch (error) {
-    if (!(error instanceof Error && "code" in error && error.code === "ESRCH")) throw error;
-  }
-}

@@ -3,7 +3,7 @@
  */
 import type { Engine } from "./engine.ts";
 import type { RestartPolicy } from "./inspect.ts";
-import { isNotFound, refusalOf } from "./transport.ts";
+import { isNotFound, refusalOf, unless } from "./transport.ts";
 
 /** The policy under which a container that has ended stays ended. */
 export const NEVER_RESTART: RestartPolicy = { Name: "no", MaximumRetryCount: 0 };
@@ -78,12 +78,4 @@ async function removeContainer(engine: Engine, id: string, { volumes }: { readon
     // The engine is removing it already.
     await engine.awaitContainer(id, "removed").catch(unless(404));
   }
-}
-
-/** For `catch`: passes over refusals of these kinds. */
-function unless(...statuses: readonly number[]): (error: unknown) => undefined {
-  return (error) => {
-    if (!statuses.includes(refusalOf(error)?.status ?? 0)) throw error;
-    return undefined;
-  };
 }

@@ -30,6 +30,14 @@ export function isNotFound(thrown: unknown): boolean {
   return refusalOf(thrown)?.status === 404;
 }
 
+/** What to `catch` with where the engine may as well answer with one of these statuses: that is no error then. */
+export function unless(...statuses: readonly number[]): (error: unknown) => undefined {
+  return (error) => {
+    if (!statuses.includes(refusalOf(error)?.status ?? 0)) throw error;
+    return undefined;
+  };
+}
+
 /** Parts of a request besides method and path. */
 export interface CallOptions {
   readonly query?: Readonly<Record<string, string | number | boolean | undefined>>;

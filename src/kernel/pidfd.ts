@@ -1,5 +1,5 @@
 /**
- * Processes held by descriptor: a signal can't reach another process that got the same number since (pidfd_open(2), pidfd_send_signal(2)).
+ * Ends processes, and holds them by descriptor: a signal can't reach another process that got the same number since (pidfd_open(2), pidfd_send_signal(2)).
  */
 import { closeSync } from "node:fs";
 import { constants } from "node:os";
@@ -26,5 +26,14 @@ export class ProcessHandle implements Disposable {
 
   [Symbol.dispose](): void {
     closeSync(this.#fd);
+  }
+}
+
+/** Ends a process by its number. One that has ended by itself is no error. */
+export function killProcess(pid: number): void {
+  try {
+    process.kill(pid, "SIGKILL");
+  } catch (error) {
+    if (!(error instanceof Error && "code" in error && error.code === "ESRCH")) throw error;
   }
 }

@@ -6,7 +6,7 @@ import type { ContainerId, HostName } from "../../core/ids.ts";
 import { freezerOf } from "../../criu/freezer.ts";
 import type { Engine } from "../../docker/engine.ts";
 import { discardContainer } from "../../docker/lifecycle.ts";
-import { isNotFound } from "../../docker/transport.ts";
+import { unless } from "../../docker/transport.ts";
 
 /**
  * Ends its frozen tasks, none of which runs another instruction, and removes it. The target runs the container, also when this throws.
@@ -14,10 +14,7 @@ import { isNotFound } from "../../docker/transport.ts";
  * @param keepSource leaves the container, stopped
  */
 export async function removeShell(engine: Engine, id: ContainerId, initPid: number, keepSource: boolean): Promise<void> {
-  const found = await engine.inspectContainer(id).catch((error: unknown) => {
-    if (isNotFound(error)) return undefined;
-    throw error;
-  });
+  const found = await engine.inspectContainer(id).catch(unless(404));
   if (found?.State.Pid === initPid) await (await freezerOf(initPid)).kill();
   if (found !== undefined && !keepSource) await discardContainer(engine, id, { volumes: true });
 }

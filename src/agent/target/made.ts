@@ -8,7 +8,7 @@ import { containerId, type ContainerId, type MigrationId } from "../../core/ids.
 import type { Engine } from "../../docker/engine.ts";
 import { discardImage, type ImportedImage } from "../../docker/images.ts";
 import { discardContainer } from "../../docker/lifecycle.ts";
-import { isNotFound } from "../../docker/transport.ts";
+import { unless } from "../../docker/transport.ts";
 import { clearTree } from "../../rootfs/remove.ts";
 import type { Journal } from "../journal.ts";
 import { discardStaged } from "./staged-folder.ts";
@@ -67,8 +67,9 @@ export class Made {
     const { container, image, volumes, networks } = this.#things;
     await tryAll([
       ...(container === undefined ? [] : [() => discardHeld(engine, container)]),
-      ...volumes.map((volume) => () => discardVolume(engine, volume).catch(unlessGone)),
-      ...networks.map((network) => () => engine.removeNetwork(network).catch(unlessGone)),
+      // An anonymous volume, for one, goes with its container.
+      ...volumes.map((volume) => () => discardVolume(engine, volume).catch(unless(404))),
+      ...networks.map((network) => () => engine.removeNetwork(network).catch(unless(404))),
       ...(image === undefined ? [] : [() => discardImage(engine, image)]),
     ]);
   }
@@ -87,9 +88,4 @@ async function discardHeld(engine: Engine, container: ContainerId): Promise<void
 async function discardVolume(engine: Engine, { name, created }: Things["volumes"][number]): Promise<void> {
   if (created) await engine.removeVolume(name);
   else clearTree((await engine.inspectVolume(name)).Mountpoint);
-}
-
-/** An anonymous volume, for one, goes with its container. */
-function unlessGone(error: unknown): void {
-  if (!isNotFound(error)) throw error;
 }

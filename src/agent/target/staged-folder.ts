@@ -11,6 +11,7 @@ import { promisify } from "node:util";
 import path from "node:path";
 import type { ContainerId } from "../../core/ids.ts";
 import { freezerAt, type Fence, type Freezer } from "../../criu/freezer.ts";
+import { killProcess } from "../../kernel/pidfd.ts";
 import { removeFolder } from "../migration-folder.ts";
 
 /** Where the runtime looks for the containers it must hold; src/shim/dmigrate-runtime has the same path. */
@@ -129,7 +130,7 @@ async function endRestore(folder: string): Promise<void> {
   const deadline = performance.now() + CRIU_END_LIMIT_MS;
   await freezer?.kill();
   for (let pid = criuIn(folder); pid !== undefined; pid = criuIn(folder)) {
-    if (performance.now() > deadline) kill(pid);
+    if (performance.now() > deadline) killProcess(pid);
     await sleep(20);
   }
   await freezer?.kill();
@@ -148,14 +149,6 @@ function criuIn(folder: string): number | undefined {
   const pid = existsSync(file) ? readFileSync(file, "utf8").trim() : "";
   if (pid === "" || !existsSync(`/proc/${pid}/exe`)) return undefined; // a zombie has no program any more
   return path.basename(readlinkSync(`/proc/${pid}/exe`)).startsWith("criu") ? Number(pid) : undefined;
-}
-
-function kill(pid: number): void {
-  try {
-    process.kill(pid, "SIGKILL");
-  } catch (error) {
-    if (!(error instanceof Error && "code" in error && error.code === "ESRCH")) throw error;
-  }
 }
 
 /** Removes a container's folder, and what a restore that failed left elsewhere. */
