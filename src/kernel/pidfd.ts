@@ -1,5 +1,6 @@
 /**
- * Ends processes, and holds them by descriptor: a signal can't reach another process that got the same number since (pidfd_open(2), pidfd_send_signal(2)).
+ * Ends processes, and holds them by descriptor: a signal can't reach another process that got the same number since (pidfd_open(2),
+ * pidfd_send_signal(2)).
  */
 import { closeSync } from "node:fs";
 import { constants } from "node:os";
