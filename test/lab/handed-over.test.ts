@@ -10,7 +10,7 @@ import { DMIGRATE, startAgent } from "../../lab/cluster.ts";
 import { until, type Host } from "../../lab/host.ts";
 import { redisImage } from "../../lab/images/catalogue.ts";
 import { CLIENT, type Lab } from "../../lab/lab.ts";
-import { assertClean, assertNothingLeft, assertRuns, labOfTwo, migrate, runContainer } from "../support/lab.ts";
+import { assertClean, assertNothingLeft, assertRuns, labOfTwo, migrate, provideImage, runContainer } from "../support/lab.ts";
 
 const ADDRESS = "10.77.0.203";
 /** So much at that rate that whatever is broken then breaks long before the last page. */
@@ -23,6 +23,7 @@ let b: Host;
 before(async () => {
   lab = await labOfTwo("tafter");
   [a, b] = [lab.host("a"), lab.host("b")];
+  await provideImage(b, redisImage); // so that it need not cross the slow link
   await runContainer(a, "redis", redisImage, "--ip", ADDRESS, "--restart", "always");
 });
 after(() => lab.down());
