@@ -128,12 +128,17 @@ export async function discardStaged(container: ContainerId): Promise<void> {
 async function endRestore(folder: string): Promise<void> {
   const freezer = freezerIn(folder);
   const deadline = performance.now() + CRIU_END_LIMIT_MS;
-  await freezer?.kill();
+  await freezer?.kill().catch(unlessGone);
   for (let pid = criuIn(folder); pid !== undefined; pid = criuIn(folder)) {
     if (performance.now() > deadline) killProcess(pid);
     await sleep(20);
   }
-  await freezer?.kill();
+  await freezer?.kill().catch(unlessGone);
+}
+
+/** A cgroup goes with its last task. */
+function unlessGone(error: unknown): void {
+  if (!(error instanceof Error && "code" in error && (error.code === "ENOENT" || error.code === "ENODEV"))) throw error;
 }
 
 /** The freezer of the container's cgroup, if that is there. */
