@@ -11,7 +11,16 @@ import { busyboxImage, redisImage } from "../../lab/images/catalogue.ts";
 import { LAN, type Lab } from "../../lab/lab.ts";
 import type { ClientProcess } from "../../lab/workloads/client-control.ts";
 import type { RedisClientResult } from "../../lab/workloads/client-result.ts";
-import { assertClean, assertRuns, labOfTwo, migrate, provideImage, runContainer, startRedisClient } from "../support/lab.ts";
+import {
+  assertClean,
+  assertRuns,
+  labOfTwo,
+  migrate,
+  provideImage,
+  runContainer,
+  startRedisClient,
+  type MigrateResult,
+} from "../support/lab.ts";
 
 const ADDRESS = "10.77.0.201";
 const VOLUME_MEGABYTES = 48;
@@ -139,15 +148,26 @@ test("a migration is cancelled while it copies", async () => {
   await assertUndone();
 });
 
-test("a migration is cancelled while the target restores", async () => {
-  const slow = '#!/bin/sh\nsleep 3\nexec /usr/sbin/criu.away "$@"\n';
-  const result = await migrate(a, "redis", "b", {
-    reserve: () =>
-      b.run("sh", "-c", 'mv /usr/sbin/criu /usr/sbin/criu.away && printf %s "$0" > /usr/sbin/criu && chmod 755 /usr/sbin/criu', slow),
-    handover: (id) => a.run(DMIGRATE, "cancel", id),
-  });
+/** Has the target's restore take its time, and something happen meanwhile. */
+async function whileRestoring(fault: (id: string) => Promise<unknown>): Promise<MigrateResult> {
+  const slow = '#!/bin/sh\ncase $1 in swrk) sleep 3 ;; esac\nexec /usr/sbin/criu.away "$@"\n';
+  const replace = 'mv /usr/sbin/criu /usr/sbin/criu.away && printf %s "$0" > /usr/sbin/criu && chmod 755 /usr/sbin/criu';
+  const result = await migrate(a, "redis", "b", { reserve: () => b.run("sh", "-c", replace, slow), handover: fault });
   await b.run("mv", "/usr/sbin/criu.away", "/usr/sbin/criu");
+  return result;
+}
+
+test("a migration is cancelled while the target restores", async () => {
+  const result = await whileRestoring((id) => a.run(DMIGRATE, "cancel", id));
   assert.deepEqual([result.outcome, result.errorCode, result.report?.warnings], ["rolled-back", "CANCELLED", []], result.message);
+  await assertUndone();
+});
+
+test("the link is cut while the target restores", async () => {
+  const result = await whileRestoring(() => lab.segment.setLink("b", "down"));
+  await lab.segment.setLink("b", "up");
+  assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "PEER_UNREACHABLE"], result.message);
+  await cleaned(b);
   await assertUndone();
 });
 
