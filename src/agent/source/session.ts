@@ -37,7 +37,7 @@ import { memoryLost, removeShell } from "./shell.ts";
 import { strangersIn } from "./strangers.ts";
 
 const PROGRESS_INTERVAL_MS = 200;
-/** Longer than the target holds restored tasks without a verdict (src/agent/target/session.ts): after that it has rolled back. */
+/** Longer than the target keeps restored tasks without a commit (src/agent/target/session.ts): after that it has rolled back. */
 const COMMIT_LIMIT_MS = 70_000;
 const COMMIT_RETRY_MS = 500;
 const REACH_RETRY_MS = 1000;

@@ -36,7 +36,7 @@ import { orphan } from "./staged-folder.ts";
 import { Staging } from "./staging.ts";
 
 /** How long a source that can't be reached may take to commit; it gives up later (src/agent/source/session.ts). */
-const VERDICT_LIMIT_MS = 60_000;
+const COMMIT_LIMIT_MS = 60_000;
 
 /** What a session is about. */
 export interface SessionSubject {
@@ -282,7 +282,7 @@ export class TargetSession {
     const { id } = this.subject;
     try {
       if (this.#context.journal.get(id).state === "prepared" && this.#staging?.hasFailed === false)
-        await sleep(VERDICT_LIMIT_MS, undefined, { ref: false });
+        await sleep(COMMIT_LIMIT_MS, undefined, { ref: false });
       if (!this.isCommitted) await this.abort();
     } catch (error) {
       this.#context.log.error({ err: error, migration: id }, "could not clean up after the source went away");
