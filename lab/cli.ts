@@ -120,9 +120,10 @@ function example(of: Command, ...lines: readonly string[]): void {
 
 /** Leaves the keyboard and other ends to the child that `spawn` starts; returns its exit code as a shell tells it. */
 async function attended(spawn: () => ChildProcess): Promise<number> {
-  process.on("SIGINT", () => {}); // the terminal sends it to the child as well, which may be ready before we are
-  const child = spawn();
+  // The child may be at work before `spawn` returns, so whoever waits for that may signal us by then.
+  process.on("SIGINT", () => {}); // the terminal sends it to the child as well
   for (const signal of ["SIGTERM", "SIGHUP"] as const) process.on(signal, () => child.kill(signal));
+  const child = spawn();
   const [code, signal] = (await once(child, "close")) as [number | null, NodeJS.Signals | null]; // as child_process documents
   return code ?? SIGNALLED + (signal === null ? 0 : constants.signals[signal]);
 }
