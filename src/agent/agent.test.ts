@@ -112,6 +112,11 @@ test("list, report and cancel tell how migrations stand", async (t) => {
   await assert.rejects(first.client.cancel(id), { code: "CANCEL_TOO_LATE", message: /has ended already, as rolled-back/ });
   journal.move(id, "rolled-back");
   await assert.rejects(second.client.report(id), { code: "MIGRATION_NOT_FOUND", message: /ask host a/ });
+  const lost = newMigrationId(2n);
+  journal.begin({ ...web, id: lost, container: "db", role: "target", peer: a });
+  for (const state of ["prepared", "owner", "failed"] as const) journal.move(lost, state);
+  const advice = /^db belongs to this host since migration \w+, .*`docker restart db` starts it anew; host a has the report/;
+  await assert.rejects(second.client.report(lost), { code: "MEMORY_LOST", message: advice });
   const unknown = newMigrationId(9n);
   await assert.rejects(first.client.report(unknown), { code: "MIGRATION_NOT_FOUND" });
   await assert.rejects(first.client.cancel(unknown), { code: "MIGRATION_NOT_FOUND" });

@@ -6,12 +6,13 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { afterEach, beforeEach, test } from "node:test";
-import { containerId, hostName, newMigrationId } from "../core/ids.ts";
+import { containerId, hostName, newMigrationId, type MigrationId } from "../core/ids.ts";
 import type { Role } from "../core/journal-states.ts";
-import type { JournalState } from "../core/migration.ts";
+import type { JournalState, Report } from "../core/migration.ts";
 import { Journal } from "./journal.ts";
 import { hasMovedAway } from "./moved-volumes.ts";
 
+const CONTAINER = containerId("a".repeat(64));
 let folder: string;
 let journal: Journal;
 let count = 0n;
@@ -26,11 +27,12 @@ afterEach(() => {
 });
 
 /** A migration of a container with volume `data` that went through these states. */
-function migrated(role: Role, ...states: JournalState[]): void {
+function migrated(role: Role, ...states: JournalState[]): MigrationId {
   const id = newMigrationId(count++);
   const detail = { volumes: [{ name: "data", identity: "1-1" }] };
-  journal.begin({ id, role, container: "db", containerId: containerId("a".repeat(64)), peer: hostName("b"), detail });
+  journal.begin({ id, role, container: "db", containerId: CONTAINER, peer: hostName("b"), detail });
   for (const state of states) journal.move(id, state);
+  return id;
 }
 
 test("a volume that no migration took away is somebody's", () => {
@@ -51,5 +53,32 @@ test("one that moved away is not needed, until it comes back", () => {
   migrated("target", "prepared", "owner", "completed");
   assert.equal(hasMovedAway(journal, "data", "1-1"), false);
   migrated("source", "committed", "completed");
+  assert.equal(hasMovedAway(journal, "data", "1-1"), true);
+});
+
+/** What became of a migration that lost memory. */
+function memoryLost(id: MigrationId): Report {
+  return {
+    id,
+    container: "db",
+    containerId: CONTAINER,
+    source: hostName("a"),
+    target: hostName("b"),
+    mode: "post-copy",
+    outcome: "failed",
+    totalMs: 1,
+    downtimeMs: 1,
+    phases: [],
+    steps: [],
+    bytes: { memory: 0, files: 0, layers: 0, metadata: 0, total: 0 },
+    pages: { total: 0, copiedAhead: 0, demanded: 0, pushed: 0, zero: 0 },
+    warnings: [],
+    error: { code: "MEMORY_LOST", message: "The link broke; restart it" },
+  };
+}
+
+test("one whose container was handed over and then lost memory has moved away all the same", () => {
+  const id = migrated("source", "committed");
+  journal.append(id, { kind: "ended", atMs: 1, report: memoryLost(id) });
   assert.equal(hasMovedAway(journal, "data", "1-1"), true);
 });

@@ -20,7 +20,8 @@ export function hasMovedAway(journal: Journal, name: string, identity: string): 
   return false;
 }
 
-/** Whether a migration took the volume away for good, or may have brought it. */
-function counts({ role, state }: MigrationRecord): boolean {
-  return role === "source" ? state === "completed" : state !== "rolled-back";
+/** Whether a migration took the volume away for good, or may have brought it. Files have crossed when memory can still be lost. */
+function counts({ role, state, report }: MigrationRecord): boolean {
+  if (role === "target") return state !== "rolled-back";
+  return state === "completed" || report?.error?.code === "MEMORY_LOST";
 }

@@ -119,7 +119,7 @@ async function follow(invocation: Invocation, begin: Begin, firstInterrupt: Inte
     if (!leaving.signal.aborted)
       throw new DmigrateError("AGENT_UNREACHABLE", "The agent ended the stream before the migration ended; see `dmigrate list`");
   } catch (error) {
-    if (!leaving.signal.aborted) throw error;
+    if (!leaving.signal.aborted) throw agentLost(error, view.progress.migration, handedOver(view.progress));
   } finally {
     leaving.abort(); // whatever is still being asked, nobody waits for
   }
@@ -157,6 +157,22 @@ async function goesOn(client: ControlClient, id: MigrationId): Promise<boolean> 
   } catch (error) {
     return DmigrateError.from(error).code === "MIGRATION_IN_PROGRESS";
   }
+}
+
+/** What is known of the container when the agent that migrated it is gone. */
+function agentLost(thrown: unknown, migration: Migration | undefined, handedOver: boolean): DmigrateError {
+  const error = DmigrateError.from(thrown);
+  if (migration === undefined || error.code !== "AGENT_UNREACHABLE") return error;
+  const { id, container, source, target } = migration;
+  const whose = handedOver
+    ? `${container} belongs to ${target}, where what touches memory that has not crossed waits`
+    : `${container} is still ${source}'s unless it was handed over just now; it may stand still until the agent is back, and never runs twice`;
+  return new DmigrateError(
+    error.code,
+    `The agent ended during migration ${id}: ${whose}; start it again with \`dmigrate agent\`, which brings the migration to its end, ` +
+      `then \`dmigrate report ${id}\` says who runs ${container}`,
+    error,
+  );
 }
 
 /** What becomes of a migration that its user leaves. */

@@ -198,7 +198,29 @@ suite("following a migration", () => {
     assert.deepEqual(JSON.parse(out.text), { id: BEGAN.id, container: "redis", source: "a", target: "b" });
   });
 
-  test("an agent that dies meanwhile is an error", async () => {
+  for (const [phase, whose] of [
+    ["freeze", /redis is still a's unless it was handed over just now/],
+    ["post-copy", /redis belongs to b, where /],
+  ] as const) {
+    for (const command of ["migrate redis b", "watch m0k3v9x2q7ab1"]) {
+      test(`an agent that dies in the ${phase} leaves word of whose the container is: ${command}`, async () => {
+        async function* dying(): AsyncGenerator<StreamedEvent> {
+          yield* [BEGAN, { kind: "phase-began", atMs: 1, phase }];
+          throw new DmigrateError("AGENT_UNREACHABLE", "No agent answers; start it");
+        }
+        const { err, exitCode } = await run(`dmigrate ${command}`, agentThat({ watch: dying, migrate: dying }));
+        assert.match(
+          err.text,
+          /^error: The agent ended during migration m0k3v9x2q7ab1: [^]*`dmigrate report m0k3v9x2q7ab1` says who runs redis/,
+        );
+        assert.match(err.text, whose);
+        assert.match(err.text, /AGENT_UNREACHABLE/);
+        assert.equal(exitCode, 6);
+      });
+    }
+  }
+
+  test("a stream that ends too early is an error", async () => {
     const { err, exitCode } = await run("dmigrate watch m0k3v9x2q7ab1", agentThat({ watch: () => streamOf([BEGAN]) }));
     assert.match(err.text, /AGENT_UNREACHABLE/);
     assert.equal(exitCode, 6);

@@ -87,9 +87,9 @@ export class Engine {
     return this.#ask(createdContainer, "POST", "/containers/create", { query: { name }, body });
   }
 
-  /** Returns when the runtime has created and started it. One that runs already is no error. */
+  /** Returns when the runtime has created and started it, however long that takes. One that runs already is no error. */
   async startContainer(id: string): Promise<void> {
-    await this.#transport.json("POST", `/containers/${encodeURIComponent(id)}/start`);
+    await this.#transport.with({ limitMs: Infinity }).json("POST", `/containers/${encodeURIComponent(id)}/start`);
   }
 
   /** Sets the restart policy. Has runc set the cgroup's limits anew, so not while the cgroup is frozen. */
@@ -104,7 +104,7 @@ export class Engine {
 
   /** Waits until a container does not run, or until the engine has removed it. */
   async awaitContainer(id: string, condition: "not-running" | "removed"): Promise<void> {
-    await this.#transport.json("POST", `/containers/${encodeURIComponent(id)}/wait`, { query: { condition } });
+    await this.#transport.with({ limitMs: Infinity }).json("POST", `/containers/${encodeURIComponent(id)}/wait`, { query: { condition } });
   }
 
   /** What `docker exec` started in a container, by the ids of its inspection. */

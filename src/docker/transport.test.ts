@@ -77,6 +77,22 @@ test("a signal ends a request that waits, with its own reason", async (t) => {
   await assert.rejects(waiting, { code: "TIMEOUT" });
 });
 
+test("an engine that hangs, before its answer or in it, is an error; one that shall wait may", async (t) => {
+  const waits: ServerResponse[] = [];
+  const socket = await serveEngine(t, ({ url }, response) => {
+    if (url === "/half") response.write('{"a":');
+    if (url === "/wait") waits.push(response);
+  });
+  const impatient = new Transport(socket, "", { limitMs: 50 });
+  const waiting = impatient.with({ limitMs: Infinity }).json("POST", "/wait");
+  for (const path of ["/none", "/half"]) {
+    const message = new RegExp(`has not answered GET ${path} for 0\\.05 s; see whether dockerd hangs`);
+    await assert.rejects(impatient.json("GET", path), { code: "DOCKER", message });
+  }
+  for (const response of waits) response.end("7");
+  assert.equal(await waiting, 7);
+});
+
 test("an answer that breaks off, or is no JSON, or has another form is an error", async (t) => {
   const answers: Record<string, (response: ServerResponse) => void> = {
     "/cut": (response) => {

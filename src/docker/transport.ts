@@ -47,29 +47,52 @@ export interface CallOptions {
   readonly upload?: AsyncIterable<Uint8Array>;
 }
 
+/** An engine that has not answered by then hangs, unless it was asked to wait for something. */
+const ANSWER_LIMIT_MS = 60_000;
+
+export interface TransportOptions {
+  readonly signal?: AbortSignal;
+  readonly limitMs?: number;
+}
+
 /** Sends requests to the engine behind one socket. Holds no connection open between them. */
 export class Transport {
   readonly socketPath: string;
   readonly #prefix: string;
   readonly #signal: AbortSignal | undefined;
+  readonly #limitMs: number;
 
   /**
    * @param prefix what comes before every path, like `/v1.44`
-   * @param signal ends every request under way and to come
+   * @param options `signal` ends every request under way and to come; `limitMs` is for an answer in JSON
    */
-  constructor(socketPath: string, prefix: string, signal?: AbortSignal) {
+  constructor(socketPath: string, prefix: string, { signal, limitMs = ANSWER_LIMIT_MS }: TransportOptions = {}) {
     this.socketPath = socketPath;
     this.#prefix = prefix;
     this.#signal = signal;
+    this.#limitMs = limitMs;
   }
 
-  /** The same engine with other paths or another signal. */
-  with(changes: { readonly prefix?: string; readonly signal?: AbortSignal }): Transport {
-    return new Transport(this.socketPath, changes.prefix ?? this.#prefix, changes.signal ?? this.#signal);
+  /** The same engine with other paths, or other options. */
+  with({ prefix = this.#prefix, signal = this.#signal, limitMs = this.#limitMs }: { prefix?: string } & TransportOptions): Transport {
+    return new Transport(this.socketPath, prefix, { ...(signal === undefined ? {} : { signal }), limitMs });
   }
 
-  /** The answer's JSON, undefined if it has none. Throws DOCKER. */
+  /** The answer's JSON, undefined if it has none. Throws DOCKER, also if the engine does not answer in time. */
   async json(method: string, path: string, options: CallOptions = {}): Promise<unknown> {
+    if (this.#limitMs === Infinity) return await this.#json(method, path, options);
+    const limit = AbortSignal.timeout(this.#limitMs);
+    const signal = this.#signal === undefined ? limit : AbortSignal.any([this.#signal, limit]);
+    try {
+      return await this.with({ signal }).#json(method, path, options);
+    } catch (error) {
+      if (!limit.aborted || this.#signal?.aborted === true) throw error;
+      const silence = `has not answered ${method} ${path} for ${this.#limitMs / 1000} s`;
+      throw new DmigrateError("DOCKER", `Docker Engine at ${this.socketPath} ${silence}; see whether dockerd hangs there`, error);
+    }
+  }
+
+  async #json(method: string, path: string, options: CallOptions): Promise<unknown> {
     const answer = await this.stream(method, path, options);
     try {
       const body = await text(answer);

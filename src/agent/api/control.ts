@@ -76,8 +76,14 @@ export function controlRoutes(router: ConnectRouter, { cluster, journal, events,
       return { migrations: journal.list().map((record) => summaryToProto(record, cluster)) };
     },
     getReport({ id }) {
-      const { report, state, role, peer } = journal.get(migrationId(id));
+      const { report, state, role, peer, container } = journal.get(migrationId(id));
       if (report !== undefined) return reportToProto(report);
+      if (role === "target" && state === "failed")
+        throw new DmigrateError(
+          "MEMORY_LOST",
+          `${container} belongs to this host since migration ${id}, but may lack memory, and what touches that waits for ever; ` +
+            `\`docker restart ${container}\` starts it anew; host ${peer} has the report`,
+        );
       if (hasEnded(state))
         throw new DmigrateError(
           "MIGRATION_NOT_FOUND",

@@ -44,6 +44,8 @@ const REACH_RETRY_MS = 1000;
 const STAND_STILL_RETRY_MS = 20;
 /** How long to wait for the end of what came in by `docker exec`, and of health probes. */
 const STRANGERS_LIMIT_MS = 10_000;
+/** How long to wait for a target that cleans up; it goes on by itself. */
+const ABORT_LIMIT_MS = 90_000;
 /** How long to ask a target that has all pages how it ended the migration. */
 const FINISH_LIMIT_MS = 30_000;
 /** How long to wait for a moment without connections that no process holds. */
@@ -315,10 +317,16 @@ export class SourceSession {
       () => hopeless.abort(),
       (error: unknown) => hopeless.abort(error),
     );
+    const { id, description, request } = this.#subject;
+    const tellLost = (error: unknown): void =>
+      this.#warn(
+        `${messageOf(error)}: ${description.name} runs on ${request.target}, but what touches memory that has not crossed waits until ` +
+          `${request.target} answers again`,
+      );
     try {
-      this.#pages = await persist(() => this.#target.awaitPages(this.#subject.id), hopeless.signal);
+      this.#pages = await persist(() => this.#target.awaitPages(id), hopeless.signal, tellLost);
     } catch (error) {
-      throw memoryLost(this.#subject.description.name, this.#subject.request.target, error);
+      throw memoryLost(description.name, request.target, error);
     }
   }
 
@@ -362,9 +370,10 @@ export class SourceSession {
 
   async #abortTarget(): Promise<void> {
     try {
-      await this.#target.abort(this.#subject.id);
+      await this.#target.abort(this.#subject.id, { signal: AbortSignal.timeout(ABORT_LIMIT_MS) });
     } catch (error) {
-      this.#warn(`The target could not be told to clean up (${messageOf(error)}); its agent does so by itself`);
+      if (DmigrateError.from(error).code === "MIGRATION_NOT_FOUND") return; // it refused, or its next agent has cleaned up
+      this.#warn(`${this.#subject.request.target} has not said that it cleaned up (${messageOf(error)}); its agent does so by itself`);
     }
   }
 
@@ -463,13 +472,16 @@ function inDoubt({ description, request }: SourceSubject, cause: unknown): Dmigr
   return new DmigrateError("IN_DOUBT", text, cause);
 }
 
-/** Asks the target again after the link was lost, until that is hopeless. */
-async function persist<T>(call: () => Promise<T>, hopeless: AbortSignal): Promise<T> {
+/** Asks the target again after the link was lost, until that is hopeless. Tells of it once. */
+async function persist<T>(call: () => Promise<T>, hopeless: AbortSignal, tellLost: (error: unknown) => void = () => {}): Promise<T> {
+  let isTold = false;
   for (;;) {
     try {
       return await call();
     } catch (error) {
       if (hopeless.aborted || DmigrateError.from(error).code !== "PEER_UNREACHABLE") throw error;
+      if (!isTold) tellLost(error);
+      isTold = true;
       await sleep(REACH_RETRY_MS);
     }
   }

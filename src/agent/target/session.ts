@@ -34,6 +34,7 @@ import { Made } from "./made.ts";
 import { openTaskPages, type TaskPages } from "./pages.ts";
 import { orphan } from "./staged-folder.ts";
 import { Staging } from "./staging.ts";
+import type { Undoing } from "./undoing.ts";
 
 /** How long a source that can't be reached may take to commit; it gives up later (src/agent/source/session.ts). */
 const COMMIT_LIMIT_MS = 60_000;
@@ -53,6 +54,7 @@ export class TargetSession {
   /** Closed when the session ends, however it does. */
   readonly #open = new AsyncDisposableStack();
   readonly #made: Made;
+  readonly #undoing: Undoing;
   readonly #ended: () => void;
   #turn: Promise<unknown> = Promise.resolve();
   #aborted: Promise<void> | undefined;
@@ -70,8 +72,9 @@ export class TargetSession {
   #completed: Promise<readonly string[]> | undefined;
 
   /** @param ended called when the session has ended, however it did */
-  constructor(context: AgentContext, engine: Engine, subject: SessionSubject, ended: () => void) {
+  constructor(context: AgentContext, engine: Engine, subject: SessionSubject, undoing: Undoing, ended: () => void) {
     this.#context = context;
+    this.#undoing = undoing;
     this.#engine = engine;
     this.subject = subject;
     this.#made = new Made(context.journal, subject.id);
@@ -254,7 +257,10 @@ export class TargetSession {
     return warnings;
   }
 
-  /** Undoes everything. Nobody on this host runs the container afterwards. Throws CANCEL_TOO_LATE after `commit`. */
+  /**
+   * Undoes everything. Nobody on this host runs the container, neither when this returns nor when it throws: then it goes on behind this.
+   * Throws CANCEL_TOO_LATE after `commit`.
+   */
   abort(): Promise<void> {
     this.#aborted ??= this.#turn.then(() => this.#abort());
     this.#turn = this.#aborted.catch(() => {});
@@ -267,8 +273,9 @@ export class TargetSession {
     if (this.isCommitted)
       throw new DmigrateError("CANCEL_TOO_LATE", `Migration ${id} is handed over: the container belongs to this host now`);
     try {
-      await tryAll([() => this.#open.disposeAsync(), () => this.#running.disposeAsync(), () => this.#made.undo(this.#engine)]);
-      this.#context.journal.move(id, "rolled-back");
+      await this.#undoing.undo(id, () =>
+        tryAll([() => this.#open.disposeAsync(), () => this.#running.disposeAsync(), () => this.#made.undo(this.#engine)]),
+      );
     } finally {
       this.#ended();
     }

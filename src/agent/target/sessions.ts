@@ -15,10 +15,12 @@ import type { MigrationRecord } from "../journal.ts";
 import { Made } from "./made.ts";
 import { TargetSession } from "./session.ts";
 import { orphan } from "./staged-folder.ts";
+import { Undoing } from "./undoing.ts";
 
 /** Makes the target's side of the migration logic. */
 export function targetSessions(context: AgentContext): TargetSessions {
   const sessions = new Map<MigrationId, TargetSession>();
+  const undoing = new Undoing(context);
   const of = (id: MigrationId): TargetSession => {
     const session = sessions.get(id);
     if (session === undefined)
@@ -30,12 +32,13 @@ export function targetSessions(context: AgentContext): TargetSessions {
   };
   return {
     async recover() {
-      for (const record of context.journal.unfinished("target")) await recoverSession(context, record);
+      for (const record of context.journal.unfinished("target")) await recoverSession(context, undoing, record);
     },
     facts: (arriving) => hostFactsOf(context, readArriving(arriving)),
     async reserve({ migration, source, description: text }: ReserveRequest): Promise<Reservation> {
       const description = readDescription(text);
       const subject = { id: migration, source, description };
+      const engine = await Engine.connect(context.config.dockerSocket);
       context.journal.begin({
         id: migration,
         role: "target",
@@ -44,8 +47,7 @@ export function targetSessions(context: AgentContext): TargetSessions {
         peer: source,
         detail: {},
       });
-      const engine = await Engine.connect(context.config.dockerSocket);
-      const session = new TargetSession(context, engine, subject, () => sessions.delete(migration));
+      const session = new TargetSession(context, engine, subject, undoing, () => sessions.delete(migration));
       sessions.set(migration, session);
       try {
         return await session.reserve();
@@ -62,11 +64,11 @@ export function targetSessions(context: AgentContext): TargetSessions {
     awaitPages: (id) => of(id).awaitPages(),
     finish: (id) => of(id).finish(),
     async abort(id) {
-      if (context.journal.get(id).state !== "rolled-back") await of(id).abort();
+      if (context.journal.get(id).state !== "rolled-back") await (undoing.again(id) ?? of(id).abort());
     },
     async [Symbol.asyncDispose]() {
       const undecided = [...sessions.values()].filter((session) => !session.isCommitted);
-      await tryAll(undecided.map((session) => () => session.abort()));
+      await tryAll([...undecided.map((session) => () => session.abort()), async () => undoing[Symbol.dispose]()]);
     },
   };
 }
@@ -75,21 +77,24 @@ export function targetSessions(context: AgentContext): TargetSessions {
  * Ends a session of an earlier agent. Its staged container ended with that agent (src/shim), so unless it was committed nobody
  * runs it here, and what was made for it is removed. If it was, it lacks the memory that had not come by then.
  */
-async function recoverSession(context: AgentContext, { id, state }: MigrationRecord): Promise<void> {
+async function recoverSession(context: AgentContext, undoing: Undoing, { id, state }: MigrationRecord): Promise<void> {
+  const removeFolder = (): Promise<void> => removeMigrationFolder(context.config, id);
+  const made = new Made(context.journal, id);
+  const leave = async (): Promise<void> => {
+    if (made.container !== undefined) await orphan(made.container);
+  };
+  const undo = async (): Promise<void> => {
+    const engine = await Engine.connect(context.config.dockerSocket);
+    if (made.hasAddedImage) await awaitLoads(engine);
+    await made.undo(engine);
+  };
+  if (state !== "owner") {
+    await undoing.undo(id, () => tryAll([removeFolder, undo])).catch(() => {}); // it has been logged, and goes on
+    return;
+  }
   try {
-    const removeFolder = (): Promise<void> => removeMigrationFolder(context.config, id);
-    const made = new Made(context.journal, id);
-    const undo = async (): Promise<void> => {
-      const engine = await Engine.connect(context.config.dockerSocket);
-      if (made.hasAddedImage) await awaitLoads(engine);
-      await made.undo(engine);
-    };
-    const { container } = made;
-    const leave = async (): Promise<void> => {
-      if (container !== undefined) await orphan(container);
-    };
-    await tryAll([removeFolder, state === "owner" ? leave : undo]);
-    context.journal.move(id, state === "owner" ? "failed" : "rolled-back");
+    await tryAll([removeFolder, leave]);
+    context.journal.move(id, "failed");
   } catch (error) {
     context.log.error({ err: error, migration: id }, "could not clean up after a migration");
   }
