@@ -67,14 +67,14 @@ export function workloadsImage(rootDir: string): ImageSpec {
   };
 }
 
-/** Python with what its package python3-minimal holds, and mmap, which libpython3-stdlib adds. */
+/** Python with what its package python3-minimal holds, and mmap and sqlite3, which libpython3-stdlib adds. */
 const PYTHON: LayerSpec = {
   comment: "python",
   fromRoot: [
     "usr/bin/python3",
     "usr/lib/python3.*/*.py",
-    "usr/lib/python3.*/{collections,encodings,importlib,json,re}/**/*.py",
-    "usr/lib/python3.*/lib-dynload/mmap.*.so",
+    "usr/lib/python3.*/{collections,encodings,importlib,json,re,sqlite3}/**/*.py",
+    "usr/lib/python3.*/lib-dynload/{mmap,_sqlite3}.*.so",
   ],
 };
 

@@ -3,7 +3,7 @@
  */
 import assert from "node:assert/strict";
 import { once } from "node:events";
-import { closeSync, openSync, readFileSync, readSync, readdirSync, truncateSync, writeSync } from "node:fs";
+import { closeSync, copyFileSync, openSync, readFileSync, readSync, readdirSync, renameSync, truncateSync, writeSync } from "node:fs";
 import net from "node:net";
 import path from "node:path";
 import { before, describe, test } from "node:test";
@@ -100,6 +100,15 @@ const WORKLOADS: Record<string, { args?: string[]; network?: "shared"; harm: (ru
   threads: { harm: ({ parent }) => process.kill(parent, "SIGSTOP"), says: /no progress of thread-0, thread-1/ },
   forks: { harm: ({ offspring }) => process.kill(offspring, "SIGKILL"), says: /ids of the grandchild/ },
   journal: { harm: ({ sandbox }) => overwrite(path.join(sandbox.root, "data/journal"), "9", 3), says: /record 0 is/ },
+  database: {
+    args: ["--journal-mode", "delete"],
+    harm: ({ sandbox }) => {
+      const file = path.join(sandbox.root, "data/database");
+      copyFileSync(file, `${file}.copy`);
+      renameSync(`${file}.copy`, file);
+    },
+    says: /attempt to write a readonly database/,
+  },
   counter: { harm: ({ child }) => child.stdout?.destroy(), says: /BrokenPipe/ },
 };
 

@@ -234,6 +234,21 @@ export const containerChecks = {
       }
     },
   },
+  sqlite: {
+    passed: () => "No SQLite database is open that could not be written to afterwards",
+    *find({ container: { processes, bindPaths } }) {
+      for (const process of processes) {
+        for (const descriptor of process.descriptors) {
+          if (descriptor.kind !== "sqlite" || bindPaths.includes(descriptor.mountPoint)) continue;
+          yield blocker(
+            `${nameOf(process)} has the SQLite database ${descriptor.path} open (${fds([descriptor])}), which has a rollback journal: ` +
+              "files get other inode numbers on the target, and SQLite refuses to write to it then until it is opened again",
+            "let it keep a write-ahead log instead (`PRAGMA journal_mode=WAL`, once), or migrate while the database is closed",
+          );
+        }
+      }
+    },
+  },
   sockets: {
     passed: () => "Every socket is of a kind that CRIU dumps",
     *find({ container: { processes }, source, target }) {

@@ -178,6 +178,8 @@ export interface ContainerFacts {
   readonly volumesShared: readonly { readonly volume: string; readonly with: readonly string[] }[];
   /** Mounts whose content is not copied as files: CRIU has to make them anew. */
   readonly mounts: readonly MountFacts[];
+  /** Where files of the host are mounted, which are not copied. */
+  readonly bindPaths: readonly string[];
   /** Files in a /dev/shm that other containers may join (`--ipc shareable`): it lies on the host, and they would stay there. */
   readonly shareableFiles: readonly string[];
   /** Multicast addresses that its sockets receive at. */
@@ -285,6 +287,8 @@ export type Descriptor =
   /** A file that inotify(7) watches and that only its inode number tells of: on `overlay`, or on a file system that is made anew. */
   | { readonly kind: "watch"; readonly fd: number; readonly fileSystem: string; readonly inode: number }
   | { readonly kind: "lock"; readonly fd: number }
+  /** A database of SQLite, opened for writing, that keeps a rollback journal. `mountPoint` as the process sees it, like `path`. */
+  | { readonly kind: "sqlite"; readonly fd: number; readonly path: string; readonly mountPoint: string }
   /** A file in a mount that no process of the container sees. */
   | { readonly kind: "outside-file"; readonly fd: number; readonly path: string }
   /** A pidfd of a process outside of the container. */

@@ -85,6 +85,7 @@ async function gather(
     hostNamespaces: (["network", "pid", "ipc"] as const).filter((kind) => modes[kind] === "host"),
     volumesShared: await sharedVolumes(engine, container),
     mounts: await ownMounts(container, init, mounts),
+    bindPaths: container.Mounts.filter(({ Type }) => Type === "bind").map(({ Destination }) => Destination),
     shareableFiles: modes.ipc === "shareable" ? await readdir(`${init}/root/dev/shm`) : [],
     multicastGroups: parseMulticast(await readFile(`${init}/net/igmp`, "utf8"), await readIfThere(`${init}/net/igmp6`)),
     messageQueues: await messageQueues(init, mounts),

@@ -79,6 +79,11 @@ const HOLDER = String.raw`
   opened("called-deleted", "<", "$folder/name (deleted)");
   flock(opened("locked", ">", "$folder/locked"), LOCK_EX);
   opened("null", "<", "/dev/null");
+  for my $journal (["sqlite", "\1"], ["sqlite-wal", "\2"]) {
+    my $database = opened($journal->[0], "+>", "$folder/$journal->[0]");
+    print $database "SQLite format 3\0\x10\0", $journal->[1], "\1"; $database->flush;
+  }
+  opened("sqlite-read", "<", "$folder/sqlite");
   my $pair = "\0" x 8; syscall($nr{pipe2}, $pair, 040000); told("packet-pipe", (unpack "ii", $pair)[1]);
   my ($disk) = grep { -b && open(my $file, "<", $_) } glob "/dev/*";
   my $block = opened("block-device", "<", $disk // "");
@@ -185,7 +190,8 @@ describe("a process that holds all kinds of things", () => {
   reads("own-namespace", () => []);
   reads("namespace", (fd) => [{ kind: "outside-namespace", fd, type: "net" }]);
 
-  for (const name of ["ordinary", "called-deleted", "memfd"]) reads(name, () => []);
+  for (const name of ["ordinary", "called-deleted", "memfd", "sqlite-wal", "sqlite-read"]) reads(name, () => []);
+  reads("sqlite", (fd) => [{ kind: "sqlite", fd, path: path.join(folder, "sqlite") }]);
   reads("deleted", (fd) => [{ kind: "deleted", fd, file: { path: path.join(folder, "deleted"), linkCount: 0 } }]);
   reads("deleted-linked", (fd) => [{ kind: "deleted", fd, file: { path: path.join(folder, "linked"), linkCount: 1 } }]);
   reads("locked", (fd) => [{ kind: "lock", fd }]);

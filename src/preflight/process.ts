@@ -1,7 +1,7 @@
 /**
  * One process as it runs: what it holds that a dump has to know of. Read from /proc alone; the process is not touched.
  */
-import { constants, readFileSync, readdirSync, readlinkSync, statSync, type Stats } from "node:fs";
+import { closeSync, constants, openSync, readFileSync, readSync, readdirSync, readlinkSync, statSync, type Stats } from "node:fs";
 import path from "node:path";
 import {
   NAMESPACES,
@@ -45,7 +45,9 @@ const STOPPED = "T";
 const UNINTERRUPTIBLE = "D";
 /** The kernel's functions in which a parent waits after vfork(2), by what its compiler made of them. */
 const VFORK = /^(wait_for_vfork_done|kernel_clone|_do_fork)\b/;
-const { O_DIRECT } = constants;
+const { O_DIRECT, O_RDONLY } = constants;
+/** Of fcntl.h: which of the flags tell reading from writing. */
+const O_ACCMODE = 3;
 
 /** Files of memory alone: their names end with ` (deleted)` though they never had one. */
 const NAMELESS = /^\/(memfd:|dev\/zero|SYSV|\[aio\]|anon_hugepage)/;
@@ -54,6 +56,8 @@ const STRANGE = /^\/(dmabuf|secretmem)\b/;
 /** File systems of containers whose files can be opened by handle (open_by_handle_at(2)). */
 const HANDLES_OPEN = new Set(["ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "devtmpfs", "nfs", "nfs4", "f2fs", "zfs"]);
 const DELETED = " (deleted)";
+/** What an SQLite database begins with, and where it tells how it may be written to (https://sqlite.org/fileformat2.html). */
+const SQLITE = { magic: "SQLite format 3\0", versionAt: 18, rollback: 1 } as const;
 const DEV_ZERO = "/dev/zero";
 
 /** Reads process `folder` (/proc/PID). Throws ENOENT or ESRCH if it has ended. */
@@ -144,7 +148,8 @@ function readFileDescriptor(folder: string, fd: number, target: string, mounts: 
   if (NAMELESS.test(target)) return [];
   const fdinfo = readFileSync(`${folder}/fdinfo/${fd}`, "utf8");
   const mountId = Number(/^mnt_id:\s*(\d+)$/m.exec(fdinfo)?.[1]);
-  if (!mounts.some(({ id }) => id === mountId)) return [{ kind: "outside-file", fd, path: target }];
+  const mount = mounts.find(({ id }) => id === mountId);
+  if (mount === undefined) return [{ kind: "outside-file", fd, path: target }];
   const stat = statSync(`${folder}/fd/${fd}`);
   if (stat.isCharacterDevice() && target === "/dev/tty" && !leadsForeground(folder)) return [{ kind: "background-terminal", fd }];
   if (stat.isCharacterDevice() || stat.isBlockDevice()) {
@@ -156,7 +161,21 @@ function readFileDescriptor(folder: string, fd: number, target: string, mounts: 
   return [
     ...(deleted === undefined ? [] : [{ kind: "deleted", fd, file: deleted } as const]),
     ...(isLocked ? [{ kind: "lock", fd } as const] : []),
+    ...((flagsIn(fdinfo) & O_ACCMODE) !== O_RDONLY && deleted === undefined && keepsRollbackJournal(`${folder}/fd/${fd}`)
+      ? [{ kind: "sqlite", fd, path: target, mountPoint: mount.path } as const]
+      : []),
   ];
+}
+
+function keepsRollbackJournal(file: string): boolean {
+  const header = Buffer.alloc(SQLITE.versionAt + 1);
+  const fd = openSync(file, O_RDONLY);
+  try {
+    readSync(fd, header, 0, header.length, 0);
+  } finally {
+    closeSync(fd);
+  }
+  return header.toString("latin1", 0, SQLITE.magic.length) === SQLITE.magic && header[SQLITE.versionAt] === SQLITE.rollback;
 }
 
 /**
@@ -213,10 +232,14 @@ function unboundSocket(protocol: string, inode: number): Socket {
   }
 }
 
-/** `flags` in fdinfo are octal (proc_pid_fdinfo(5)); O_DIRECT as on most architectures. */
+/** O_DIRECT as on most architectures. */
 function isPacketPipe(folder: string, fd: number): boolean {
-  const flags = /^flags:\s*([0-7]+)$/m.exec(readFileSync(`${folder}/fdinfo/${fd}`, "utf8"))?.[1] ?? "0";
-  return (Number.parseInt(flags, 8) & O_DIRECT) !== 0;
+  return (flagsIn(readFileSync(`${folder}/fdinfo/${fd}`, "utf8")) & O_DIRECT) !== 0;
+}
+
+/** `flags` in fdinfo are octal (proc_pid_fdinfo(5)). */
+function flagsIn(fdinfo: string): number {
+  return Number.parseInt(/^flags:\s*([0-7]+)$/m.exec(fdinfo)?.[1] ?? "0", 8);
 }
 
 function isSemaphore(folder: string, fd: number): boolean {

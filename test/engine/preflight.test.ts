@@ -78,6 +78,7 @@ const TIMER = `my $e = pack("q i i i x44", 0, 14, 4, $$); my $t = "\\0" x 8; sys
 const PIDFDS =
   `for (1, 2) { my $p = fork; if ($p == 0) { sleep 1; exit 0 } syscall(${CALLS.pidfd_open}, $p, 0) >= 0 or die $!; ` +
   `$_ == 1 ? waitpid $p, 0 : sleep 2 }`;
+const SQLITE = `open(my $f, "+>", "/x.db"); syswrite($f, "SQLite format 3\\0\\x10\\0\\1\\1")`;
 const LOCKED = `open(my $f, ">", "/locked"); flock($f, LOCK_EX) or die $!`;
 const LISTENING = `socket(my $s, AF_INET, SOCK_STREAM, 0); bind($s, sockaddr_in(7777, INADDR_ANY)) or die $!; listen($s, 5) or die $!`;
 const MPTCP = `socket(my $s, AF_INET, SOCK_STREAM, 262) or die $!; bind($s, sockaddr_in(7777, INADDR_ANY)); listen($s, 5) or die $!`;
@@ -113,6 +114,7 @@ const CASES: Readonly<Record<string, Case>> = {
   "in-memory": { argv: perl(IN_MEMORY), blocker: "programs", isDumped: true },
   timer: { argv: perl(TIMER), blocker: "timers" },
   pidfds: { argv: perl(PIDFDS) },
+  sqlite: { argv: perl(SQLITE), blocker: "sqlite", isDumped: true },
   locked: { argv: perl(LOCKED), criuOptions: ["file-locks"] },
   listening: { argv: perl(LISTENING), criuOptions: ["skip-in-flight"] },
 };
