@@ -36,7 +36,7 @@ const FULL = {
   },
 };
 
-const hosts = twoHosts(async ({ a, b }) => {
+const hosts = twoHosts("h1", async ({ a, b }) => {
   for (const { engine } of [a, b]) await loadImage(engine, FULL);
   const subnets = [{ Subnet: "10.91.0.0/24" }, { Subnet: "fd91::/64", Gateway: "fd91::1" }];
   const options = { "com.docker.network.driver.mtu": "1400" };

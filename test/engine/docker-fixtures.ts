@@ -25,13 +25,14 @@ export interface TwoHosts {
 
 /**
  * Two hosts for the tests of a file, there while its tests run.
+ * @param name of the lab; files run side by side
  * @param prepare what all its tests need on them
  */
-export function twoHosts(prepare: (hosts: TwoHosts) => Promise<void> = async () => {}): () => TwoHosts {
+export function twoHosts(name: string, prepare: (hosts: TwoHosts) => Promise<void> = async () => {}): () => TwoHosts {
   let lab: Lab | undefined;
   let hosts: TwoHosts | undefined;
   before(async () => {
-    lab = await Lab.up({ name: "h1", hosts: ["a", "b"] });
+    lab = await Lab.up({ name, hosts: ["a", "b"] });
     hosts = { a: await engineHost(lab.host("a")), b: await engineHost(lab.host("b")) };
     await prepare(hosts);
   });

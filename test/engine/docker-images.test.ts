@@ -22,7 +22,7 @@ import type { Engine } from "../../src/docker/engine.ts";
 import type { ImageDescription } from "../../src/docker/description.ts";
 import { BASE, loadImage, twoHosts } from "./docker-fixtures.ts";
 
-const hosts = twoHosts();
+const hosts = twoHosts("h2");
 const REDIS = redisImage(ROOT_DIR);
 
 async function bring(engine: Engine, archive: AsyncIterable<Uint8Array>, image: ImageDescription): Promise<ImportedImage> {

@@ -13,7 +13,7 @@ import { outputPipes, replayOutput } from "../../src/docker/log-entries.ts";
 import { LogHistory, applyLogFiles, logPlace, type LogPlace } from "../../src/docker/log-files.ts";
 import { BASE, loadImage, twoHosts, type EngineHost } from "./docker-fixtures.ts";
 
-const hosts = twoHosts(async ({ a, b }) => {
+const hosts = twoHosts("h3", async ({ a, b }) => {
   for (const { engine, host } of [a, b]) {
     await loadImage(engine, BASE);
     await mkdir(`${host.root}/srv/feed`);
