@@ -3,7 +3,7 @@
  * connection that was cut; or raw, for a protocol of its own.
  */
 import type { TLSSocket } from "node:tls";
-import { DmigrateError, messageOf } from "../core/errors.ts";
+import { DmigrateError, messageOf, toldBy } from "../core/errors.ts";
 import type { HostName, MigrationId } from "../core/ids.ts";
 import {
   DATA_BYTES_MAX,
@@ -196,7 +196,7 @@ export class Channel implements ChannelId, Disposable {
         this.#peerDone = true;
         return;
       case "failed":
-        this.#fail(part.error);
+        this.#fail(toldBy(this.peer, part.error));
     }
   }
 

@@ -160,11 +160,11 @@ test("a receiver's agent that goes fails the sender", async (t) => {
 
 test("what a handler throws, its opener throws: while it sends, while it waits, and at the end", async (t) => {
   const [a, b] = (await linkedHosts(t, "a", "b")) as Two;
-  const full = new DmigrateError("NO_SPACE", "No space is left on b; free some");
+  const full = new DmigrateError("NO_SPACE", "No space is left; free some");
   using _accepting = b.link.accept(a.name, id, "files", async (channel) => {
     for await (const chunk of receiveAll(channel)) if (Buffer.from(chunk).includes("now")) throw full;
   });
-  const expected = { name: "DmigrateError", code: "NO_SPACE", message: full.message };
+  const expected = { name: "DmigrateError", code: "NO_SPACE", message: `On b: ${full.message}` };
   const sending = await a.link.open(b.name, id, "files");
   const forever = (function* () {
     for (;;) yield Buffer.from("now".padEnd(1 << 16));
@@ -197,7 +197,10 @@ test("what a sender's source throws, the receiver throws", async (t) => {
   })();
   await assert.rejects(sendAll(channel, broken), { code: "ROOTFS" });
   const error = await outcome.promise;
-  assert.ok(error instanceof DmigrateError && error.code === "ROOTFS" && error.message === "Cannot read /var/x; look at it", String(error));
+  assert.ok(
+    error instanceof DmigrateError && error.code === "ROOTFS" && error.message === "On a: Cannot read /var/x; look at it",
+    String(error),
+  );
 });
 
 test("only the host that is expected may open a channel", async (t) => {
@@ -218,6 +221,23 @@ test("only the host that is expected may open a channel", async (t) => {
   await assert.rejects(a.link.open(b.name, id, "files"), { code: "PEER_REFUSED", message: /from a host that is not in the cluster/ });
   accepting[Symbol.dispose]();
   await assert.rejects(c.link.open(b.name, id, "files"), refused);
+});
+
+test("a channel that is not admitted is refused with the reason", async (t) => {
+  const [a, b] = (await linkedHosts(t, "a", "b")) as Two;
+  const reasons = [new DmigrateError("RESTORE_FAILED", "It ended; migrate again")];
+  using _accepting = b.link.accept(
+    a.name,
+    id,
+    "files",
+    () => Promise.resolve(),
+    () => {
+      for (const reason of reasons) throw reason;
+    },
+  );
+  await assert.rejects(a.link.open(b.name, id, "files"), { code: "RESTORE_FAILED", message: "It ended; migrate again" });
+  reasons.pop();
+  await (await a.link.open(b.name, id, "files")).close();
 });
 
 test("a hello of another version, or none at all, is answered with the cause", async (t) => {

@@ -20,6 +20,7 @@ export type ChannelHandler = (channel: Channel) => Promise<void>;
 interface Expected {
   readonly peer: HostName;
   readonly handler: ChannelHandler;
+  readonly admit: () => void;
 }
 
 const HELLO_TIMEOUT_MS = 10_000;
@@ -62,12 +63,15 @@ export class Link {
     return channel;
   }
 
-  /** Accepts channels `name` of a migration, from `peer` alone, until disposed of. Channels that are open then stay open. */
-  accept(peer: HostName, migration: MigrationId, name: string, handler: ChannelHandler): Disposable {
+  /**
+   * Accepts channels `name` of a migration, from `peer` alone, until disposed of. Channels that are open then stay open.
+   * @param admit throws what the opener is refused with
+   */
+  accept(peer: HostName, migration: MigrationId, name: string, handler: ChannelHandler, admit: () => void = () => {}): Disposable {
     const key = `${migration} ${name}`;
     if (this.#expected.has(key))
       throw new DmigrateError("INTERNAL", `Channel ${name} of ${migration} is accepted already; please report this as a bug`);
-    this.#expected.set(key, { peer, handler });
+    this.#expected.set(key, { peer, handler, admit });
     return { [Symbol.dispose]: () => void this.#expected.delete(key) };
   }
 
@@ -102,6 +106,7 @@ export class Link {
       const asked = peer ?? "a host that is not in the cluster";
       throw new DmigrateError("PEER_REFUSED", `No channel ${name} of migration ${migration} is expected from ${asked}; migrate again`);
     }
+    expected.admit();
     return { channel: new Channel(socket, { peer, migration, name }), handler: expected.handler };
   }
 }

@@ -2,7 +2,7 @@
  * Calls to other hosts' agents. A connection to each is kept for the next call, and asked for a sign of life while calls are open.
  */
 import { createClient, type Client } from "@connectrpc/connect";
-import { DmigrateError } from "../core/errors.ts";
+import { DmigrateError, toldBy } from "../core/errors.ts";
 import type { HostName } from "../core/ids.ts";
 import { hostFacts } from "../core/preflight-facts.ts";
 import { PeerService } from "../gen/dmigrate/v1/peer_pb.js";
@@ -67,7 +67,7 @@ function peerOver(client: Client<typeof PeerService>, member: Member): Peer {
     try {
       return await answer;
     } catch (error) {
-      throw fromConnectError(error, lost, options?.signal);
+      throw toldBy(member.name, fromConnectError(error, lost, options?.signal));
     }
   };
 

@@ -6,6 +6,8 @@
  * a test compares the two.
  */
 
+import type { HostName } from "./ids.ts";
+
 /** Who has to act: the person at the keyboard, a host's administrator, the other host, or the authors of Dmigrate. */
 export type Fault = "user" | "host" | "peer" | "bug";
 
@@ -89,6 +91,11 @@ export class DmigrateError extends Error {
   }
 }
 
+/** An error as another host tells it: what somebody has to mend there names that host. */
+export function toldBy(host: HostName, error: DmigrateError): DmigrateError {
+  return ["host", "bug"].includes(error.fault) ? new DmigrateError(error.code, `On ${host}: ${error.message}`, error) : error;
+}
+
 /**
  * Does all of these one after the other, whichever of them fail: for cleaning up. Throws when all were tried: the one failure, or an error
  * with the code of the first and the words of all.
@@ -104,7 +111,7 @@ export async function tryAll(works: Iterable<() => Promise<unknown>>): Promise<v
   }
   if (failures.length === 1) throw failures[0];
   if (failures.length === 0) return;
-  const message = failures.map(messageOf).join("; also: ");
+  const message = [...new Set(failures.map(messageOf))].join("; also: ");
   throw new DmigrateError(DmigrateError.from(failures[0]).code, message, new AggregateError(failures, message));
 }
 

@@ -42,6 +42,11 @@ export async function restartIfEnded(engine: Engine, id: string, policy: Restart
   return `ended by itself right after the handover, ${how}${restarts ? ", and was started again as its restart policy says" : ""}`;
 }
 
+/** As the command line takes it, like `on-failure:3`. */
+export function policyText(policy: RestartPolicy): string {
+  return `${sameName(policy)}${policy.MaximumRetryCount > 0 ? `:${policy.MaximumRetryCount}` : ""}`;
+}
+
 function sameName({ Name }: RestartPolicy): string {
   return Name === "" ? "no" : Name;
 }

@@ -77,6 +77,18 @@ for (const phase of ["copy", "stage", "freeze"]) {
   });
 }
 
+for (const phase of ["copy", "freeze"]) {
+  test(`the target's Docker is killed as the phase ${phase} begins: what it holds goes once it is back`, async () => {
+    const result = await migrate(a, "redis", "b", { [phase]: () => b.run("pkill", "-KILL", "-x", "dockerd") });
+    assert.equal(result.outcome, "rolled-back", result.message);
+    assert.match(result.message, /Docker Engine/);
+    await b.run("rm", "-f", "/run/docker.sock", "/run/docker.pid");
+    await b.startDocker();
+    await cleaned(b);
+    await assertUndone();
+  });
+}
+
 test("the restore fails: CRIU on the target breaks after the preflight", async () => {
   const result = await migrate(a, "redis", "b", {
     reserve: () => b.run("sh", "-c", "mv /usr/sbin/criu /usr/sbin/criu.away && ln -s /bin/false /usr/sbin/criu"),

@@ -19,7 +19,7 @@ const b = hostName("b");
 const codes = Object.keys(ERROR_CODES) as ErrorCode[];
 const lost = (): DmigrateError => new DmigrateError("PEER_UNREACHABLE", "lost");
 
-test("an error of every code is the same error for a user, for a watcher and for a peer", async (t) => {
+test("an error of every code is the same for a user, a watcher and a peer, who learns which host is to be mended", async (t) => {
   let failure = new DmigrateError("INTERNAL", "not set");
   const failing = (): Promise<never> => Promise.reject(failure);
   const [first] = (await joinedAgents(t, {
@@ -31,7 +31,8 @@ test("an error of every code is the same error for a user, for a watcher and for
     const same = { name: "DmigrateError", code, message: failure.message, fault: failure.fault, exitCode: failure.exitCode };
     await assert.rejects(first.client.check("web", b), same);
     await assert.rejects(collect(first.client.migrate({ container: "web", target: b, mode: "post-copy", keepSource: false })), same);
-    await assert.rejects(first.context.peers.to(b).facts({}), same);
+    const message = ["host", "bug"].includes(failure.fault) ? `On b: ${failure.message}` : failure.message;
+    await assert.rejects(first.context.peers.to(b).facts({}), { ...same, message });
   }
 });
 

@@ -17,7 +17,9 @@ import { thawAfterDump } from "../../criu/thaw.ts";
 import { writeDescription, type ContainerDescription } from "../../docker/description.ts";
 import type { Engine } from "../../docker/engine.ts";
 import { exportImage } from "../../docker/images.ts";
-import { NEVER_RESTART, setRestartPolicy } from "../../docker/lifecycle.ts";
+import type { RestartPolicy } from "../../docker/inspect.ts";
+import { NEVER_RESTART, policyText, setRestartPolicy } from "../../docker/lifecycle.ts";
+import { despiteRestart } from "../../docker/restart.ts";
 import { liesOnHost, volumeIdentity } from "../../docker/volumes.ts";
 import { ClosedWrites } from "../../kernel/inotify.ts";
 import { NetworkNamespace } from "../../kernel/netns.ts";
@@ -259,7 +261,7 @@ export class SourceSession {
       description.volumes.filter(liesOnHost).map(async ({ name }) => ({ name, identity: await volumeIdentity(this.#engine, name) })),
     );
     this.#note({ frozen: { initPid, restartPolicy, pagePort: dump.port, keepSource: request.keepSource }, volumes });
-    this.#undo.defer(() => setRestartPolicy(this.#engine, description.id, restartPolicy));
+    this.#undo.defer(() => this.#restoreRestartPolicy(restartPolicy));
     await setRestartPolicy(this.#engine, description.id, NEVER_RESTART);
     return { dump, lastRound, imageChannel, pageChannel, held, freezer };
   }
@@ -343,7 +345,7 @@ export class SourceSession {
     }
     await dump.ended;
     try {
-      await removeShell(this.#engine, description.id, this.#subject.initPid, request.keepSource);
+      await despiteRestart(() => removeShell(this.#engine, description.id, this.#subject.initPid, request.keepSource));
     } catch (error) {
       this.#warn(`What is left here could not be removed (${messageOf(error)}); remove it: \`docker rm --force ${description.name}\``);
     }
@@ -366,6 +368,16 @@ export class SourceSession {
       );
     }
     return this.#report("rolled-back", cause);
+  }
+
+  async #restoreRestartPolicy(policy: RestartPolicy): Promise<void> {
+    const { id, name } = this.#subject.description;
+    try {
+      await despiteRestart(() => setRestartPolicy(this.#engine, id, policy));
+    } catch (error) {
+      const remedy = `\`docker update --restart ${policyText(policy)} ${name}\``;
+      this.#warn(`${name} may have lost its restart policy (${messageOf(error)}): ${remedy} sets it again`);
+    }
   }
 
   async #abortTarget(): Promise<void> {

@@ -17,6 +17,7 @@ import type { ContainerDescription } from "../../docker/description.ts";
 import type { Engine } from "../../docker/engine.ts";
 import { importImage, planImport, presentLayers } from "../../docker/images.ts";
 import { restartIfEnded, setRestartPolicy } from "../../docker/lifecycle.ts";
+import { despiteRestart } from "../../docker/restart.ts";
 import { ensureNetwork } from "../../docker/networks.ts";
 import { ensureVolume, liesOnHost } from "../../docker/volumes.ts";
 import { announce } from "../../network/announce.ts";
@@ -51,13 +52,17 @@ export class TargetSession {
   readonly subject: SessionSubject;
   readonly #context: AgentContext;
   readonly #engine: Engine;
-  /** Closed when the session ends, however it does. */
+  /** What is open as long as something may arrive; closed when the session ends, however it does. */
   readonly #open = new AsyncDisposableStack();
+  /** How the source reaches the session: it stays until the source knows that it has ended, and why. */
+  readonly #contact = new DisposableStack();
   readonly #made: Made;
   readonly #undoing: Undoing;
   readonly #ended: () => void;
   #turn: Promise<unknown> = Promise.resolve();
-  #aborted: Promise<void> | undefined;
+  #undone: Promise<void> | undefined;
+  /** Why it ended before the source asked for that. */
+  #brokenBy: DmigrateError | undefined;
   /** What lives in this process; ended before `#made` is undone, and left alone from `commit` on. */
   #running = new AsyncDisposableStack();
   #container: ContainerId | undefined;
@@ -90,8 +95,8 @@ export class TargetSession {
   /** Opens the session. Nobody but the source runs the container. */
   reserve(): Promise<Reservation> {
     return this.#inTurn(async () => {
-      const presence = this.#open.use(await this.#context.peers.to(this.subject.source).attend(this.subject.id));
-      presence.signal.addEventListener("abort", () => void this.#giveUp());
+      const presence = this.#contact.use(await this.#context.peers.to(this.subject.source).attend(this.subject.id));
+      presence.signal.addEventListener("abort", () => void this.#loseSource(presence.signal.reason));
       this.#accept(CHANNELS.layers, (channel) => this.#inTurn(() => this.#receiveLayers(channel)));
       this.#accept(CHANNELS.images, (channel) => this.#receiveImages(channel));
       this.#accept(CHANNELS.pages, (channel) => this.#openPages(channel));
@@ -131,7 +136,7 @@ export class TargetSession {
     await files.release();
     const staging = await Staging.begin(container, root, criuOptions, () => this.#engine.startContainer(container));
     this.#running.use(staging);
-    staging.started().catch(() => void this.#giveUp());
+    staging.started().catch((error: unknown) => void this.#giveUp(error));
     files.continueAt(staging.rootfs);
     this.#staging = staging;
     this.#pages = this.#running.use(openTaskPages(this.#context.config.pageHandler, staging));
@@ -204,6 +209,7 @@ export class TargetSession {
       const [warnings] = await Promise.all([this.#handToEngine(staging), arrived]);
       await staging[Symbol.asyncDispose]();
       await this.#open.disposeAsync();
+      this.#contact.dispose();
       journal.move(id, "completed");
       return warnings;
     } catch (error) {
@@ -211,7 +217,7 @@ export class TargetSession {
       await orphan(this.#need(this.#container, "createContainer"));
       await tryAll([() => staging[Symbol.asyncDispose](), () => this.#open.disposeAsync()]);
       journal.move(id, "failed");
-      this.#ended();
+      this.#part();
       throw error;
     }
   }
@@ -222,8 +228,8 @@ export class TargetSession {
     const { name, hostConfig } = this.subject.description;
     await staging.started().catch(() => {}); // it has ended already: see below
     try {
-      await setRestartPolicy(this.#engine, container, hostConfig.RestartPolicy);
-      const end = await restartIfEnded(this.#engine, container, hostConfig.RestartPolicy);
+      await despiteRestart(() => setRestartPolicy(this.#engine, container, hostConfig.RestartPolicy));
+      const end = await despiteRestart(() => restartIfEnded(this.#engine, container, hostConfig.RestartPolicy));
       return end === undefined ? [] : [`${name} ${end}`];
     } catch (error) {
       return [`Docker did not take over ${name} (${messageOf(error)}): see \`docker ps --all\` and its restart policy there`];
@@ -261,53 +267,84 @@ export class TargetSession {
    * Undoes everything. Nobody on this host runs the container, neither when this returns nor when it throws: then it goes on behind this.
    * Throws CANCEL_TOO_LATE after `commit`.
    */
-  abort(): Promise<void> {
-    this.#aborted ??= this.#turn.then(() => this.#abort());
-    this.#turn = this.#aborted.catch(() => {});
-    return this.#aborted;
-  }
-
-  async #abort(): Promise<void> {
-    const { id } = this.subject;
-    if (this.#open.disposed) return;
-    if (this.isCommitted)
-      throw new DmigrateError("CANCEL_TOO_LATE", `Migration ${id} is handed over: the container belongs to this host now`);
+  async abort(): Promise<void> {
     try {
-      await this.#undoing.undo(id, () =>
-        tryAll([() => this.#open.disposeAsync(), () => this.#running.disposeAsync(), () => this.#made.undo(this.#engine)]),
-      );
+      await this.#undo();
     } finally {
-      this.#ended();
+      if (!this.isCommitted) this.#part();
     }
   }
 
-  /**
-   * For when the source's agent has ended or can't be reached, or the held start has failed. Before the source was told that the tasks are
-   * restored it cannot have committed; afterwards it may have, so they are kept, frozen, for as long as it may ask.
-   */
-  async #giveUp(): Promise<void> {
+  #undo(): Promise<void> {
+    this.#undone ??= this.#turn.then(() => this.#undoOnce());
+    this.#turn = this.#undone.catch(() => {});
+    return this.#undone;
+  }
+
+  async #undoOnce(): Promise<void> {
     const { id } = this.subject;
+    if (this.isCommitted)
+      throw new DmigrateError("CANCEL_TOO_LATE", `Migration ${id} is handed over: the container belongs to this host now`);
+    await this.#undoing.undo(id, () =>
+      tryAll([() => this.#open.disposeAsync(), () => this.#running.disposeAsync(), () => this.#made.undo(this.#engine)]),
+    );
+  }
+
+  /** The source knows how it ended, or never will ask. */
+  #part(): void {
+    this.#contact.dispose();
+    this.#ended();
+  }
+
+  /** For when the source's agent has ended or can't be reached. */
+  async #loseSource(reason: unknown): Promise<void> {
+    await this.#giveUp(reason);
+    if (!this.isCommitted) this.#part();
+  }
+
+  /**
+   * For when the source is lost, or the held start has failed. Before the source was told that the tasks are restored it cannot have
+   * committed; afterwards it may have, so they are kept, frozen, for as long as it may ask.
+   */
+  async #giveUp(reason: unknown): Promise<void> {
+    const { id } = this.subject;
+    this.#brokenBy ??= DmigrateError.from(reason);
     try {
       if (this.#context.journal.get(id).state === "prepared" && this.#staging?.hasFailed === false)
         await sleep(COMMIT_LIMIT_MS, undefined, { ref: false });
-      if (!this.isCommitted) await this.abort();
+      if (!this.isCommitted) await this.#undo();
     } catch (error) {
-      this.#context.log.error({ err: error, migration: id }, "could not clean up after the source went away");
+      this.#context.log.error({ err: error, migration: id }, "could not clean up after a session that broke");
     }
   }
 
   /** Calls are served one after the other: what one makes, the next may undo. */
   #inTurn<T>(work: () => Promise<T>): Promise<T> {
     const turn = this.#turn.then(() => {
-      if (this.#open.disposed) throw new DmigrateError("CANCELLED", `Migration ${this.subject.id} has ended on this host; migrate again`);
+      this.#assertOpen();
       return work();
     });
     this.#turn = turn.catch(() => {});
     return turn;
   }
 
+  /** Throws why the session has ended, if it has. */
+  #assertOpen(): void {
+    if (!this.#open.disposed) return;
+    throw this.#brokenBy ?? new DmigrateError("CANCELLED", `Migration ${this.subject.id} has ended on this host; migrate again`);
+  }
+
   #accept(name: string, handler: ChannelHandler): void {
-    this.#open.use(this.#context.link.accept(this.subject.source, this.subject.id, name, handler));
+    const { source, id } = this.subject;
+    const handle: ChannelHandler = async (channel) => {
+      try {
+        await handler(channel);
+      } catch (error) {
+        this.#assertOpen(); // it may have failed because what it works on was taken away
+        throw error;
+      }
+    };
+    this.#contact.use(this.#context.link.accept(source, id, name, handle, () => this.#assertOpen()));
   }
 
   async #expectFiles(container: ContainerId): Promise<void> {

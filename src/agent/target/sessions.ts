@@ -64,6 +64,8 @@ export function targetSessions(context: AgentContext): TargetSessions {
     awaitPages: (id) => of(id).awaitPages(),
     finish: (id) => of(id).finish(),
     async abort(id) {
+      const session = sessions.get(id);
+      if (session !== undefined) return await session.abort();
       if (context.journal.get(id).state !== "rolled-back") await (undoing.again(id) ?? of(id).abort());
     },
     async [Symbol.asyncDispose]() {
