@@ -9,7 +9,8 @@ import { DmigrateError } from "../src/core/errors.ts";
 import { DMIGRATE, startCluster } from "./cluster.ts";
 import type { Host } from "./host.ts";
 import { redisImage } from "./images/catalogue.ts";
-import { buildImage, type Image } from "./images/image.ts";
+import { buildImage } from "./images/image.ts";
+import { loadImage } from "./images/load.ts";
 import { checkSpec, CLIENT, LAN, Lab, type LabSpec } from "./lab.ts";
 import { CHECKOUT_IN_HOST } from "./paths.ts";
 import { ROOT_DIR } from "./setup.ts";
@@ -136,16 +137,6 @@ async function startRedis(host: Host, client: Host, say: (line: string) => void)
 /** argv of one of the workloads' programs in a host. */
 function workload(name: string, ...args: readonly string[]): string[] {
   return [`${CHECKOUT_IN_HOST}/bin/node`, `${CHECKOUT_IN_HOST}/lab/workloads/${name}.ts`, "--host", ADDRESS, ...args];
-}
-
-/** Loads an image into a host's Docker Engine. */
-export async function loadImage(host: Host, image: Image): Promise<void> {
-  const child = host.spawn(["docker", "load", "--quiet"], { stdio: ["pipe", "ignore", "inherit"] });
-  const closed = once(child, "close");
-  for await (const chunk of image.archive()) if (child.stdin?.write(chunk) === false) await once(child.stdin, "drain");
-  child.stdin?.end();
-  const [code] = (await closed) as [number | null]; // as child_process documents
-  if (code !== 0) throw new DmigrateError("LAB", `docker load of ${image.name} on host ${host.name} ended with ${code}`);
 }
 
 function startClient(host: Host): ClientProcess<RedisClientResult> {
