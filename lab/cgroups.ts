@@ -6,6 +6,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { mkdir, readdir, readFile, rmdir, writeFile } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import path from "node:path";
+import { DmigrateError } from "../src/core/errors.ts";
 
 /** A mounted cgroup hierarchy of this machine. */
 export interface Hierarchy {
@@ -30,14 +31,22 @@ export function hierarchies(): Hierarchy[] {
   return found;
 }
 
-/** True if this machine has cgroup v2 alone: then a host's own processes need a leaf of their own. */
-function isUnifiedOnly(all: readonly Hierarchy[]): boolean {
+/** Those that a host has: all of this machine, or that of cgroup v2 alone. Throws LAB if it is to have one that this machine lacks. */
+export function hierarchiesOf(cgroup2: boolean): Hierarchy[] {
+  const all = hierarchies();
+  if (!cgroup2) return all;
+  const unified = all.filter(({ options }) => options === undefined);
+  if (unified.length === 0) throw new DmigrateError("LAB", "This machine has no cgroup v2; mount it, or leave --cgroup2 out");
+  return unified;
+}
+
+/** True for cgroup v2 alone: then a host's own processes need a leaf of their own. */
+export function isUnifiedOnly(all: readonly Hierarchy[]): boolean {
   return all.every((hierarchy) => hierarchy.options === undefined);
 }
 
-/** Makes the cgroup in every hierarchy. Returns the folders a process of the host must be in. */
-export async function makeCgroups(name: string): Promise<string[]> {
-  const all = hierarchies();
+/** Makes the cgroup in each of the hierarchies. Returns the folders a process of the host must be in. */
+export async function makeCgroups(name: string, all: readonly Hierarchy[]): Promise<string[]> {
   const folders = all.map((hierarchy) => path.join(hierarchy.mountPoint, name));
   for (const [index, folder] of folders.entries()) {
     await mkdir(folder, { recursive: true });

@@ -21,6 +21,7 @@ interface UpOptions {
   readonly name: string;
   readonly hosts: string[];
   readonly usernsRemap: string[];
+  readonly cgroup2: string[];
   readonly rate?: string;
   readonly json?: true;
 }
@@ -34,7 +35,13 @@ function registerLab(program: Command): void {
       "Builds hosts with a Docker Engine and an agent each, and a client host, out of namespaces of this machine, on one Ethernet " +
         "segment. It needs root. Labs of different names live side by side; all of one goes with `lab down`.",
     );
+  addUp(lab);
+  addDown(lab);
+  addExec(lab);
+  addStatus(lab);
+}
 
+function addUp(lab: Command): void {
   const up = lab
     .command("up")
     .summary("build a lab")
@@ -43,6 +50,9 @@ function registerLab(program: Command): void {
     .addOption(new Option("--hosts <names>", "hosts with a Docker Engine and an agent").argParser(list).default(["a", "b"], "a,b"))
     .addOption(
       new Option("--userns-remap <names>", "those of them whose Docker Engine remaps user ids").argParser(list).default([], "none"),
+    )
+    .addOption(
+      new Option("--cgroup2 <names>", "those of them with cgroup v2 alone, whatever this machine has").argParser(list).default([], "none"),
     )
     .option("--rate <rate>", "rate of every host's link, like 1gbit or 100mbit; unlimited if left out")
     .option("--json", "print the lab as JSON on standard output")
@@ -58,7 +68,9 @@ function registerLab(program: Command): void {
       say(`Agents run; try: dmigrate lab exec --name ${options.name} ${options.hosts[0] ?? "a"} -- dmigrate hosts list`);
     });
   example(up, "dmigrate lab up", "dmigrate lab up --name slow --hosts a,b,c --rate 100mbit");
+}
 
+function addDown(lab: Command): void {
   const down = lab
     .command("down")
     .summary("take a lab down")
@@ -77,7 +89,9 @@ function registerLab(program: Command): void {
       if (json) print({ removed: doomed });
     });
   example(down, "dmigrate lab down --name slow", "dmigrate lab down --all");
+}
 
+function addExec(lab: Command): void {
   const exec = lab
     .command("exec")
     .summary("run a program on a host of a lab")
@@ -95,7 +109,9 @@ function registerLab(program: Command): void {
     "dmigrate lab exec a -- sh",
     "dmigrate lab exec client -- redis-cli -h 10.77.0.200",
   );
+}
 
+function addStatus(lab: Command): void {
   const status = lab
     .command("status")
     .summary("list the labs of this machine and their hosts")
@@ -144,6 +160,7 @@ interface HostStatus {
   readonly address: string;
   readonly docker: boolean;
   readonly usernsRemap: boolean;
+  readonly cgroup2: boolean;
   readonly agent: boolean;
 }
 
@@ -156,13 +173,18 @@ async function statusOf(name: string): Promise<LabStatus> {
   }
 }
 
-function hostStatusOf({ name, address, dockerSocket, record: { usernsRemap }, root }: Host): HostStatus {
-  return { name, address, docker: existsSync(dockerSocket), usernsRemap, agent: existsSync(`${root}/run/dmigrate/agent.sock`) };
+function hostStatusOf({ name, address, dockerSocket, record: { usernsRemap, cgroup2 }, root }: Host): HostStatus {
+  return { name, address, docker: existsSync(dockerSocket), usernsRemap, cgroup2, agent: existsSync(`${root}/run/dmigrate/agent.sock`) };
 }
 
 function describeStatus({ name, hosts, problem }: LabStatus): string[] {
-  const lines = hosts.map(({ name: host, address, docker, usernsRemap, agent }) => {
-    const parts = [docker ? "Docker Engine" : "", usernsRemap ? "user ids remapped" : "", agent ? "agent" : ""].filter(Boolean);
+  const lines = hosts.map(({ name: host, address, docker, usernsRemap, cgroup2, agent }) => {
+    const parts = [
+      docker ? "Docker Engine" : "",
+      usernsRemap ? "user ids remapped" : "",
+      cgroup2 ? "cgroup v2 alone" : "",
+      agent ? "agent" : "",
+    ].filter(Boolean);
     return `  ${host.padEnd(14)}${address.padEnd(14)}${parts.join(", ")}`.trimEnd();
   });
   return [`${name}${problem === undefined ? "" : `: ${problem}`}`, ...lines];

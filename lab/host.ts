@@ -8,7 +8,7 @@ import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import path from "node:path";
 import { DmigrateError } from "../src/core/errors.ts";
-import { hierarchies, makeCgroups, processesIn, removeCgroups, thawAll } from "./cgroups.ts";
+import { hierarchiesOf, isUnifiedOnly, makeCgroups, processesIn, removeCgroups, thawAll, type Hierarchy } from "./cgroups.ts";
 import { CHECKOUT, CHECKOUT_IN_HOST, DATA_DIR, RUN_DIR, cgroupName } from "./paths.ts";
 import { ROOT_DIR } from "./setup.ts";
 import { run } from "./run.ts";
@@ -19,6 +19,8 @@ export interface HostRecord {
   readonly address: string;
   readonly docker: boolean;
   readonly usernsRemap: boolean;
+  /** Has cgroup v2 alone, like stock machines of today, whatever this machine has. */
+  readonly cgroup2: boolean;
   readonly initPid: number;
   /** Start time of init in clock ticks since boot: tells the process from a later one with the same id. */
   readonly initStartTicks: string;
@@ -64,12 +66,13 @@ export class Host {
   }
 
   /** Boots a host: cgroups, overlay, namespaces, init. */
-  static async boot(lab: string, spec: { name: string; address: string; docker: boolean; usernsRemap: boolean }): Promise<Host> {
+  static async boot(lab: string, spec: Omit<HostRecord, "initPid" | "initStartTicks" | "cgroups">): Promise<Host> {
     if (!OCTETS.test(spec.address.split("/")[0] ?? "")) throw new DmigrateError("LAB", `${spec.address} is no IPv4 address`);
-    const cgroups = await makeCgroups(cgroupName(lab, spec.name));
+    const hierarchies = hierarchiesOf(spec.cgroup2);
+    const cgroups = await makeCgroups(cgroupName(lab, spec.name), hierarchies);
     const root = path.join(RUN_DIR, lab, spec.name);
     await mountRoot(root, path.join(DATA_DIR, lab, spec.name));
-    const initPid = await startInit(root, spec.name, cgroups);
+    const initPid = await startInit(root, spec.name, cgroups, hierarchies);
     return new Host(lab, { ...spec, initPid, initStartTicks: startTicks(initPid) ?? "", cgroups });
   }
 
@@ -172,12 +175,12 @@ async function mountRoot(root: string, data: string): Promise<void> {
 }
 
 /** Starts the host's init in new namespaces; returns its process id once the host is up. */
-async function startInit(root: string, name: string, cgroups: readonly string[]): Promise<number> {
+async function startInit(root: string, name: string, cgroups: readonly string[], hierarchies: readonly Hierarchy[]): Promise<number> {
   const join = 'for folder; do [ "$folder" = -- ] && break; echo $$ > "$folder/cgroup.procs"; shift; done; shift; exec "$@"';
   const unshare = ["unshare", "--mount", "--pid", "--net", "--uts", "--ipc", "--cgroup", "--fork", "--"];
   const init = ["sh", path.join(CHECKOUT, "lab/host-init.sh"), root, CHECKOUT, name];
   const child = spawn("sh", ["-c", join, "sh", ...cgroups, "--", ...unshare, ...init], { detached: true, stdio: ["pipe", "pipe", "pipe"] });
-  child.stdin.end(hierarchyLines().join("\n").concat("\n"));
+  child.stdin.end(hierarchyLines(hierarchies).join("\n").concat("\n"));
   let problem = "";
   child.stderr.on("data", (chunk: Buffer) => (problem += chunk.toString()));
   const ready = await new Promise<boolean>((resolve) => {
@@ -192,9 +195,8 @@ async function startInit(root: string, name: string, cgroups: readonly string[])
 }
 
 /** What host-init.sh reads: the hierarchies to mount. */
-function hierarchyLines(): string[] {
-  const all = hierarchies();
-  if (all.every(({ options }) => options === undefined)) return ["unified-only"];
+function hierarchyLines(all: readonly Hierarchy[]): string[] {
+  if (isUnifiedOnly(all)) return ["unified-only"];
   return all.map(({ mountPoint, options }) => `${path.basename(mountPoint)} ${options ?? "v2"}`);
 }
 

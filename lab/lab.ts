@@ -19,6 +19,8 @@ export interface LabSpec {
   readonly hosts: readonly string[];
   /** The hosts among them whose Docker Engine remaps user ids (`userns-remap`). */
   readonly usernsRemap?: readonly string[];
+  /** The hosts among them that have cgroup v2 alone. */
+  readonly cgroup2?: readonly string[];
   /** Rate of every host's link, like `1gbit`; unlimited if left out. */
   readonly rate?: string;
 }
@@ -44,6 +46,7 @@ const labState = z.object({
       address: z.string(),
       docker: z.boolean(),
       usernsRemap: z.boolean(),
+      cgroup2: z.boolean(),
       initPid: z.int(),
       initStartTicks: z.string(),
       cgroups: z.array(z.string()),
@@ -105,6 +108,7 @@ export class Lab implements AsyncDisposable {
         address: `10.77.0.${index + 1}/24`,
         docker: host !== CLIENT,
         usernsRemap: spec.usernsRemap?.includes(host) ?? false,
+        cgroup2: spec.cgroup2?.includes(host) ?? false,
       });
       hosts.push(booted);
       await segment.connect(host, booted.record.initPid, booted.record.address, rate);
@@ -143,22 +147,27 @@ export class Lab implements AsyncDisposable {
 }
 
 /** Throws USAGE, saying what is wrong, if a lab can't be. */
-export function checkSpec({ name, hosts, usernsRemap = [], rate }: LabSpec): void {
+export function checkSpec({ name, hosts, usernsRemap = [], cgroup2 = [], rate }: LabSpec): void {
   labName(name);
   for (const host of hosts) labHostName(host);
   if (rate !== undefined) parseRate(rate);
-  const problem = problemOf(hosts, usernsRemap);
+  const problem = problemOf(hosts, usernsRemap, cgroup2);
   if (problem !== undefined) throw new DmigrateError("USAGE", problem);
 }
 
-function problemOf(hosts: readonly string[], usernsRemap: readonly string[]): string | undefined {
+function problemOf(hosts: readonly string[], usernsRemap: readonly string[], cgroup2: readonly string[]): string | undefined {
   if (hosts.length === 0) return "A lab without a host is none; name at least one";
   if (hosts.length > HOSTS_MAX) return `A lab has addresses for ${HOSTS_MAX} hosts, not for ${hosts.length}; name fewer`;
   if (hosts.includes(CLIENT)) return `Every lab has a host ${CLIENT} for clients by itself; name the others only`;
   const twice = hosts.find((host, index) => hosts.indexOf(host) !== index);
   if (twice !== undefined) return `Host ${twice} is named twice; give each a name of its own`;
-  const stranger = usernsRemap.find((host) => !hosts.includes(host));
-  if (stranger !== undefined) return `Host ${stranger}, which shall remap user ids, is not of this lab; it has ${hosts.join(", ")}`;
+  for (const [named, what] of [
+    [usernsRemap, "shall remap user ids"],
+    [cgroup2, "shall have cgroup v2 alone"],
+  ] as const) {
+    const stranger = named.find((host) => !hosts.includes(host));
+    if (stranger !== undefined) return `Host ${stranger}, which ${what}, is not of this lab; it has ${hosts.join(", ")}`;
+  }
   return undefined;
 }
 

@@ -9,7 +9,8 @@ import { readFile, writeFile } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import path from "node:path";
 import { DmigrateError } from "../core/errors.ts";
-import { parseMountinfo, type Mount } from "../kernel/mountinfo.ts";
+import { freezerGroups, type FreezerGroup } from "../kernel/freezer-groups.ts";
+import { parseMountinfo } from "../kernel/mountinfo.ts";
 import { killProcess } from "../kernel/pidfd.ts";
 
 /** How long tasks may take to stop: one in an uninterruptible sleep (a dead NFS server) never does. */
@@ -31,9 +32,12 @@ export interface Freezer {
 
 /** How a cgroup is frozen whose tasks another process holds. */
 export interface Fence {
+  readonly version: "v1" | "v2";
   readonly control: string;
   /** What to write into `control`. */
   readonly frozen: string;
+  /** The line of /proc/PID/cgroup of whoever is in the cgroup; of those below it, a beginning of theirs. */
+  readonly member: string;
   /** Where a process is entered that has to leave the cgroup before: into the one of this process. */
   readonly outside: string;
 }
@@ -43,48 +47,31 @@ export interface Fence {
  * @param cgroup from the root of its hierarchy
  */
 export async function fenceOf(cgroup: string): Promise<Fence> {
-  const [own] = await hierarchiesOf("self");
+  const [own] = await groupsOf("self");
   if (own === undefined)
     throw new DmigrateError("RESTORE_FAILED", "Found no cgroup freezer on the target; mount cgroup v2 or the v1 freezer hierarchy");
   const { file, frozen } = INTERFACES[own.version];
-  return { control: path.join(own.mountPoint, cgroup, file), frozen, outside: path.join(own.mountPoint, own.group, "cgroup.procs") };
+  return {
+    version: own.version,
+    control: path.join(own.mountPoint, cgroup, file),
+    frozen,
+    member: `${own.hierarchy}:${cgroup}`,
+    outside: path.join(own.mountPoint, own.group, "cgroup.procs"),
+  };
 }
 
 /** Finds the freezer of the container whose init is `pid`. Throws DUMP_FAILED if there is none. */
 export async function freezerOf(pid: number): Promise<Freezer> {
-  for (const { mountPoint, group } of await hierarchiesOf(pid)) {
+  for (const { mountPoint, group } of await groupsOf(pid)) {
     const freezer = freezerAt(path.join(mountPoint, group));
     if (freezer !== undefined) return freezer;
   }
   throw new DmigrateError("DUMP_FAILED", `Found no cgroup freezer for process ${pid}; mount cgroup v2 or the v1 freezer hierarchy`);
 }
 
-interface Hierarchy {
-  readonly version: "v1" | "v2";
-  readonly mountPoint: string;
-  /** The process's cgroup. */
-  readonly group: string;
-}
-
-/** The hierarchies with a freezer that a process is in: that of cgroup v1 comes before that of v2 (proc_pid_cgroup(5)). */
-async function hierarchiesOf(pid: number | "self"): Promise<Hierarchy[]> {
-  const cgroups = await readFile(`/proc/${pid}/cgroup`, "utf8");
+async function groupsOf(pid: number | "self"): Promise<FreezerGroup[]> {
   const mounts = parseMountinfo(await readFile("/proc/self/mountinfo", "utf8"));
-  return cgroups.split("\n").flatMap((line): Hierarchy[] => {
-    const [, controllers, group] = /^\d+:([^:]*):(.*)$/.exec(line) ?? [];
-    if (controllers === undefined || group === undefined) return [];
-    const version = controllers === "" ? "v2" : hasFreezer(controllers) ? "v1" : undefined;
-    const mountPoint = version && mounts.find((mount) => isOf(version, mount))?.path;
-    return version === undefined || mountPoint === undefined ? [] : [{ version, mountPoint, group }];
-  });
-}
-
-function isOf(version: Hierarchy["version"], { type, options }: Mount): boolean {
-  return version === "v2" ? type === "cgroup2" : type === "cgroup" && hasFreezer(options);
-}
-
-function hasFreezer(list: string): boolean {
-  return list.split(",").includes("freezer");
+  return freezerGroups(await readFile(`/proc/${pid}/cgroup`, "utf8"), mounts);
 }
 
 /** The freezer of a folder of a cgroup hierarchy, if it has one. */

@@ -8,7 +8,6 @@ import {
   hugePagesFreeBytes,
   isWithin,
   meminfoBytes,
-  parseCgroup,
   parseCpuFlags,
   parseMaps,
   parseMulticast,
@@ -93,12 +92,6 @@ test("what several processes share is counted in parts, and what is swapped out 
 test("paths with blanks come through", () => {
   const [line] = parseMaps("00400000-0040b000 r-xp 00000000 fe:00 12  /tmp/a b (deleted)\n");
   assert.deepEqual(line, { range: "400000-40b000", file: "fe:00 12", path: "/tmp/a b (deleted)" });
-});
-
-test("the v1 freezer decides where there is one", () => {
-  assert.equal(parseCgroup("9:name=systemd:/s\n6:cpu,freezer:/docker/1\n0::/user\n"), "/docker/1");
-  assert.equal(parseCgroup("0::/system.slice/docker-1.scope\n"), "/system.slice/docker-1.scope");
-  assert.equal(parseCgroup("9:name=systemd:/s\n"), undefined);
 });
 
 test("a cgroup holds what lies below it, not what is called alike", () => {

@@ -84,14 +84,6 @@ export function parseMulticast(igmp: string, igmp6: string): string[] {
 /** All hosts, all nodes, all routers, and the solicited-node addresses. */
 const KERNELS_GROUPS = /^(224\.0\.0\.[12]|ff0[125]::[12]|ff02::1:ff[0-9a-f:]+)$/;
 
-/** The cgroup that a process is frozen with: that of the v1 freezer if there is one, else the v2 one (cgroups(7), /proc/PID/cgroup). */
-export function parseCgroup(text: string): string | undefined {
-  const lines = text.split("\n").map((line) => /^\d+:([^:]*):(.*)$/.exec(line));
-  const find = (matches: (controllers: string) => boolean): string | undefined =>
-    lines.find((line) => line !== null && matches(line[1] ?? ""))?.[2];
-  return find((controllers) => controllers.split(",").includes("freezer")) ?? find((controllers) => controllers === "");
-}
-
 /** Whether a process of cgroup `path` is in `cgroup` or below it. */
 export function isWithin(path: string | undefined, cgroup: string): boolean {
   return path === cgroup || path?.startsWith(cgroup === "/" ? "/" : `${cgroup}/`) === true;

@@ -4,8 +4,9 @@
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { setImmediate as letOthersRun } from "node:timers/promises";
 import type { Origin, ProcessFacts } from "../core/preflight-facts.ts";
+import { freezerGroups } from "../kernel/freezer-groups.ts";
 import { parseMountinfo } from "../kernel/mountinfo.ts";
-import { isWithin, parseCgroup } from "./proc.ts";
+import { isWithin } from "./proc.ts";
 import { isGone, readNamespaces, readProcess, type ProcessReading, type Surroundings } from "./process.ts";
 import { SocketTables } from "./sockets.ts";
 
@@ -57,7 +58,9 @@ function surroundingsOf(initPid: number, pids: readonly number[], procRoot: stri
 
 /** Reads files of /proc at once: each takes microseconds, a promise for it many times as long. */
 function processesOf(initPid: number, procRoot: string): number[] {
-  const cgroupOf = (pid: number): string | undefined => parseCgroup(readFileSync(`${procRoot}/${pid}/cgroup`, "utf8"));
+  const hostMounts = parseMountinfo(readFileSync("/proc/self/mountinfo", "utf8"));
+  const cgroupOf = (pid: number): string | undefined =>
+    freezerGroups(readFileSync(`${procRoot}/${pid}/cgroup`, "utf8"), hostMounts)[0]?.group;
   const cgroup = cgroupOf(initPid);
   if (cgroup === undefined) return [initPid];
   const others = readdirSync(procRoot).filter((name) => /^\d+$/.test(name) && name !== String(initPid));

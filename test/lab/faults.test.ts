@@ -14,6 +14,7 @@ import type { RedisClientResult } from "../../lab/workloads/client-result.ts";
 import {
   assertClean,
   assertRuns,
+  beforeRestores,
   labOfTwo,
   migrate,
   provideImage,
@@ -90,10 +91,9 @@ for (const phase of ["copy", "freeze"]) {
 }
 
 test("the restore fails: CRIU on the target breaks after the preflight", async () => {
-  const result = await migrate(a, "redis", "b", {
-    reserve: () => b.run("sh", "-c", "mv /usr/sbin/criu /usr/sbin/criu.away && ln -s /bin/false /usr/sbin/criu"),
-  });
-  await b.run("mv", "/usr/sbin/criu.away", "/usr/sbin/criu");
+  const repair = await beforeRestores(b, "exit 1");
+  const result = await migrate(a, "redis", "b");
+  await repair();
   assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "RESTORE_FAILED"], result.message);
   await assertUndone();
 });
@@ -102,11 +102,9 @@ test("a sleep that the failed dump met goes on on the source", async () => {
   const program = ["sh", "-c", "(sleep 600; echo woke) & (timeout 600 sleep 601; echo woke) & exec sleep 602"];
   const image = await provideImage(a, busyboxImage);
   await a.run("docker", "run", "--detach", "--name", "sleeper", "--network", LAN, image, ...program);
-  const staged = "until [ -e /run/dmigrate/expected/*/args ]; do :; done";
-  const breaking = b.run("sh", "-c", `${staged}; mv /usr/sbin/criu /usr/sbin/criu.away && ln -s /bin/false /usr/sbin/criu`);
+  const repair = await beforeRestores(b, "exit 1");
   const result = await migrate(a, "sleeper", "b");
-  await breaking;
-  await b.run("mv", "/usr/sbin/criu.away", "/usr/sbin/criu");
+  await repair();
   assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "RESTORE_FAILED"], result.message);
   await assertRuns(a, "sleeper");
   assert.equal(await a.run("docker", "logs", "sleeper"), "");
@@ -162,10 +160,9 @@ test("a migration is cancelled while it copies", async () => {
 
 /** Has the target's restore take its time, and something happen meanwhile. */
 async function whileRestoring(fault: (id: string) => Promise<unknown>): Promise<MigrateResult> {
-  const slow = '#!/bin/sh\ncase $1 in swrk) sleep 3 ;; esac\nexec /usr/sbin/criu.away "$@"\n';
-  const replace = 'mv /usr/sbin/criu /usr/sbin/criu.away && printf %s "$0" > /usr/sbin/criu && chmod 755 /usr/sbin/criu';
-  const result = await migrate(a, "redis", "b", { reserve: () => b.run("sh", "-c", replace, slow), handover: fault });
-  await b.run("mv", "/usr/sbin/criu.away", "/usr/sbin/criu");
+  const repair = await beforeRestores(b, "sleep 3");
+  const result = await migrate(a, "redis", "b", { handover: fault });
+  await repair();
   return result;
 }
 

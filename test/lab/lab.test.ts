@@ -112,6 +112,7 @@ const WRONG: readonly (readonly [args: readonly string[], code: keyof typeof ERR
   [["lab", "up", "--name", BROKEN, "--hosts", "a,fourteen-chars"], "USAGE", /"fourteen-chars" is no name .*\n.*up to 12 letters/],
   [["lab", "up", "--name", BROKEN, "--hosts", "../../etc"], "USAGE", /"..\/..\/etc" is no name/],
   [["lab", "up", "--name", BROKEN, "--userns-remap", "c"], "USAGE", /Host c, which shall remap user ids, is not of this lab/],
+  [["lab", "up", "--name", BROKEN, "--cgroup2", "c"], "USAGE", /Host c, which shall have cgroup v2 alone, is not of this lab/],
   [["lab", "up", "--name", BROKEN, "--rate", "fast"], "USAGE", /"fast" is no rate\n.*100mbit/],
   [["demo", "--name", BROKEN, "--rate", "fast"], "USAGE", /"fast" is no rate\n.*100mbit/],
   [["demo", "--name", "Broken"], "USAGE", /"Broken" is no name for a lab/],
@@ -134,8 +135,8 @@ test("status tells what runs where, to people and to programs", async () => {
   assert.match(stdout, /^tlab1\n {2}a +10\.77\.0\.1 +Docker Engine\n {2}client +10\.77\.0\.2$/m);
   assert.match(stdout, /^tlab2\n {2}a +10\.77\.0\.1 +Docker Engine, user ids remapped\n {2}b-2 +10\.77\.0\.2 +Docker Engine\n/m);
   const hosts = [
-    { name: "a", address: "10.77.0.1", docker: true, usernsRemap: false, agent: false },
-    { name: "client", address: "10.77.0.2", docker: false, usernsRemap: false, agent: false },
+    { name: "a", address: "10.77.0.1", docker: true, usernsRemap: false, cgroup2: false, agent: false },
+    { name: "client", address: "10.77.0.2", docker: false, usernsRemap: false, cgroup2: false, agent: false },
   ];
   assert.deepEqual(await statusOf(SLOW), { name: SLOW, hosts });
 });

@@ -10,7 +10,7 @@ import { assertClean, assertRuns, labOf, migrate, runContainer } from "../suppor
 let lab: Lab;
 
 before(async () => {
-  lab = await labOf("tuser", ["a", "b", "plain"], ["a", "b"]);
+  lab = await labOf({ name: "tuser", hosts: ["a", "b", "plain"], usernsRemap: ["a", "b"] });
 });
 after(() => lab.down());
 

@@ -11,22 +11,22 @@ import { DMIGRATE, startCluster } from "../../lab/cluster.ts";
 import type { Host } from "../../lab/host.ts";
 import { buildImage, type ImageSpec } from "../../lab/images/image.ts";
 import { loadImage } from "../../lab/images/load.ts";
-import { CLIENT, LAN, Lab } from "../../lab/lab.ts";
+import { CLIENT, LAN, Lab, type LabSpec } from "../../lab/lab.ts";
 import { CHECKOUT_IN_HOST } from "../../lab/paths.ts";
 import { ROOT_DIR } from "../../lab/setup.ts";
 import { ClientProcess } from "../../lab/workloads/client-control.ts";
 import { redisClientResult, type RedisClientResult } from "../../lab/workloads/client-result.ts";
 
-/** Builds a lab whose agents form a cluster; on the hosts of `usernsRemap` Docker Engine remaps user ids. */
-export async function labOf(name: string, hosts: readonly string[], usernsRemap: readonly string[] = []): Promise<Lab> {
-  const lab = await Lab.up({ name, hosts, usernsRemap });
+/** Builds a lab whose agents form a cluster. */
+export async function labOf(spec: LabSpec): Promise<Lab> {
+  const lab = await Lab.up(spec);
   await startCluster(lab);
   return lab;
 }
 
 /** Builds a lab of hosts `a` and `b` whose agents form a cluster. */
 export function labOfTwo(name: string): Promise<Lab> {
-  return labOf(name, ["a", "b"]);
+  return labOf({ name, hosts: ["a", "b"] });
 }
 
 /** Loads an image; returns its name. */
@@ -113,6 +113,17 @@ async function newestUnderWay(source: Host, over: AbortSignal): Promise<string |
     if (running !== undefined) return running.id;
   }
   return undefined;
+}
+
+/**
+ * Puts a line of shell before CRIU's restores on a host (runc calls `criu swrk`); a preflight does not meet it.
+ * @returns what takes it away again
+ */
+export async function beforeRestores(host: Host, line: string): Promise<() => Promise<unknown>> {
+  const program = `#!/bin/sh\ncase $1 in swrk) ${line} ;; esac\nexec /usr/sbin/criu.away "$@"\n`;
+  const replace = 'mv /usr/sbin/criu /usr/sbin/criu.away && printf %s "$0" > /usr/sbin/criu && chmod 755 /usr/sbin/criu';
+  await host.run("sh", "-c", replace, program);
+  return () => host.run("mv", "/usr/sbin/criu.away", "/usr/sbin/criu");
 }
 
 /** A redis client on the lab's client host that notices everything. */

@@ -7,7 +7,7 @@ import path from "node:path";
 import * as z from "zod";
 import { DmigrateError } from "../../core/errors.ts";
 import { parseExact, stringifyExact } from "../../core/json.ts";
-import { cgroupOf } from "../../criu/cgroup-mounts.ts";
+import { cgroupOf } from "../../criu/cgroups.ts";
 import { CONFIGURATION_LABEL } from "../../criu/configuration.ts";
 
 const hook = z.object({ path: z.string(), args: z.array(z.string()).optional(), env: z.array(z.string()).optional() });

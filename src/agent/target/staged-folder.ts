@@ -82,8 +82,8 @@ export class StagedFolder implements AsyncDisposable {
   }
 
   /** Tells the scripts how restored tasks are frozen. Before the gate opens. */
-  async writeFence({ control, frozen, outside }: Fence): Promise<void> {
-    await writeFile(fenceOf(this.path), `${control}\n${frozen}\n${outside}\n`);
+  async writeFence({ control, frozen, member, outside }: Fence): Promise<void> {
+    await writeFile(fenceOf(this.path), `${control}\n${frozen}\n${member}\n${outside}\n`);
   }
 
   /** Lets the held `create` restore. */

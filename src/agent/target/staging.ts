@@ -10,7 +10,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import path from "node:path";
 import { DmigrateError, messageOf } from "../../core/errors.ts";
 import type { ContainerId } from "../../core/ids.ts";
-import { cgroupMountOptions } from "../../criu/cgroup-mounts.ts";
+import { cgroupMountOptions, cgroupRootOptions } from "../../criu/cgroups.ts";
 import { restoreConfiguration } from "../../criu/configuration.ts";
 import { fenceOf, type Freezer } from "../../criu/freezer.ts";
 import { lastErrors } from "../../criu/log.ts";
@@ -76,10 +76,14 @@ export class Staging implements AsyncDisposable {
     await marks.wait("args", started);
     const bundle = await readBundle(await readFile(path.join(folder.path, "args"), "utf8"));
     const mounts = parseMountinfo(await readFile("/proc/self/mountinfo", "utf8"));
-    const cgroups = bundle.cgroupsSeenAt === undefined ? [] : cgroupMountOptions(mounts, bundle.cgroupsSeenAt, bundle.cgroup);
+    const fence = await fenceOf(bundle.cgroup);
+    await folder.writeFence(fence);
+    const cgroups = [
+      ...cgroupRootOptions(fence.version, bundle.cgroup),
+      ...(bundle.cgroupsSeenAt === undefined ? [] : cgroupMountOptions(mounts, bundle.cgroupsSeenAt, bundle.cgroup)),
+    ];
     const configuration = path.join(folder.path, "criu.conf");
     await writeFile(configuration, restoreConfiguration(folder.holdScript, [...criuOptions, ...cgroups]));
-    await folder.writeFence(await fenceOf(bundle.cgroup));
 
     const namespace = cleanup.use(NetworkNamespace.create());
     const silence = cleanup.use(new SilentNetwork(namespace));

@@ -1,14 +1,23 @@
 /**
- * The cgroup hierarchies that a container sees below /sys/fs/cgroup on a host with cgroup v1. Pure.
- *
- * Without a cgroup namespace these are bind mounts of its own cgroups, and at a restore runc tells CRIU to take those that runc itself
- * is in (libcontainer/rootfs_linux.go, getCgroupMounts): limits would read as the host's. Options in our configuration win over runc's.
+ * How restored tasks come into their container's cgroups on this host, and see them. Pure.
  */
 import path from "node:path";
 import type { Mount } from "../kernel/mountinfo.ts";
 
 /**
- * Options for the restore: each hierarchy is the container's cgroup in it.
+ * Options for the restore on a host with cgroup v2: the tasks belong into the container's cgroup here. On a host with v1 runc tells CRIU
+ * so (libcontainer/criu_linux.go, criuApplyCgroups); on one with v2 it does not, and CRIU would make the cgroup of the source, named
+ * after the container's id there, and put them into that.
+ * @param cgroup from the root of the hierarchy
+ */
+export function cgroupRootOptions(version: "v1" | "v2", cgroup: string): string[] {
+  return version === "v1" ? [] : [`cgroup-root :${cgroup}`]; // the name of v2's controller is empty
+}
+
+/**
+ * Options for the restore of a container without a cgroup namespace on a host with v1: what it sees below /sys/fs/cgroup are bind mounts of
+ * its own cgroups, and runc tells CRIU to take those that runc itself is in (libcontainer/rootfs_linux.go, getCgroupMounts): limits
+ * would read as the host's. Options in our configuration win over runc's.
  * @param mounts of the host
  * @param destination where the container sees its cgroups
  * @param cgroup the container's cgroup, from the root of every hierarchy

@@ -1,7 +1,7 @@
 /** A container's cgroups are mounted where it saw them, by either driver. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { cgroupMountOptions, cgroupOf } from "./cgroup-mounts.ts";
+import { cgroupMountOptions, cgroupOf } from "./cgroups.ts";
 
 test("every hierarchy of v1 is mounted from the container's cgroup, once, and v2 not at all", () => {
   const mounts = [

@@ -1,0 +1,38 @@
+/**
+ * The cgroups by which a process can be frozen: in the v1 hierarchy of the freezer, or in that of v2, whichever are mounted (cgroups(7)).
+ * Pure.
+ */
+import type { Mount } from "./mountinfo.ts";
+
+/** A process's place in a hierarchy that freezes. */
+export interface FreezerGroup {
+  readonly version: "v1" | "v2";
+  /** The hierarchy as /proc/PID/cgroup names it, like `6:freezer`; `0:` for v2. */
+  readonly hierarchy: string;
+  readonly mountPoint: string;
+  /** From the root of the hierarchy, as the reader's cgroup namespace shows it. */
+  readonly group: string;
+}
+
+/**
+ * That of v1 comes before that of v2: where both are mounted, engines use v1.
+ * @param cgroups /proc/PID/cgroup of the process (proc_pid_cgroup(5)): it names hierarchies that are mounted nowhere, too
+ * @param mounts those of the host
+ */
+export function freezerGroups(cgroups: string, mounts: readonly Pick<Mount, "path" | "type" | "options">[]): FreezerGroup[] {
+  return cgroups.split("\n").flatMap((line): FreezerGroup[] => {
+    const [, hierarchy, controllers, group] = /^(\d+:([^:]*)):(.*)$/.exec(line) ?? [];
+    if (hierarchy === undefined || controllers === undefined || group === undefined) return [];
+    const version = controllers === "" ? "v2" : hasFreezer(controllers) ? "v1" : undefined;
+    const mountPoint = version && mounts.find((mount) => isOf(version, mount))?.path;
+    return version === undefined || mountPoint === undefined ? [] : [{ version, hierarchy, mountPoint, group }];
+  });
+}
+
+function isOf(version: FreezerGroup["version"], { type, options }: Pick<Mount, "type" | "options">): boolean {
+  return version === "v2" ? type === "cgroup2" : type === "cgroup" && hasFreezer(options);
+}
+
+function hasFreezer(list: string): boolean {
+  return list.split(",").includes("freezer");
+}
