@@ -6,12 +6,8 @@
 /** Label or annotation of a container by which runc knows where CRIU's configuration for it lies (libcontainer/criu_linux.go). */
 export const CONFIGURATION_LABEL = "org.criu.config";
 
-/**
- * Both sides skip what we do ourselves or what runc does anyway:
- * - `network-lock skip`: our own lock holds what clients send instead of dropping it (src/network), and spares two iptables processes;
- * - `manage-cgroups ignore`: runc puts the tasks into the right cgroups; CRIU would do it again, task by task.
- */
-const COMMON = ["network-lock skip", "manage-cgroups ignore"];
+/** Our own lock holds what clients send instead of dropping it (src/network), and spares two iptables processes. */
+const COMMON = ["network-lock skip"];
 
 /** For the page server: CRIU ignores the address that comes over RPC in a lazy dump (criu/cr-service.c) and would listen to everybody. */
 const LISTEN = "address 127.0.0.1";
