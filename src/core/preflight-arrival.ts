@@ -260,7 +260,8 @@ function portName({ hostPort, protocol }: PublishedPort): string {
   return `${hostPort}/${protocol}`;
 }
 
-function diskBytes({ container: { needs }, arrival }: ArrivalSubject): number {
+/** What the container's files take on the target. */
+export function diskBytes({ container: { needs }, arrival }: ArrivalSubject): number {
   return arrival.missingImageBytes + needs.writableBytes + needs.volumes.reduce((sum, volume) => sum + volume.bytes, 0);
 }
 

@@ -493,6 +493,12 @@ describe("examine", () => {
     assert.ok(!passed.some((line) => line.includes("The name web is free")));
   });
 
+  test("what has to cross before the freeze is known", () => {
+    const volumes = [{ name: "data", driver: "local", bytes: 5 * MIB }];
+    const change: Change = { needs: { volumes }, arrival: { volumes: [{ content: "none", differences: [], usedBy: [] }] } };
+    assert.equal(examined(change).copyBytes, (100 + 5) * MIB + NEEDS.writableBytes);
+  });
+
   test("what is harmless passes", () => {
     const harmless: Change[] = [
       ...["eventfd", "eventpoll", "inotify", "timerfd", "signalfd", "pidfd"].map((type) => ({

@@ -4,7 +4,7 @@
  *
  * Features are examined, never versions. Nothing here gathers a fact (src/preflight does) and nothing is changed.
  */
-import { arrivalChecks } from "./preflight-arrival.ts";
+import { arrivalChecks, diskBytes } from "./preflight-arrival.ts";
 import type { Check, Problem, Subject } from "./preflight-check.ts";
 import { containerChecks, deletedFiles, socketsOf } from "./preflight-container.ts";
 import type { ContainerFacts, HostFacts } from "./preflight-facts.ts";
@@ -28,6 +28,8 @@ export interface Examination {
   readonly passed: readonly string[];
   /** Lines of a CRIU configuration file (criu(8), CONFIGURATION FILES) without which the container can't be dumped and restored. */
   readonly criuOptions: readonly string[];
+  /** What has to cross while the container runs, about: missing image layers, writable layer, volumes; 0 if the target can't tell. */
+  readonly copyBytes: number;
 }
 
 /**
@@ -49,7 +51,8 @@ export function examine(source: HostFacts, target: HostFacts, container: Contain
   run(containerChecks, subject);
   const arrival = target.docker.reachable ? target.docker.arrival : undefined;
   if (arrival !== undefined) run(arrivalChecks, { ...subject, arrival });
-  return { findings, passed, criuOptions: criuOptions(container) };
+  const copyBytes = arrival === undefined ? 0 : diskBytes({ ...subject, arrival });
+  return { findings, passed, criuOptions: criuOptions(container), copyBytes };
 }
 
 /** CRIU refuses to dump a deleted file larger than this (criu/include/cr_options.h, DEFAULT_GHOST_LIMIT). */

@@ -35,6 +35,11 @@ export async function readLazyRanges(images: string): Promise<Map<number, PageRa
   return processes;
 }
 
+/** How many pages all processes have in them. */
+export function lazyPageCount(processes: ReadonlyMap<number, readonly PageRange[]>): number {
+  return [...processes.values()].flat().reduce((sum, { pageCount }) => sum + pageCount, 0);
+}
+
 function decodeEntry(image: Uint8Array, start: number, end: number): PageRange & { readonly lazy: boolean } {
   const values = new Map([...fieldsOf(image, start, end)].map(({ number, value }) => [number, value]));
   return {

@@ -8,11 +8,13 @@ import { stat } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import { DmigrateError, messageOf } from "../../core/errors.ts";
 import type { MigrationId } from "../../core/ids.ts";
+import { RateMeter, remainingMs, type ExpectedBytes } from "../../core/progress.ts";
 import type { ByteCounts, MigrationEvent, Outcome, PageCounts, Report } from "../../core/migration.ts";
 import { dumpConfiguration } from "../../criu/configuration.ts";
 import { freezerOf, type Freezer } from "../../criu/freezer.ts";
 import { sendImages } from "../../criu/image-stream.ts";
 import { prepareDump, type LazyDump } from "../../criu/lazy-dump.ts";
+import { lazyPageCount, readLazyRanges } from "../../criu/pagemap.ts";
 import { thawAfterDump } from "../../criu/thaw.ts";
 import { writeDescription, type ContainerDescription } from "../../docker/description.ts";
 import type { Engine } from "../../docker/engine.ts";
@@ -23,6 +25,7 @@ import { despiteRestart } from "../../docker/restart.ts";
 import { liesOnHost, volumeIdentity } from "../../docker/volumes.ts";
 import { ClosedWrites } from "../../kernel/inotify.ts";
 import { NetworkNamespace } from "../../kernel/netns.ts";
+import { PAGE_BYTES } from "../../memory/page-protocol.ts";
 import { openExit } from "../../memory/page-tunnel.ts";
 import { HeldNetwork } from "../../network/hold.ts";
 import { interfacesOf, namesByAddress } from "../../network/interfaces.ts";
@@ -85,6 +88,7 @@ export class SourceSession {
   /** Since when it runs again, on whichever host. */
   #resumedAtMs: number | undefined;
   #pages = NO_PAGES;
+  #expected: ExpectedBytes = {};
 
   constructor(context: AgentContext, engine: Engine, subject: SourceSubject, cancelled: AbortSignal) {
     this.#context = context;
@@ -132,10 +136,17 @@ export class SourceSession {
   /** Examines both hosts and the container; a blocker ends the migration before anything was changed. */
   async #preflight(): Promise<void> {
     const { description, request } = this.#subject;
-    const { findings, criuOptions } = await runPreflight(this.#context, this.#engine, description, request.target, this.#options);
+    const { findings, criuOptions, copyBytes } = await runPreflight(
+      this.#context,
+      this.#engine,
+      description,
+      request.target,
+      this.#options,
+    );
     refuseBlockers(description.name, request.target, findings);
     this.#warnAll(findings.map(({ message }) => message));
     this.#criuOptions = criuOptions;
+    this.#expected = { copy: copyBytes };
   }
 
   /** Asks the target to make room. From here on whatever the target makes is undone on a rollback. */
@@ -202,7 +213,7 @@ export class SourceSession {
     await Promise.all([sendingFiles, fencing]);
     await openExit(pageChannel, dump.port, (chunk) => (this.#pageBytes += chunk.length));
     this.#undo.defer(() => void pageChannel.destroy()); // CRIU's only client leaves
-    return { dump: running, held };
+    return { dump: running, images: dump.images, held };
   }
 
   /**
@@ -313,13 +324,14 @@ export class SourceSession {
   }
 
   /** The container runs on the target; its remaining pages follow, as long as they have a way to it. Throws MEMORY_LOST. */
-  async #postCopy({ dump }: Frozen): Promise<void> {
+  async #postCopy({ dump, images }: Frozen): Promise<void> {
     const hopeless = new AbortController();
     dump.ended.then(
       () => hopeless.abort(),
       (error: unknown) => hopeless.abort(error),
     );
     const { id, description, request } = this.#subject;
+    this.#expected = { "post-copy": PAGE_BYTES * lazyPageCount(await readLazyRanges(images)) };
     const tellLost = (error: unknown): void =>
       this.#warn(
         `${messageOf(error)}: ${description.name} runs on ${request.target}, but what touches memory that has not crossed waits until ` +
@@ -429,8 +441,11 @@ export class SourceSession {
     const rate = new RateMeter();
     const timer = setInterval(() => {
       const bytes = this.#bytes();
-      const atMs = this.#timeline.now();
-      this.#tell({ kind: "progress", atMs, phase: this.#timeline.current, bytes, rate: rate.take(atMs, totalOf(bytes)) });
+      const [atMs, phase] = [this.#timeline.now(), this.#timeline.current];
+      const bytesPerSecond = rate.take(atMs, totalOf(bytes));
+      const remaining = remainingMs(phase, this.#expected, bytes, bytesPerSecond);
+      const estimate = remaining === undefined ? {} : { remainingMs: remaining };
+      this.#tell({ kind: "progress", atMs, phase, bytes, rate: bytesPerSecond, ...estimate });
     }, PROGRESS_INTERVAL_MS);
     return { [Symbol.dispose]: () => clearInterval(timer) };
   }
@@ -463,6 +478,8 @@ export class SourceSession {
 /** What is there once the container is frozen and dumped. */
 interface Frozen {
   readonly dump: LazyDump;
+  /** Where its images lie. */
+  readonly images: string;
   readonly held: HeldNetwork;
 }
 
@@ -514,16 +531,4 @@ function unsettledWarning(count: number): string {
 
 function totalOf({ memory, files, layers, metadata }: ByteCounts): number {
   return memory + files + layers + metadata;
-}
-
-/** Bytes a second over the last second or so. */
-class RateMeter {
-  readonly #samples: { readonly atMs: number; readonly bytes: number }[] = [];
-
-  take(atMs: number, bytes: number): number {
-    this.#samples.push({ atMs, bytes });
-    while (this.#samples.length > 2 && atMs - (this.#samples[0]?.atMs ?? atMs) > 1000) this.#samples.shift();
-    const oldest = this.#samples[0];
-    return oldest === undefined || oldest.atMs === atMs ? 0 : ((bytes - oldest.bytes) / (atMs - oldest.atMs)) * 1000;
-  }
 }
