@@ -9,17 +9,17 @@ import { isNotFound } from "./transport.ts";
 
 /**
  * Creates the network unless it exists.
- * @returns true if it was created, so that a rollback removes it
+ * @param beforeCreate called first, so that a rollback knows what it may have to remove
  * @throws NETWORK if there is one of that name with other settings, DOCKER
  */
-export async function ensureNetwork(engine: Engine, wanted: NetworkDescription): Promise<boolean> {
+export async function ensureNetwork(engine: Engine, wanted: NetworkDescription, beforeCreate: () => void = () => {}): Promise<void> {
   const existing = await findNetwork(engine, wanted.name);
   if (existing === undefined) {
-    await createNetwork(engine, wanted);
-    return true;
+    beforeCreate();
+    return await createNetwork(engine, wanted);
   }
   const differences = networkDifferences(wanted, existing);
-  if (differences.length === 0) return false;
+  if (differences.length === 0) return;
   throw new DmigrateError(
     "NETWORK",
     `Network ${wanted.name} of this host differs from the container's: ${differences.join(", ")}; ` +

@@ -10,7 +10,7 @@ import { isNotFound } from "./transport.ts";
 
 /** A volume that is there. */
 export interface EnsuredVolume {
-  /** True if it was created, so that a rollback removes it; otherwise it may hold files already. */
+  /** True if it was created; otherwise it may hold files already. */
   readonly created: boolean;
   /** Its folder on the host. */
   readonly path: string;
@@ -18,12 +18,14 @@ export interface EnsuredVolume {
 
 /**
  * Creates the volume, empty, unless it exists.
+ * @param beforeCreate called first, so that a rollback knows what it may have to remove
  * @throws ROOTFS if there is one of that name with another driver or other options, DOCKER
  */
-export async function ensureVolume(engine: Engine, wanted: VolumeDescription): Promise<EnsuredVolume> {
+export async function ensureVolume(engine: Engine, wanted: VolumeDescription, beforeCreate: () => void = () => {}): Promise<EnsuredVolume> {
   const existing = await findVolume(engine, wanted.name);
   if (existing === undefined) {
     const { name, driver, options, labels } = wanted;
+    beforeCreate();
     const { Mountpoint } = await engine.createVolume({ Name: name, Driver: driver, DriverOpts: options, Labels: labels });
     return { created: true, path: Mountpoint };
   }

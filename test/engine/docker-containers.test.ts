@@ -5,6 +5,9 @@ import assert from "node:assert/strict";
 import { test, type TestContext } from "node:test";
 import fc from "fast-check";
 import { until } from "../../lab/host.ts";
+import { Journal } from "../../src/agent/journal.ts";
+import { Made } from "../../src/agent/target/made.ts";
+import { containerId, hostName, newMigrationId } from "../../src/core/ids.ts";
 import { createContainer, type MadeContainer } from "../../src/docker/create.ts";
 import { describe } from "../../src/docker/describe.ts";
 import { readDescription, writeDescription } from "../../src/docker/description.ts";
@@ -13,6 +16,7 @@ import { NEVER_RESTART, discardContainer, restartIfEnded, setRestartPolicy } fro
 import { ensureNetwork } from "../../src/docker/networks.ts";
 import { isNotFound, refusalOf } from "../../src/docker/transport.ts";
 import { ensureVolume } from "../../src/docker/volumes.ts";
+import { temporaryDirectory } from "../support/hosts.ts";
 import { BASE, loadImage, twoHosts, type EngineHost } from "./docker-fixtures.ts";
 import { createRequests } from "./docker-requests.ts";
 
@@ -354,5 +358,30 @@ test("a network or volume that is another one in spite of its name is refused wi
       code: "ROOTFS",
       message: /option type is tmpfs instead of not set.*`docker volume rm vol`/,
     });
+  }
+});
+
+test("a container that was asked for when its agent ended is found by name, unless it was started or has another runtime", async (t) => {
+  const { b } = hosts();
+  const journal = Journal.open(temporaryDirectory(t));
+  t.after(() => journal[Symbol.dispose]());
+  const id = newMigrationId(1n);
+  journal.begin({ id, role: "target", container: "asked", containerId: containerId("c".repeat(64)), peer: hostName("a"), detail: {} });
+  const undo = async (): Promise<boolean> => {
+    const made = new Made(journal, id);
+    made.expectContainer("asked");
+    await made.undo(b.engine);
+    return (await b.engine.listContainers({ all: true })).every(({ Names }) => !Names.includes("/asked"));
+  };
+  assert.equal(await undo(), true);
+  for (const [Runtime, isStarted, isRemoved] of [
+    ["dmigrate", false, true],
+    ["runc", false, false],
+    ["dmigrate", true, false],
+  ] as const) {
+    const { Id } = await b.engine.createContainer("asked", { Image: FULL.name, HostConfig: { Runtime } });
+    if (isStarted) await b.engine.startContainer(Id);
+    assert.equal(await undo(), isRemoved, `${Runtime}, started: ${isStarted}`);
+    if (!isRemoved) await b.engine.removeContainer(Id, { force: true, volumes: true });
   }
 });

@@ -3,6 +3,7 @@
  * an agent before this one left, are undone.
  */
 import * as z from "zod";
+import { RUNTIME } from "../../core/preflight-hosts.ts";
 import { tryAll } from "../../core/errors.ts";
 import { containerId, type ContainerId, type MigrationId } from "../../core/ids.ts";
 import type { Engine } from "../../docker/engine.ts";
@@ -18,11 +19,13 @@ const made = z.object({
   /** Every volume that is to be written, and whether it was created for that: one that was not had nothing that anybody needs. */
   volumes: z.array(z.object({ name: z.string(), created: z.boolean() })).default([]),
   image: z.object({ id: z.string(), added: z.boolean(), tags: z.array(z.string()) }).optional(),
+  /** Name of the container that was to be created next: it may be there without our knowing its id. */
+  expected: z.string().optional(),
   container: z.string().transform(containerId).optional(),
 });
 type Things = z.infer<typeof made>;
 
-/** The things of one session; each is journalled before anything else is done with it. */
+/** The things of one session; each is journalled before it is made. */
 export class Made {
   readonly #journal: Journal;
   readonly #id: MigrationId;
@@ -55,6 +58,10 @@ export class Made {
     this.#note({ image: { ...image, tags: [...image.tags] } });
   }
 
+  expectContainer(name: string): void {
+    this.#note({ expected: name });
+  }
+
   addContainer(container: ContainerId): void {
     this.#note({ container });
   }
@@ -64,12 +71,13 @@ export class Made {
    * can't be removed does not keep the others: throws when all were tried, and what is left stays in the journal.
    */
   async undo(engine: Engine): Promise<void> {
-    const { container, image, volumes, networks } = this.#things;
+    const { expected, image, volumes, networks } = this.#things;
+    const container = this.container ?? (expected === undefined ? undefined : await findNeverStarted(engine, expected));
     await tryAll([
       ...(container === undefined ? [] : [() => discardHeld(engine, container)]),
       // An anonymous volume, for one, goes with its container.
       ...volumes.map((volume) => () => discardVolume(engine, volume).catch(unless(404))),
-      ...networks.map((network) => () => engine.removeNetwork(network).catch(unless(404))),
+      ...networks.map((network) => () => engine.removeNetwork(network).catch(unless(403, 404))), // 403: others use it
       ...(image === undefined ? [] : [() => discardImage(engine, image)]),
     ]);
   }
@@ -78,6 +86,15 @@ export class Made {
     this.#things = { ...this.#things, ...change };
     this.#journal.note(this.#id, this.#things);
   }
+}
+
+/** A container of that name that was created to be restored into, and never started. */
+async function findNeverStarted(engine: Engine, name: string): Promise<ContainerId | undefined> {
+  for (const { Id } of await engine.listContainers({ all: true, filters: { name: [`^/${name}$`], status: ["created"] } })) {
+    const found = await engine.inspectContainer(Id).catch(unless(404));
+    if (found?.HostConfig["Runtime"] === RUNTIME) return containerId(Id);
+  }
+  return undefined;
 }
 
 async function discardHeld(engine: Engine, container: ContainerId): Promise<void> {

@@ -111,12 +111,13 @@ export class TargetSession {
 
   async #createContainer(): Promise<readonly string[]> {
     for (const network of this.subject.description.networks) {
-      if (await ensureNetwork(this.#engine, network)) this.#made.addNetwork(network.name);
+      await ensureNetwork(this.#engine, network, () => this.#made.addNetwork(network.name));
     }
     for (const volume of this.subject.description.volumes) {
-      const { created } = await ensureVolume(this.#engine, volume);
-      if (created || liesOnHost(volume)) this.#made.addVolume(volume.name, created);
+      const { created } = await ensureVolume(this.#engine, volume, () => this.#made.addVolume(volume.name, true));
+      if (!created && liesOnHost(volume)) this.#made.addVolume(volume.name, false);
     }
+    this.#made.expectContainer(this.subject.description.name);
     const { id, warnings } = await createContainer(this.#engine, this.subject.description, RUNTIME);
     this.#made.addContainer(id);
     this.#container = id;
