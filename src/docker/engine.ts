@@ -3,6 +3,7 @@
  * `refusalOf` tell what kind of refusal it was.
  */
 import type { Readable } from "node:stream";
+import { text } from "node:stream/consumers";
 import * as z from "zod";
 import { DmigrateError } from "../core/errors.ts";
 import {
@@ -105,6 +106,16 @@ export class Engine {
   /** Waits until a container does not run, or until the engine has removed it. */
   async awaitContainer(id: string, condition: "not-running" | "removed"): Promise<void> {
     await this.#transport.with({ limitMs: Infinity }).json("POST", `/containers/${encodeURIComponent(id)}/wait`, { query: { condition } });
+  }
+
+  /** Whether somebody has asked the engine, since then (Unix time), to stop or kill a container. */
+  async wasToldToEnd(id: string, sinceMs: number): Promise<boolean> {
+    const query = {
+      since: (sinceMs / 1000).toFixed(3),
+      until: (Date.now() / 1000).toFixed(3), // without an end they would go on
+      filters: filterText({ container: [id], event: ["kill"] }),
+    };
+    return (await text(await this.#transport.stream("GET", "/events", { query }))) !== "";
   }
 
   /** What `docker exec` started in a container, by the ids of its inspection. */

@@ -1,12 +1,17 @@
 /**
  * Keeps the engine from starting a container by itself, and gets rid of one that the engine may be getting rid of, too.
  */
+import { setTimeout as sleep } from "node:timers/promises";
 import type { Engine } from "./engine.ts";
 import type { RestartPolicy } from "./inspect.ts";
 import { isNotFound, refusalOf, unless } from "./transport.ts";
 
 /** The policy under which a container that has ended stays ended. */
 export const NEVER_RESTART: RestartPolicy = { Name: "no", MaximumRetryCount: 0 };
+
+/** How long an engine may take to learn of the end of a container's tasks. */
+const END_LIMIT_MS = 10_000;
+const END_POLL_MS = 50;
 
 /**
  * Gives a container a restart policy; that of its description, or `NEVER_RESTART` before its tasks are taken away. The engine also has
@@ -17,29 +22,33 @@ export async function setRestartPolicy(engine: Engine, id: string, policy: Resta
   // A container with `--rm` takes no policy at all, not even the one it has.
   if (sameName(HostConfig.RestartPolicy) === sameName(policy) && HostConfig.RestartPolicy.MaximumRetryCount === policy.MaximumRetryCount)
     return;
-  const update = (): Promise<void> => engine.updateContainer(id, { RestartPolicy: policy });
-  try {
-    await update();
-  } catch (error) {
-    // Its tasks have ended and the engine is about to learn of it, which refuses until it has.
-    if (!/cannot update a stopped container/.test(refusalOf(error)?.message ?? "")) throw error;
-    await engine.awaitContainer(id, "not-running");
-    await update();
+  const deadline = performance.now() + END_LIMIT_MS;
+  for (;;) {
+    try {
+      return await engine.updateContainer(id, { RestartPolicy: policy });
+    } catch (error) {
+      // Its tasks have ended: the engine refuses until it knows of that, or has started it again.
+      const isEnding = /cannot update a stopped container|container not running/.test(refusalOf(error)?.message ?? "");
+      if (!isEnding || performance.now() > deadline) throw error;
+      await sleep(END_POLL_MS);
+    }
   }
 }
 
 /**
- * Starts a container that ended before it had its restart policy, if that policy would have started it.
+ * Starts a container that ended before it had its restart policy, if that policy would have started it: not if somebody stopped it.
+ * @param sinceMs from when on it lacked its policy, Unix time
  * @returns what became of a container that does not run; undefined if it does
  */
-export async function restartIfEnded(engine: Engine, id: string, policy: RestartPolicy): Promise<string | undefined> {
+export async function restartIfEnded(engine: Engine, id: string, policy: RestartPolicy, sinceMs: number): Promise<string | undefined> {
   const { State } = await engine.inspectContainer(id);
   if (State.Running || State.Restarting) return undefined;
+  if (await engine.wasToldToEnd(id, sinceMs)) return "was stopped meanwhile";
   // Of one that never was seen running nobody knows how it ended.
   const [wasSeen, how] = State.Status === "created" ? [false, "nobody knows how"] : [true, `with exit code ${State.ExitCode}`];
   const restarts = policy.Name === "on-failure" ? wasSeen && State.ExitCode !== 0 : sameName(policy) !== "no";
   if (restarts) await engine.startContainer(id);
-  return `ended by itself right after the handover, ${how}${restarts ? ", and was started again as its restart policy says" : ""}`;
+  return `ended by itself meanwhile, ${how}${restarts ? ", and was started again as its restart policy says" : ""}`;
 }
 
 /** As the command line takes it, like `on-failure:3`. */

@@ -291,9 +291,10 @@ test("without a restart policy a container that ends stays ended, with it again 
 test("a container that ended before it had its restart policy is started if that policy would have done it", async (t) => {
   const { a } = hosts();
   removedAfter(t, "ended");
+  const sinceMs = Date.now();
   const isStarted = async (policy: string): Promise<boolean> => {
-    const end = await restartIfEnded(a.engine, "ended", { Name: policy, MaximumRetryCount: 0 });
-    assert.match(end ?? "", /^ended by itself right after the handover, with exit code \d/);
+    const end = await restartIfEnded(a.engine, "ended", { Name: policy, MaximumRetryCount: 0 }, sinceMs);
+    assert.match(end ?? "", /^ended by itself meanwhile, with exit code \d/);
     return end?.includes("started again") ?? false;
   };
   await runOn(a, "ended", { Entrypoint: ["sh", "-c", "exit 0"], Cmd: [] });
@@ -303,7 +304,11 @@ test("a container that ended before it had its restart policy is started if that
   await runOn(a, "ended", { Entrypoint: ["sh", "-c", "[ -e /tmp/came ] || { touch /tmp/came; exit 3; }; sleep 1000"], Cmd: [] });
   await a.engine.awaitContainer("ended", "not-running");
   assert.equal(await isStarted("on-failure"), true);
-  assert.equal(await restartIfEnded(a.engine, "ended", { Name: "always", MaximumRetryCount: 0 }), undefined, "it runs");
+  const always = { Name: "always", MaximumRetryCount: 0 };
+  assert.equal(await restartIfEnded(a.engine, "ended", always, sinceMs), undefined, "it runs");
+  await a.host.run("docker", "kill", "ended");
+  await a.engine.awaitContainer("ended", "not-running");
+  assert.equal(await restartIfEnded(a.engine, "ended", always, sinceMs), "was stopped meanwhile");
 });
 
 test("a container that removes itself may be discarded at any moment", async () => {

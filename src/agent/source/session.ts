@@ -4,6 +4,7 @@
  * Until the commit the source owns the container: whatever fails, it runs on here as if nothing had happened, and the target is
  * clean. From the commit on it never runs here again by itself.
  */
+import { existsSync } from "node:fs";
 import { stat } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import { DmigrateError, messageOf } from "../../core/errors.ts";
@@ -20,8 +21,9 @@ import { writeDescription, type ContainerDescription } from "../../docker/descri
 import type { Engine } from "../../docker/engine.ts";
 import { exportImage } from "../../docker/images.ts";
 import type { RestartPolicy } from "../../docker/inspect.ts";
-import { NEVER_RESTART, policyText, setRestartPolicy } from "../../docker/lifecycle.ts";
+import { NEVER_RESTART, policyText, restartIfEnded, setRestartPolicy } from "../../docker/lifecycle.ts";
 import { despiteRestart } from "../../docker/restart.ts";
+import { isNotFound } from "../../docker/transport.ts";
 import { liesOnHost, volumeIdentity } from "../../docker/volumes.ts";
 import { ClosedWrites } from "../../kernel/inotify.ts";
 import { NetworkNamespace } from "../../kernel/netns.ts";
@@ -272,7 +274,8 @@ export class SourceSession {
       description.volumes.filter(liesOnHost).map(async ({ name }) => ({ name, identity: await volumeIdentity(this.#engine, name) })),
     );
     this.#note({ frozen: { initPid, restartPolicy, pagePort: dump.port, keepSource: request.keepSource }, volumes });
-    this.#undo.defer(() => this.#restoreRestartPolicy(restartPolicy));
+    const policyLackedSinceMs = Date.now();
+    this.#undo.defer(() => this.#restoreRestartPolicy(restartPolicy, policyLackedSinceMs));
     await setRestartPolicy(this.#engine, description.id, NEVER_RESTART);
     return { dump, lastRound, imageChannel, pageChannel, held, freezer };
   }
@@ -365,7 +368,7 @@ export class SourceSession {
 
   /** Nothing is committed: the source runs on, and the target is cleaned. */
   async #rollBack(error: unknown): Promise<Report> {
-    const cause: unknown = this.#cancelled.aborted ? this.#cancelled.reason : error;
+    const cause = this.#causeOf(error);
     try {
       await this.#undo.disposeAsync();
     } catch (undoError) {
@@ -382,14 +385,26 @@ export class SourceSession {
     return this.#report("rolled-back", cause);
   }
 
-  async #restoreRestartPolicy(policy: RestartPolicy): Promise<void> {
+  async #restoreRestartPolicy(policy: RestartPolicy, sinceMs: number): Promise<void> {
     const { id, name } = this.#subject.description;
     try {
       await despiteRestart(() => setRestartPolicy(this.#engine, id, policy));
+      const end = await restartIfEnded(this.#engine, id, policy, sinceMs);
+      if (end !== undefined) this.#warn(`${name} ${end}`);
     } catch (error) {
+      if (isNotFound(error)) return; // it was removed
       const remedy = `\`docker update --restart ${policyText(policy)} ${name}\``;
       this.#warn(`${name} may have lost its restart policy (${messageOf(error)}): ${remedy} sets it again`);
     }
+  }
+
+  /** What the user can act on: a container that ended, or was stopped, breaks whatever is done with it just then. */
+  #causeOf(error: unknown): unknown {
+    if (this.#cancelled.aborted) return this.#cancelled.reason;
+    const { initPid, description } = this.#subject;
+    if (existsSync(`/proc/${initPid}/ns/net`)) return error;
+    const text = `${description.name} ended, or was stopped, during the migration (${messageOf(error)}); migrate again once it runs`;
+    return new DmigrateError("CONTAINER_NOT_RUNNING", text, error);
   }
 
   async #abortTarget(): Promise<void> {

@@ -227,10 +227,11 @@ export class TargetSession {
   async #handToEngine(staging: Staging): Promise<readonly string[]> {
     const container = this.#need(this.#container, "createContainer");
     const { name, hostConfig } = this.subject.description;
+    const committedAtMs = Date.now();
     await staging.started().catch(() => {}); // it has ended already: see below
     try {
       await despiteRestart(() => setRestartPolicy(this.#engine, container, hostConfig.RestartPolicy));
-      const end = await despiteRestart(() => restartIfEnded(this.#engine, container, hostConfig.RestartPolicy));
+      const end = await despiteRestart(() => restartIfEnded(this.#engine, container, hostConfig.RestartPolicy, committedAtMs));
       return end === undefined ? [] : [`${name} ${end}`];
     } catch (error) {
       return [`Docker did not take over ${name} (${messageOf(error)}): see \`docker ps --all\` and its restart policy there`];

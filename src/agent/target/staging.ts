@@ -25,6 +25,8 @@ import { freezerIn, StagedFolder, type Owner } from "./staged-folder.ts";
 
 const RESTORE_LIMIT_MS = 60_000;
 const GIVEN_UP_POLL_MS = 500;
+/** How long an engine may take to regard a restored container as created: some milliseconds. */
+const ENGINE_LIMIT_MS = 1_000;
 /** What CRIU logs then (criu/cr-restore.c, `restore_root_task`). */
 const GIVEN_UP = "Killing processes because of failure on restore";
 
@@ -145,9 +147,13 @@ export class Staging implements AsyncDisposable {
     return readFile(path.join(this.work, "restore.log"), "utf8").catch(() => "");
   }
 
-  /** Lets the restored tasks run; returns when they do. From now on disposing of this leaves the container alone. */
+  /**
+   * Lets the restored tasks run; returns when they do. From now on disposing of this leaves the container alone. The engine does not learn
+   * of the end of a task before it has regarded the container as created, so that is waited for; but an engine that hangs keeps nobody.
+   */
   async resume(): Promise<void> {
     this.#folder.isGivenAway = true;
+    await this.#marks.wait("started", this.#started, AbortSignal.timeout(ENGINE_LIMIT_MS)).catch(() => {});
     await this.#freezer().thaw();
   }
 
