@@ -130,7 +130,7 @@ function addMigrating(program: Command, run: Run): void {
     .addArgument(container)
     .addArgument(otherHost)
     .addOption(new Option("--mode <mode>", "how memory crosses").choices(["post-copy"]).default("post-copy"))
-    .option("--keep-source", "leave the stopped container here instead of removing it", false)
+    .option("--keep-source", "leave the stopped container here instead of removing it, to be started by nobody but you", false)
     .option("--detach", "return as soon as the migration has begun", false)
     .action(run((all) => all.migrate));
   example(migrate, "dmigrate migrate redis b", "dmigrate migrate redis b --json > report.json");

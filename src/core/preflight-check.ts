@@ -25,8 +25,8 @@ export interface Problem {
 
 /** A check: yields what is wrong. */
 export interface Check<Facts extends Subject = Subject> {
-  /** Said if nothing is wrong. */
-  readonly passed: (facts: Facts) => string;
+  /** Said if nothing is wrong; nothing if it could not be looked at, for a reason that another check tells. */
+  readonly passed: (facts: Facts) => string | undefined;
   readonly find: (facts: Facts) => Iterable<Problem>;
 }
 

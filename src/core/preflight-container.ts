@@ -48,6 +48,12 @@ export const containerChecks = {
     *find({ container }) {
       const { name } = container.needs;
       if (container.paused) yield blocker(`${name} is paused`, `run \`docker unpause ${name}\``);
+      if (container.frozen) {
+        yield blocker(
+          `${name} is frozen, and not by \`docker pause\`: a migration may have left it so`,
+          "see `dmigrate list`; `dmigrate report ID` of its last migration says whose it is and what to do",
+        );
+      }
       if (container.orchestrator !== undefined) {
         yield blocker(
           `${name} belongs to ${container.orchestrator}, which would start another one when it leaves`,
@@ -62,6 +68,12 @@ export const containerChecks = {
       for (const reason of container.unmovable) {
         const [cause = reason, remedy = "let it stand on its own"] = reason.split("; ");
         yield blocker(cause, remedy);
+      }
+      for (const { name, namespaces } of container.dependents) {
+        yield blocker(
+          `Container ${name} lives in this one's ${namespaces.join(" and ")} namespace, and would be cut off`,
+          `stop ${name}, or give it a namespace of its own`,
+        );
       }
     },
   },

@@ -165,6 +165,10 @@ export interface ContainerFacts {
   /** Addresses that it can't ask for elsewhere, because they are the default network's to give. */
   readonly floatingAddresses: readonly string[];
   readonly paused: boolean;
+  /** Its cgroup is frozen, but Docker has not paused it. */
+  readonly frozen: boolean;
+  /** Running containers that live in namespaces of this one, and in which of them: `--network container:` and the like. */
+  readonly dependents: readonly { readonly name: string; readonly namespaces: readonly string[] }[];
   /** Name of its OCI runtime. */
   readonly runtime: string;
   /** Who starts it again elsewhere when it ends here, like `Docker Swarm`. */

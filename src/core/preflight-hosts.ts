@@ -1,7 +1,7 @@
 /**
  * Checks of the two hosts: whether both have what a migration needs, and whether they are enough alike.
  */
-import { blocker, nameOf, type Check } from "./preflight-check.ts";
+import { blocker, nameOf, type Check, type Subject } from "./preflight-check.ts";
 import type { CriuFeature, HostFacts, IdMap } from "./preflight-facts.ts";
 
 /**
@@ -30,7 +30,7 @@ export const hostChecks = {
     },
   },
   "criu-dump": {
-    passed: (s) => `CRIU on ${s.source.host} dumped a process with a socket`,
+    passed: ({ source: { host, criu } }) => (criu.works ? `CRIU on ${host} dumped a process with a socket` : undefined),
     *find({ source: { host, kernel, criu, criuDump } }) {
       if (!criu.works || criuDump.works) return;
       yield blocker(
@@ -41,7 +41,7 @@ export const hostChecks = {
     },
   },
   "lazy-pages": {
-    passed: (s) => `CRIU on ${s.target.host} restores memory on demand`,
+    passed: ({ target: { host, criu } }) => (criu.works ? `CRIU on ${host} restores memory on demand` : undefined),
     *find({ target }) {
       if (!target.criu.works) return;
       const missing = missingFeatures(target, ["uffd", "uffd-noncoop"]);
@@ -75,7 +75,7 @@ export const hostChecks = {
     },
   },
   storage: {
-    passed: (s) => `Containers lie on overlayfs on ${s.source.host} and ${s.target.host}`,
+    passed: (s) => (bothAnswer(s) ? `Containers lie on overlayfs on ${s.source.host} and ${s.target.host}` : undefined),
     *find(s) {
       for (const { host, docker } of [s.source, s.target]) {
         if (!docker.reachable || OVERLAY_DRIVERS.has(docker.storageDriver)) continue;
@@ -88,7 +88,7 @@ export const hostChecks = {
     },
   },
   runtime: {
-    passed: (s) => `Docker Engine on ${s.target.host} knows the runtime ${RUNTIME}`,
+    passed: (s) => (bothAnswer(s) ? `Docker Engine on ${s.target.host} knows the runtime ${RUNTIME}` : undefined),
     *find({ target: { host, docker, runtimePath } }) {
       if (!docker.reachable || docker.runtimes.includes(RUNTIME)) return;
       yield blocker(
@@ -163,7 +163,7 @@ export const hostChecks = {
     },
   },
   cgroups: {
-    passed: () => "Both hosts keep containers in cgroups of the same version",
+    passed: (s) => (bothAnswer(s) ? "Both hosts keep containers in cgroups of the same version" : undefined),
     *find({ source, target }) {
       if (!source.docker.reachable || !target.docker.reachable) return;
       const [here, there] = [source.docker.cgroupVersion, target.docker.cgroupVersion];
@@ -176,7 +176,7 @@ export const hostChecks = {
     },
   },
   "security-modules": {
-    passed: () => "Both hosts confine containers with the same security modules",
+    passed: (s) => (bothAnswer(s) ? "Both hosts confine containers with the same security modules" : undefined),
     *find({ source, target }) {
       if (!source.docker.reachable || !target.docker.reachable) return;
       const [here, there] = [source.docker.securityModules, target.docker.securityModules];
@@ -190,7 +190,7 @@ export const hostChecks = {
     },
   },
   "id-map": {
-    passed: (s) => `The container's user ids are the host's, here and on ${s.target.host}`,
+    passed: (s) => (bothAnswer(s) ? `The container's user ids are the host's, here and on ${s.target.host}` : undefined),
     *find({ source, target, container: { needs } }) {
       if (needs.idMap !== undefined) {
         yield blocker(
@@ -236,4 +236,8 @@ const X86_INSTRUCTION_SETS = new RegExp(
 
 function describeIdMap(map: IdMap | undefined): string {
   return map === undefined ? "user 0, group 0" : `user ${map.firstUid}, group ${map.firstGid}`;
+}
+
+function bothAnswer({ source, target }: Subject): boolean {
+  return source.docker.reachable && target.docker.reachable;
 }

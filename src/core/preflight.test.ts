@@ -106,6 +106,8 @@ const CONTAINER: ContainerFacts = {
   unmovable: [],
   floatingAddresses: [],
   paused: false,
+  frozen: false,
+  dependents: [],
   runtime: "runc",
   privileged: false,
   deviceRequests: [],
@@ -223,6 +225,13 @@ const CASES: readonly Case[] = [
   ],
 
   [{ container: { paused: true } }, "blocker", "state", /web is paused/],
+  [{ container: { frozen: true } }, "blocker", "state", /web is frozen, and not by `docker pause`/],
+  [
+    { container: { dependents: [{ name: "sidecar", namespaces: ["network", "ipc"] }] } },
+    "blocker",
+    "dependencies",
+    /Container sidecar lives in this one's network and ipc namespace/,
+  ],
   [{ container: { orchestrator: "Docker Swarm" } }, "blocker", "state", /Docker Swarm/],
   [
     { container: { unmovable: ["It shares the network namespace of container 12, which stays; give it its own"] } },

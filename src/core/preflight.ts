@@ -44,7 +44,8 @@ export function examine(source: HostFacts, target: HostFacts, container: Contain
     for (const id of idsOf(checks)) {
       const foundBefore = findings.length;
       for (const problem of checks[id].find(facts)) findings.push({ check: id, ...problem });
-      if (findings.length === foundBefore) passed.push(checks[id].passed(facts));
+      const said = findings.length === foundBefore ? checks[id].passed(facts) : undefined;
+      if (said !== undefined) passed.push(said);
     }
   };
   run(hostChecks, subject);

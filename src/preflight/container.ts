@@ -4,6 +4,7 @@
  */
 import { existsSync } from "node:fs";
 import { readdir, readFile, statfs } from "node:fs/promises";
+import { join } from "node:path";
 import * as z from "zod";
 import { DmigrateError } from "../core/errors.ts";
 import { deletedFiles } from "../core/preflight-container.ts";
@@ -11,7 +12,8 @@ import type { ContainerFacts, ContainerNeeds, IdMap, MountFacts, ProcessFacts, P
 import type { ContainerDescription } from "../docker/description.ts";
 import type { Engine } from "../docker/engine.ts";
 import type { InspectedContainer, InspectedExec } from "../docker/inspect.ts";
-import { isNotFound } from "../docker/transport.ts";
+import { isNotFound, unless } from "../docker/transport.ts";
+import { freezerGroups } from "../kernel/freezer-groups.ts";
 import { parseMountinfo, type Mount } from "../kernel/mountinfo.ts";
 import { pathKind, pathsOf, plainPaths, treeBytes } from "./paths.ts";
 import { parseMulticast } from "./proc.ts";
@@ -78,6 +80,8 @@ async function gather(
     unmovable: description.unmovable,
     floatingAddresses: description.floatingAddresses.map(canonicalAddress),
     paused: State.Paused,
+    frozen: !State.Paused && (await isFrozen(init)),
+    dependents: await dependentsOf(engine, container),
     runtime: given.Runtime,
     ...(orchestrator === undefined ? {} : { orchestrator }),
     privileged: given.Privileged,
@@ -170,6 +174,27 @@ async function sharedVolumes(engine: Engine, { Id, Mounts }: InspectedContainer)
       with: (users[index] ?? []).filter((other) => other.Id !== Id).map(({ Names }) => Names[0]?.slice(1) ?? ""),
     }))
     .filter((shared) => shared.with.length > 0);
+}
+
+/** What its freezer says of the cgroup of a process. */
+async function isFrozen(init: string): Promise<boolean> {
+  const mounts = parseMountinfo(await readFile("/proc/self/mountinfo", "utf8"));
+  const [group] = freezerGroups(await readFile(`${init}/cgroup`, "utf8"), mounts);
+  if (group === undefined) return false;
+  const [file, frozen] = group.version === "v1" ? ["freezer.state", /^FROZEN/] : ["cgroup.events", /^frozen 1$/m];
+  return frozen.test(await readIfThere(join(group.mountPoint, group.group, file)));
+}
+
+async function dependentsOf(engine: Engine, { Id }: InspectedContainer): Promise<ContainerFacts["dependents"]> {
+  const others = (await engine.listContainers()).filter((other) => other.Id !== Id);
+  const inspected = await Promise.all(others.map((other) => engine.inspectContainer(other.Id).catch(unless(404))));
+  return inspected.flatMap((other) => {
+    if (other === undefined) return [];
+    const { NetworkMode, IpcMode, PidMode } = other.HostConfig;
+    const modes = { network: NetworkMode, ipc: IpcMode, pid: PidMode };
+    const namespaces = Object.entries(modes).flatMap(([kind, mode]) => (mode === `container:${Id}` ? [kind] : []));
+    return namespaces.length === 0 ? [] : [{ name: other.Name.slice(1), namespaces }];
+  });
 }
 
 /** All mounts but those of files that are copied or, as binds, expected on the target. */

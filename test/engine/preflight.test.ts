@@ -2,7 +2,7 @@
  * The preflight of containers of a real engine: what it says of one is what CRIU then does, and what it says of a target is so.
  */
 import assert from "node:assert/strict";
-import { mkdirSync, statSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { after, before, describe, test } from "node:test";
 import { fileURLToPath } from "node:url";
@@ -13,6 +13,7 @@ import { Lab } from "../../lab/lab.ts";
 import { CHECKOUT, CHECKOUT_IN_HOST } from "../../lab/paths.ts";
 import { examine, type CheckId, type Examination } from "../../src/core/preflight.ts";
 import { hostFacts, type ContainerFacts, type HostFacts } from "../../src/core/preflight-facts.ts";
+import { freezerOf } from "../../src/criu/freezer.ts";
 import { dumpConfiguration } from "../../src/criu/configuration.ts";
 import { Engine } from "../../src/docker/engine.ts";
 import { provideImage } from "../support/lab.ts";
@@ -258,6 +259,36 @@ test("files in a /dev/shm that others may join are told: CRIU dumps the containe
   const [shareable] = await gatherContainers(host, "shareable");
   assert.deepEqual(shareable?.container.shareableFiles, ["buffers"]);
 });
+
+test("containers that live in its namespaces are told, and that something has frozen it", async () => {
+  const { a: host } = hosts();
+  await start(host, "owner", ["sleep", "600"], ["--ipc", "shareable"]);
+  await start(host, "guest", ["sleep", "600"], ["--ipc", "container:owner"], "container:owner");
+  const factsOf = async (name: string): Promise<ContainerFacts | undefined> => (await gatherContainers(host, name))[0]?.container;
+  const owner = await factsOf("owner");
+  assert.deepEqual([owner?.dependents, owner?.frozen], [[{ name: "guest", namespaces: ["network", "ipc"] }], false]);
+  assert.deepEqual((await factsOf("guest"))?.dependents, []);
+  const pid = Number(await host.run("docker", "inspect", "--format", "{{.State.Pid}}", "owner"));
+  const freezer = await freezerOf(realPid(host, pid));
+  await freezer.freeze();
+  assert.equal((await factsOf("owner"))?.frozen, true);
+  await freezer.thaw();
+});
+
+/** A process as this machine counts. */
+function realPid(host: Host, pid: number): number {
+  const inode = statSync(`${host.root}/proc/${pid}/ns/net`).ino;
+  const found = readdirSync("/proc").find((each) => {
+    try {
+      return (
+        /^\d+$/.test(each) && statSync(`/proc/${each}/ns/net`).ino === inode && readFileSync(`/proc/${each}/comm`, "utf8") === "sleep\n"
+      );
+    } catch {
+      return false; // it has ended
+    }
+  });
+  return Number(found);
+}
 
 test("System V semaphores are told, of the container alone", async () => {
   const { a: host } = hosts();

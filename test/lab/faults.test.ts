@@ -158,6 +158,17 @@ test("a migration is cancelled while it copies", async () => {
   await assertUndone();
 });
 
+test("a container that is changed while it is copied does not move as it was before", async () => {
+  const shaped = ["dev", "eth0", "root", "tbf", "rate", "100mbit", "burst", "64kb", "latency", "50ms"];
+  await a.run("tc", "qdisc", "add", ...shaped);
+  const result = await migrate(a, "redis", "b", { copy: () => a.run("docker", "update", "--restart", "no", "redis") });
+  await a.run("tc", "qdisc", "delete", "dev", "eth0", "root");
+  assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "PREFLIGHT_BLOCKED"], result.message);
+  assert.match(result.message, /redis was changed .* while its migration copied; migrate again/);
+  await a.run("docker", "update", "--restart", "always", "redis");
+  await assertUndone();
+});
+
 /** Has the target's restore take its time, and something happen meanwhile. */
 async function whileRestoring(fault: (id: string) => Promise<unknown>): Promise<MigrateResult> {
   const repair = await beforeRestores(b, "sleep 3");

@@ -17,6 +17,7 @@ import { sendImages } from "../../criu/image-stream.ts";
 import { prepareDump, type LazyDump } from "../../criu/lazy-dump.ts";
 import { lazyPageCount, readLazyRanges } from "../../criu/pagemap.ts";
 import { thawAfterDump } from "../../criu/thaw.ts";
+import { describe } from "../../docker/describe.ts";
 import { writeDescription, type ContainerDescription } from "../../docker/description.ts";
 import type { Engine } from "../../docker/engine.ts";
 import { exportImage } from "../../docker/images.ts";
@@ -251,9 +252,24 @@ export class SourceSession {
     }
   }
 
+  /** Throws PREFLIGHT_BLOCKED if somebody has paused or changed the container: what it was when the migration began is on the target. */
+  async #assertUnchanged(): Promise<void> {
+    const { id, name } = this.#subject.description;
+    const { State } = await this.#engine.inspectContainer(id);
+    const now = writeDescription(await describe(this.#engine, id));
+    const what = State.Paused
+      ? "paused"
+      : now === writeDescription(this.#subject.description)
+        ? undefined
+        : "changed (`docker update`, `rename`, `network`)";
+    if (what === undefined) return;
+    throw new DmigrateError("PREFLIGHT_BLOCKED", `${name} was ${what} while its migration copied; migrate again with it as it is to be`);
+  }
+
   /** Everything for the freeze that can be done before it. */
   async #prepareFreeze() {
     const { id, description, initPid, request } = this.#subject;
+    await this.#assertUnchanged();
     const files = this.#files;
     if (files === undefined) throw new DmigrateError("INTERNAL", "The freeze came before the copy; report this as a bug");
     const folder = migrationFolder(this.#context.config, id);
