@@ -10,6 +10,7 @@ import { messageOf } from "../src/core/errors.ts";
 import { startCluster } from "./cluster.ts";
 import { registerDemo } from "./demo.ts";
 import type { Host } from "./host.ts";
+import { removedOnInterrupt } from "./interrupt.ts";
 import { CLIENT, Lab, labNames, removeLab } from "./lab.ts";
 import { labName } from "./paths.ts";
 
@@ -57,6 +58,7 @@ function addUp(lab: Command): void {
     .option("--rate <rate>", "rate of every host's link, like 1gbit or 100mbit; unlimited if left out")
     .option("--json", "print the lab as JSON on standard output")
     .action(async (options: UpOptions) => {
+      using _interrupt = removedOnInterrupt(labName(options.name));
       const built = await Lab.up(options, say);
       try {
         await startCluster(built);

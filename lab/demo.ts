@@ -11,6 +11,7 @@ import type { Host } from "./host.ts";
 import { redisImage } from "./images/catalogue.ts";
 import { buildImage } from "./images/image.ts";
 import { loadImage } from "./images/load.ts";
+import { removedOnInterrupt } from "./interrupt.ts";
 import { checkSpec, CLIENT, LAN, Lab, type LabSpec } from "./lab.ts";
 import { CHECKOUT_IN_HOST } from "./paths.ts";
 import { ROOT_DIR } from "./setup.ts";
@@ -76,6 +77,7 @@ async function demo(options: DemoOptions): Promise<number> {
   checkSpec(spec);
   const say = options.json === true ? () => {} : (line: string) => void process.stdout.write(`${line}\n`);
   await using cleanup = new AsyncDisposableStack();
+  cleanup.use(removedOnInterrupt(spec.name));
   say("Lab: two hosts with a Docker Engine and an agent each, and a client host, on one Ethernet segment");
   const lab = await Lab.up(spec, (line) => say(`  ${line}`));
   if (options.keep === undefined) cleanup.defer(() => lab.down());
@@ -118,7 +120,10 @@ async function demo(options: DemoOptions): Promise<number> {
     for (const { what, holds, seen: instead } of findings)
       say(`  ${holds ? "ok  " : "FAIL"} ${what}${instead === undefined ? "" : `: ${instead}`}`);
     say(verified ? "\nNothing was lost." : "\nNot everything holds; see above.");
-    if (options.keep === true) sayHowToPlay(options.name, to.name, say);
+    if (options.keep === true) {
+      await lab.host(CLIENT).run(...FILL); // the restart above has emptied it
+      sayHowToPlay(options.name, to.name, say);
+    }
   }
   return verified ? 0 : 1;
 }
@@ -128,7 +133,7 @@ async function startRedis(host: Host, client: Host, say: (line: string) => void)
   await loadImage(host, await buildImage(redisImage(ROOT_DIR), ROOT_DIR));
   const network = ["--network", LAN, "--ip", ADDRESS, "--mac-address", MAC];
   await host.run("docker", "run", "--detach", "--name", CONTAINER, "--restart", "always", ...network, "dmigrate/redis");
-  await client.run(...workload("redis-fill", "fill", "--megabytes", String(FILL_MEGABYTES)));
+  await client.run(...FILL);
   const memory = await host.run("docker", "stats", "--no-stream", "--format", "{{.MemUsage}}", CONTAINER);
   say(`Redis: runs in Docker on ${host.name} at ${ADDRESS}, ${memory.split("/")[0]?.trim()} in memory`);
   return await client.run(...workload("redis-fill", "digest"));
@@ -138,6 +143,8 @@ async function startRedis(host: Host, client: Host, say: (line: string) => void)
 function workload(name: string, ...args: readonly string[]): string[] {
   return [`${CHECKOUT_IN_HOST}/bin/node`, `${CHECKOUT_IN_HOST}/lab/workloads/${name}.ts`, "--host", ADDRESS, ...args];
 }
+
+const FILL = workload("redis-fill", "fill", "--megabytes", String(FILL_MEGABYTES));
 
 function startClient(host: Host): ClientProcess<RedisClientResult> {
   const child = host.spawn(workload("redis-client"), { stdio: ["pipe", "pipe", "inherit"] });

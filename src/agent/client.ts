@@ -87,12 +87,11 @@ export interface ControlClient extends Disposable {
 export function controlClient(socketPath: string = CONTROL_SOCKET): ControlClient {
   const calls = callsOver(() => createConnection(socketPath));
   const client = createClient(ControlService, calls.transport);
-  const lost = (error: unknown): DmigrateError =>
-    new DmigrateError(
-      "AGENT_UNREACHABLE",
-      `No agent answers at ${socketPath}: ${reasonOf(error)}; start it with \`dmigrate agent\``,
-      error,
-    );
+  const lost = (error: unknown): DmigrateError => {
+    const reason = reasonOf(error);
+    const remedy = reason.includes("EACCES") ? "run this as root, who alone may use it" : "start it with `dmigrate agent`";
+    return new DmigrateError("AGENT_UNREACHABLE", `No agent answers at ${socketPath}: ${reason}; ${remedy}`, error);
+  };
   const asking = async <T>(answer: Promise<T>, options?: CallOptions): Promise<T> => {
     try {
       return await answer;

@@ -155,6 +155,19 @@ test("a lab whose building was broken off is known, and taken down", async () =>
   assert.deepEqual(JSON.parse((await dmigrate(["lab", "down", "--name", BROKEN, "--json"])).stdout), { removed: [] });
 });
 
+test("Ctrl-C while a lab is built leaves nothing of it", async () => {
+  const up = spawnDmigrate(["lab", "up", "--name", BROKEN]);
+  const exited = once(up, "exit");
+  const said: string[] = [];
+  for await (const line of createInterface({ input: up.stderr ?? assert.fail() })) {
+    said.push(line);
+    if (line === "Host a is up at 10.77.0.1") up.kill("SIGINT");
+  }
+  assert.deepEqual(await exited, [128 + 2, null]);
+  assert.deepEqual(said.slice(-2), [`Interrupted: taking lab ${BROKEN} down`, `Lab ${BROKEN} is gone.`]);
+  await assertGone(BROKEN);
+});
+
 test("a lab whose host died is known, and replaced by one of the same name", async () => {
   const [dead] = remapped.hosts;
   process.kill(dead?.record.initPid ?? assert.fail(), "SIGKILL");
