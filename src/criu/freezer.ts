@@ -9,7 +9,7 @@ import { readFile, writeFile } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import path from "node:path";
 import { DmigrateError } from "../core/errors.ts";
-import { freezerGroups, type FreezerGroup } from "../kernel/freezer-groups.ts";
+import { FREEZER_FILES, freezerGroups, type FreezerGroup } from "../kernel/freezer-groups.ts";
 import { parseMountinfo } from "../kernel/mountinfo.ts";
 import { killProcess } from "../kernel/pidfd.ts";
 
@@ -50,10 +50,10 @@ export async function fenceOf(cgroup: string): Promise<Fence> {
   const [own] = await groupsOf("self");
   if (own === undefined)
     throw new DmigrateError("RESTORE_FAILED", "Found no cgroup freezer on the target; mount cgroup v2 or the v1 freezer hierarchy");
-  const { file, frozen } = INTERFACES[own.version];
+  const { control, frozen } = FREEZER_FILES[own.version];
   return {
     version: own.version,
-    control: path.join(own.mountPoint, cgroup, file),
+    control: path.join(own.mountPoint, cgroup, control),
     frozen,
     member: `${own.hierarchy}:${cgroup}`,
     outside: path.join(own.mountPoint, own.group, "cgroup.procs"),
@@ -76,7 +76,7 @@ async function groupsOf(pid: number | "self"): Promise<FreezerGroup[]> {
 
 /** The freezer of a folder of a cgroup hierarchy, if it has one. */
 export function freezerAt(folder: string): Freezer | undefined {
-  for (const { file, frozen, thawed, stateFile, isFrozen } of Object.values(INTERFACES)) {
+  for (const { control: file, frozen, thawed, state: stateFile, isFrozen } of Object.values(FREEZER_FILES)) {
     const control = path.join(folder, file);
     if (!existsSync(control)) continue;
     const state = path.join(folder, stateFile);
@@ -109,8 +109,3 @@ export function freezerAt(folder: string): Freezer | undefined {
   }
   return undefined;
 }
-
-const INTERFACES = {
-  v1: { file: "freezer.state", frozen: "FROZEN", thawed: "THAWED", stateFile: "freezer.state", isFrozen: /^FROZEN/ },
-  v2: { file: "cgroup.freeze", frozen: "1", thawed: "0", stateFile: "cgroup.events", isFrozen: /^frozen 1$/m },
-} as const;

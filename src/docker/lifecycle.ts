@@ -1,9 +1,11 @@
 /**
- * Keeps the engine from starting a container by itself, and gets rid of one that the engine may be getting rid of, too.
+ * Keeps the engine from starting a container by itself, makes up for it afterwards, and gets rid of one that the engine may be getting
+ * rid of, too.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Engine } from "./engine.ts";
 import type { RestartPolicy } from "./inspect.ts";
+import { despiteRestart } from "./restart.ts";
 import { isNotFound, refusalOf, unless } from "./transport.ts";
 
 /** The policy under which a container that has ended stays ended. */
@@ -54,6 +56,17 @@ export async function restartIfEnded(engine: Engine, id: string, policy: Restart
 /** As the command line takes it, like `on-failure:3`. */
 export function policyText(policy: RestartPolicy): string {
   return `${sameName(policy)}${policy.MaximumRetryCount > 0 ? `:${policy.MaximumRetryCount}` : ""}`;
+}
+
+/**
+ * Ends the time in which a container had to stay ended: gives it its policy, and starts it if it ended meanwhile and that policy would have
+ * started it. An engine that is being restarted is waited for.
+ * @param sinceMs from when on it lacked its policy, Unix time
+ * @returns what became of a container that does not run, or did not; undefined if it ran on
+ */
+export async function giveBackPolicy(engine: Engine, id: string, policy: RestartPolicy, sinceMs: number): Promise<string | undefined> {
+  await despiteRestart(() => setRestartPolicy(engine, id, policy));
+  return await despiteRestart(() => restartIfEnded(engine, id, policy, sinceMs));
 }
 
 function sameName({ Name }: RestartPolicy): string {

@@ -1,6 +1,6 @@
 /**
- * The cgroups by which a process can be frozen: in the v1 hierarchy of the freezer, or in that of v2, whichever are mounted (cgroups(7)).
- * Pure.
+ * The cgroups by which a process can be frozen: in the v1 hierarchy of the freezer, or in that of v2, whichever are mounted (cgroups(7)),
+ * and the files that do it. Pure.
  */
 import type { Mount } from "./mountinfo.ts";
 
@@ -13,6 +13,12 @@ export interface FreezerGroup {
   /** From the root of the hierarchy, as the reader's cgroup namespace shows it. */
   readonly group: string;
 }
+
+/** The files of a cgroup by which it is frozen, and what is written into and read from them. */
+export const FREEZER_FILES = {
+  v1: { control: "freezer.state", frozen: "FROZEN", thawed: "THAWED", state: "freezer.state", isFrozen: /^FROZEN/ },
+  v2: { control: "cgroup.freeze", frozen: "1", thawed: "0", state: "cgroup.events", isFrozen: /^frozen 1$/m },
+} as const;
 
 /**
  * That of v1 comes before that of v2: where both are mounted, engines use v1.

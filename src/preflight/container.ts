@@ -13,7 +13,7 @@ import type { ContainerDescription } from "../docker/description.ts";
 import type { Engine } from "../docker/engine.ts";
 import type { InspectedContainer, InspectedExec } from "../docker/inspect.ts";
 import { isNotFound, unless } from "../docker/transport.ts";
-import { freezerGroups } from "../kernel/freezer-groups.ts";
+import { FREEZER_FILES, freezerGroups } from "../kernel/freezer-groups.ts";
 import { parseMountinfo, type Mount } from "../kernel/mountinfo.ts";
 import { pathKind, pathsOf, plainPaths, treeBytes } from "./paths.ts";
 import { parseMulticast } from "./proc.ts";
@@ -181,8 +181,8 @@ async function isFrozen(init: string): Promise<boolean> {
   const mounts = parseMountinfo(await readFile("/proc/self/mountinfo", "utf8"));
   const [group] = freezerGroups(await readFile(`${init}/cgroup`, "utf8"), mounts);
   if (group === undefined) return false;
-  const [file, frozen] = group.version === "v1" ? ["freezer.state", /^FROZEN/] : ["cgroup.events", /^frozen 1$/m];
-  return frozen.test(await readIfThere(join(group.mountPoint, group.group, file)));
+  const { state, isFrozen: frozen } = FREEZER_FILES[group.version];
+  return frozen.test(await readIfThere(join(group.mountPoint, group.group, state)));
 }
 
 async function dependentsOf(engine: Engine, { Id }: InspectedContainer): Promise<ContainerFacts["dependents"]> {

@@ -13,7 +13,9 @@ import { freezerOf } from "../../criu/freezer.ts";
 import { thawAfterDump } from "../../criu/thaw.ts";
 import { breakOff } from "../../criu/lazy-dump.ts";
 import { Engine } from "../../docker/engine.ts";
-import { setRestartPolicy } from "../../docker/lifecycle.ts";
+import { giveBackPolicy } from "../../docker/lifecycle.ts";
+import { despiteRestart } from "../../docker/restart.ts";
+import { unless } from "../../docker/transport.ts";
 import { NetworkNamespace } from "../../kernel/netns.ts";
 import { Quarantine } from "../../network/quarantine.ts";
 import type { AgentContext } from "../context.ts";
@@ -84,8 +86,11 @@ function inDoubt({ container, peer }: MigrationRecord, state: JournalState | "un
 
 async function letRunOn(context: AgentContext, record: MigrationRecord): Promise<void> {
   const { frozen } = readDetail(record.detail);
-  if (frozen !== undefined && existsSync(`/proc/${frozen.initPid}`))
-    await release(await Engine.connect(context.config.dockerSocket), record, frozen);
+  if (frozen !== undefined) {
+    if (existsSync(`/proc/${frozen.initPid}`)) await release(frozen);
+    const engine = await despiteRestart(() => Engine.connect(context.config.dockerSocket));
+    await giveBackPolicy(engine, record.containerId, frozen.restartPolicy, record.beganAtMs).catch(unless(404));
+  }
   await context.peers
     .to(record.peer)
     .abort(record.id)
@@ -108,14 +113,13 @@ async function letGo(context: AgentContext, record: MigrationRecord): Promise<vo
   end(context, record, "completed");
 }
 
-async function release(engine: Engine, record: MigrationRecord, frozen: NonNullable<SourceDetail["frozen"]>): Promise<void> {
+async function release(frozen: NonNullable<SourceDetail["frozen"]>): Promise<void> {
   await breakOff(frozen.pagePort);
   await untraced(frozen.initPid);
   using namespace = NetworkNamespace.open(`/proc/${frozen.initPid}/ns/net`);
   using quarantine = new Quarantine(namespace);
   quarantine.lift();
   await thawAfterDump(await freezerOf(frozen.initPid));
-  await setRestartPolicy(engine, record.containerId, frozen.restartPolicy);
 }
 
 /** CRIU must have let go of the tasks before they may run: until then parts of them are its own. */

@@ -22,7 +22,7 @@ import { writeDescription, type ContainerDescription } from "../../docker/descri
 import type { Engine } from "../../docker/engine.ts";
 import { exportImage } from "../../docker/images.ts";
 import type { RestartPolicy } from "../../docker/inspect.ts";
-import { NEVER_RESTART, policyText, restartIfEnded, setRestartPolicy } from "../../docker/lifecycle.ts";
+import { giveBackPolicy, NEVER_RESTART, policyText, setRestartPolicy } from "../../docker/lifecycle.ts";
 import { despiteRestart } from "../../docker/restart.ts";
 import { isNotFound } from "../../docker/transport.ts";
 import { liesOnHost, volumeIdentity } from "../../docker/volumes.ts";
@@ -257,12 +257,9 @@ export class SourceSession {
     const { id, name } = this.#subject.description;
     const { State } = await this.#engine.inspectContainer(id);
     const now = writeDescription(await describe(this.#engine, id));
-    const what = State.Paused
-      ? "paused"
-      : now === writeDescription(this.#subject.description)
-        ? undefined
-        : "changed (`docker update`, `rename`, `network`)";
-    if (what === undefined) return;
+    const isChanged = now !== writeDescription(this.#subject.description);
+    if (!State.Paused && !isChanged) return;
+    const what = isChanged ? "changed (`docker update`, `rename`, `network`)" : "paused";
     throw new DmigrateError("PREFLIGHT_BLOCKED", `${name} was ${what} while its migration copied; migrate again with it as it is to be`);
   }
 
@@ -350,7 +347,10 @@ export class SourceSession {
       (error: unknown) => hopeless.abort(error),
     );
     const { id, description, request } = this.#subject;
-    this.#expected = { "post-copy": PAGE_BYTES * lazyPageCount(await readLazyRanges(images)) };
+    this.#expected = await lazyBytesIn(images).then(
+      (lazyBytes) => ({ "post-copy": lazyBytes }),
+      () => ({}), // the migration goes on without an estimate
+    );
     const tellLost = (error: unknown): void =>
       this.#warn(
         `${messageOf(error)}: ${description.name} runs on ${request.target}, but what touches memory that has not crossed waits until ` +
@@ -404,8 +404,7 @@ export class SourceSession {
   async #restoreRestartPolicy(policy: RestartPolicy, sinceMs: number): Promise<void> {
     const { id, name } = this.#subject.description;
     try {
-      await despiteRestart(() => setRestartPolicy(this.#engine, id, policy));
-      const end = await restartIfEnded(this.#engine, id, policy, sinceMs);
+      const end = await giveBackPolicy(this.#engine, id, policy, sinceMs);
       if (end !== undefined) this.#warn(`${name} ${end}`);
     } catch (error) {
       if (isNotFound(error)) return; // it was removed
@@ -530,6 +529,10 @@ function inDoubt({ description, request }: SourceSubject, cause: unknown): Dmigr
     `see \`dmigrate list\` on ${request.target}: if it owns the migration, remove what is here with ` +
     `\`docker rm --force ${description.name}\`; if it does not, \`docker restart ${description.name}\` starts it here anew`;
   return new DmigrateError("IN_DOUBT", text, cause);
+}
+
+async function lazyBytesIn(images: string): Promise<number> {
+  return PAGE_BYTES * lazyPageCount(await readLazyRanges(images));
 }
 
 /** Asks the target again after the link was lost, until that is hopeless. Tells of it once. */

@@ -16,8 +16,7 @@ import { createContainer } from "../../docker/create.ts";
 import type { ContainerDescription } from "../../docker/description.ts";
 import type { Engine } from "../../docker/engine.ts";
 import { importImage, planImport, presentLayers } from "../../docker/images.ts";
-import { restartIfEnded, setRestartPolicy } from "../../docker/lifecycle.ts";
-import { despiteRestart } from "../../docker/restart.ts";
+import { giveBackPolicy } from "../../docker/lifecycle.ts";
 import { ensureNetwork } from "../../docker/networks.ts";
 import { ensureVolume, liesOnHost } from "../../docker/volumes.ts";
 import { announce } from "../../network/announce.ts";
@@ -230,8 +229,7 @@ export class TargetSession {
     const committedAtMs = Date.now();
     await staging.started().catch(() => {}); // it has ended already: see below
     try {
-      await despiteRestart(() => setRestartPolicy(this.#engine, container, hostConfig.RestartPolicy));
-      const end = await despiteRestart(() => restartIfEnded(this.#engine, container, hostConfig.RestartPolicy, committedAtMs));
+      const end = await giveBackPolicy(this.#engine, container, hostConfig.RestartPolicy, committedAtMs);
       return end === undefined ? [] : [`${name} ${end}`];
     } catch (error) {
       return [`Docker did not take over ${name} (${messageOf(error)}): see \`docker ps --all\` and its restart policy there`];
