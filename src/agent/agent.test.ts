@@ -6,7 +6,7 @@ import { existsSync, mkdirSync, statSync, symlinkSync, writeFileSync } from "nod
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { test } from "node:test";
-import { joinedAgents, startAgent, type TestAgent } from "../../test/support/agents.ts";
+import { joinedAgents, startAgent, type TestAgent, type TestSessions } from "../../test/support/agents.ts";
 import { temporaryDirectory } from "../../test/support/hosts.ts";
 import { collect } from "../../test/support/streams.ts";
 import { DmigrateError } from "../core/errors.ts";
@@ -107,9 +107,15 @@ test("list, report and cancel tell how migrations stand", async (t) => {
   assert.deepEqual(await onlySummary(first), { ...parties, role: "source", state: "running", phase: "copy" });
   assert.deepEqual(await onlySummary(second), { ...parties, role: "target", state: "prepared" });
   await assert.rejects(first.client.report(id), { code: "MIGRATION_IN_PROGRESS" });
-  await assert.rejects(first.client.cancel(id), { code: "CANCEL_TOO_LATE", message: "It has been handed over; wait for its end" });
+  await assert.rejects(first.client.cancel(id, { takeBack: false }), {
+    code: "CANCEL_TOO_LATE",
+    message: "It has been handed over; wait for its end",
+  });
   first.context.events.publish(id, events[2]!);
-  await assert.rejects(first.client.cancel(id), { code: "CANCEL_TOO_LATE", message: /has ended already, as rolled-back/ });
+  await assert.rejects(first.client.cancel(id, { takeBack: false }), {
+    code: "CANCEL_TOO_LATE",
+    message: /has ended already, as rolled-back/,
+  });
   journal.move(id, "rolled-back");
   await assert.rejects(second.client.report(id), { code: "MIGRATION_NOT_FOUND", message: /ask host a/ });
   const lost = newMigrationId(2n);
@@ -119,7 +125,7 @@ test("list, report and cancel tell how migrations stand", async (t) => {
   await assert.rejects(second.client.report(lost), { code: "MEMORY_LOST", message: advice });
   const unknown = newMigrationId(9n);
   await assert.rejects(first.client.report(unknown), { code: "MIGRATION_NOT_FOUND" });
-  await assert.rejects(first.client.cancel(unknown), { code: "MIGRATION_NOT_FOUND" });
+  await assert.rejects(first.client.cancel(unknown, { takeBack: false }), { code: "MIGRATION_NOT_FOUND" });
   await assert.rejects(collect(first.client.watch(unknown)), { code: "MIGRATION_NOT_FOUND" });
   for (const host of [b, a]) await first.client.removeHost(host);
   assert.deepEqual(await onlySummary(first), { ...parties, role: "source", state: "rolled-back", phase: "copy" }); // under its name of then
@@ -223,13 +229,15 @@ test("an attendance ends with its peer, and only then", async (t) => {
   await assert.rejects(peer.attend(), { code: "PEER_UNREACHABLE" });
 });
 
-test("an attendance to a migration ends with it", async (t) => {
-  const [first, second] = (await joinedAgents(t, { a: () => ({}), b: () => ({}) })) as [TestAgent, TestAgent];
-  first.context.journal.begin({ ...web, role: "source", peer: b });
+test("an attendance to a migration ends with it, and none begins after its end", async (t) => {
+  const underWay = new Set([id]);
+  const source = (): TestSessions => ({ migrations: { isUnderWay: (asked) => underWay.has(asked) } });
+  const [, second] = (await joinedAgents(t, { a: source, b: () => ({}) })) as [TestAgent, TestAgent];
   using attendance = await second.context.peers.to(a).attend(id);
-  first.context.journal.move(id, "rolled-back");
+  underWay.clear();
   if (!attendance.signal.aborted) await once(attendance.signal, "abort");
   assert.equal((attendance.signal.reason as DmigrateError).code, "PEER_UNREACHABLE"); // as the target notes it
+  await assert.rejects(second.context.peers.to(a).attend(id), { code: "MIGRATION_NOT_FOUND" });
 });
 
 test("an agent that restarts knows what it was doing, and serves when it has recovered", async (t) => {

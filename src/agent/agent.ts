@@ -51,7 +51,7 @@ export async function runAgent(config: AgentConfig, startSessions: StartSessions
   const recovered = Promise.withResolvers<void>();
   const interceptors = [errorInterceptor((error) => logError(log, error))];
   const peerCalls = connectNodeAdapter({
-    routes: (router) => peerRoutes(router, { cluster, journal, targets, ending: ending.signal, recovered: recovered.promise }),
+    routes: (router) => peerRoutes(router, { cluster, journal, migrations, targets, ending: ending.signal, recovered: recovered.promise }),
     contextValues: (request) => callerValues(cluster.peerOf(request.socket)),
     readMaxBytes: PEER_MESSAGE_BYTES_MAX,
     interceptors,

@@ -69,8 +69,8 @@ export interface ControlClient extends Disposable {
   check(container: string, target: HostName, options?: CallOptions): Promise<CheckResult>;
   /** Events of a migration from its beginning, those that already happened first; ends after `ended`. */
   watch(id: MigrationId, options?: CallOptions): AsyncIterable<StreamedEvent>;
-  /** Returns once the migration has been undone. Throws CANCEL_TOO_LATE after the handover. */
-  cancel(id: MigrationId): Promise<void>;
+  /** As `Migrations.cancel`. */
+  cancel(id: MigrationId, options: { readonly takeBack: boolean }): Promise<void>;
   /** The newest first. */
   list(): Promise<readonly MigrationSummary[]>;
   /** Throws MIGRATION_IN_PROGRESS until the migration ended. */
@@ -120,8 +120,8 @@ export function controlClient(socketPath: string = CONTROL_SOCKET): ControlClien
       return checkFromProto(await asking(client.check({ container, target }, options), options));
     },
     watch: (id, options) => streaming(client.watch({ id }, options), options),
-    async cancel(id) {
-      await asking(client.cancel({ id }));
+    async cancel(id, { takeBack }) {
+      await asking(client.cancel({ id, takeBack }));
     },
     async list() {
       const { migrations } = await asking(client.list({}));

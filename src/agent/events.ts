@@ -46,6 +46,11 @@ export class EventHub {
     }
   }
 
+  /** Returns once the migration has ended. Throws MIGRATION_NOT_FOUND. */
+  async ended(id: MigrationId): Promise<void> {
+    while (!hasEnded(this.#journal.get(id).state)) await this.#change(id, undefined);
+  }
+
   async #change(id: MigrationId, signal: AbortSignal | undefined): Promise<void> {
     try {
       await once(this.#journal.changes, id, signal === undefined ? {} : { signal });

@@ -55,10 +55,16 @@ export interface Migrations extends AsyncDisposable {
   recover(): Promise<void>;
   /** Begins a migration: returns once it is in the journal. All that follows, its failure too, is told by its events. */
   migrate(request: MigrateRequest): Promise<MigrationId>;
+  /** True if this agent, not one before it, drives that migration, and it has not ended. */
+  isUnderWay(id: MigrationId): boolean;
   /** Runs the preflight alone; nothing is changed. */
   check(container: string, target: HostName, options?: CallOptions): Promise<CheckResult>;
-  /** Returns once the migration has been undone. Throws CANCEL_TOO_LATE after the handover. */
-  cancel(id: MigrationId): Promise<void>;
+  /**
+   * Returns once the migration has been undone. Throws CANCEL_TOO_LATE after the handover.
+   * @param options `takeBack`: also if the target was asked to take the container over and does not say whether it did; the caller answers
+   *   for it that it does not run it and never will
+   */
+  cancel(id: MigrationId, options: { readonly takeBack: boolean }): Promise<void>;
 }
 
 /**
@@ -125,7 +131,8 @@ export interface PeerCalls extends TargetCalls {
   state(id: MigrationId, options?: CallOptions): Promise<JournalState | undefined>;
   /**
    * Stays with the peer: its signal is aborted, with PEER_UNREACHABLE, as soon as the peer's agent ends or has not answered for ten
-   * seconds, or soon after a migration that is named has ended there. Throws what keeps it from beginning. Disposing of it ends it quietly.
+   * seconds, or soon after a migration that is named has ended there. Throws what keeps it from beginning, MIGRATION_NOT_FOUND if the
+   * peer's agent does not drive that migration (any more). Disposing of it ends it quietly.
    */
   attend(migration?: MigrationId, options?: CallOptions): Promise<Attendance>;
 }

@@ -25,9 +25,10 @@ export const report: Command<[id: string]> = async (invocation, id) => {
   return 0;
 };
 
-export const cancel: Command<[id: string]> = async (invocation, text) => {
+type CancelOptions = { readonly takeBack: boolean };
+export const cancel: Command<[id: string, options: CancelOptions]> = async (invocation, text, { takeBack }) => {
   const id = migrationId(text);
-  await invocation.client.cancel(id);
+  await invocation.client.cancel(id, { takeBack });
   answer(invocation, { cancelled: id }, () => [
     `Cancelled ${id}: its container keeps running on the source, and nothing is left on the target.`,
   ]);

@@ -94,14 +94,14 @@ async function follow(invocation: Invocation, begin: Begin, firstInterrupt: Inte
   const output = !json ? out : err.isTerminal ? err : NOWHERE;
   const leaving = new AbortController();
   let interrupts = 0;
-  let tooLate = false;
-  const handedOver = ({ phases }: Progress): boolean => tooLate || phases.has("post-copy");
+  /** Why it can't be cancelled any more. */
+  let tooLate: string | undefined;
+  const handedOver = ({ phases }: Progress): boolean => tooLate !== undefined || phases.has("post-copy");
   const nextInterrupt = (progress: Progress): Interrupt => (interrupts > 0 || handedOver(progress) ? "leave" : firstInterrupt);
   using view = viewOn(output, now, (progress) => hint(progress, nextInterrupt(progress)));
   const cancelOrLeave = async (): Promise<void> => {
-    if (await tryCancel(client, view, leaving.signal)) return;
-    tooLate = true;
-    leaving.abort();
+    tooLate = await tryCancel(client, view, leaving.signal);
+    if (tooLate !== undefined) leaving.abort();
   };
   using _keyboard = invocation.onInterrupt(() => {
     const asked = nextInterrupt(view.progress);
@@ -124,29 +124,29 @@ async function follow(invocation: Invocation, begin: Begin, firstInterrupt: Inte
     leaving.abort(); // whatever is still being asked, nobody waits for
   }
   const { migration } = view.progress;
-  const text = farewell(migration, handedOver(view.progress));
+  const text = farewell(migration, handedOver(view.progress), tooLate);
   if (output === NOWHERE) err.write(`${text}\n`);
   else view.say(text);
   return { kind: "left", migration };
 }
 
 /**
- * Asks the agent to cancel, which alone knows whether it is too late, and tells of it as long as somebody follows. False if it is: the
- * container belongs to the target and the migration goes on.
+ * Asks the agent to cancel, which alone knows whether it is too late, and tells of it as long as somebody follows. Returns the agent's
+ * reason if it is: the migration goes on.
  */
-async function tryCancel(client: ControlClient, view: View, left: AbortSignal): Promise<boolean> {
+async function tryCancel(client: ControlClient, view: View, left: AbortSignal): Promise<string | undefined> {
   const { migration } = view.progress;
-  if (migration === undefined) return true;
+  if (migration === undefined) return undefined;
   const id = migrationId(migration.id);
   view.say("Cancelling. Ctrl-C again leaves without waiting.");
   try {
-    await client.cancel(id);
+    await client.cancel(id, { takeBack: false });
   } catch (thrown) {
     const error = DmigrateError.from(thrown);
-    if (error.code === "CANCEL_TOO_LATE") return !(await goesOn(client, id));
+    if (error.code === "CANCEL_TOO_LATE") return (await goesOn(client, id)) ? error.message : undefined;
     if (!left.aborted) view.say(`Cannot cancel: ${error.message}`);
   }
-  return true;
+  return undefined;
 }
 
 /** False if it has ended by now: then its events are about to tell. */
@@ -176,9 +176,10 @@ function agentLost(thrown: unknown, migration: Migration | undefined, handedOver
 }
 
 /** What becomes of a migration that its user leaves. */
-function farewell(migration: Migration | undefined, handedOver: boolean): string {
+function farewell(migration: Migration | undefined, handedOver: boolean, tooLate: string | undefined): string {
   if (migration === undefined) return "Left.";
   const { id, container, target } = migration;
+  if (tooLate !== undefined) return `Left, and the migration goes on (\`dmigrate watch ${id}\` follows it): ${tooLate}.`;
   return handedOver
     ? `Left: ${container} belongs to ${target} already, and the migration goes on. \`dmigrate watch ${id}\` follows it.`
     : `Left: the agent goes on alone. \`dmigrate watch ${id}\` shows what becomes of the migration.`;

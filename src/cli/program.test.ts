@@ -57,7 +57,8 @@ const COMMANDS: Readonly<Record<string, unknown[]>> = {
   "dmigrate migrate --keep-source --mode post-copy redis b": ["migrate", { ...REQUEST, keepSource: true }],
   "dmigrate migrate redis b --detach": ["migrate", REQUEST],
   "dmigrate check redis b": ["check", "redis", "b"],
-  "dmigrate cancel m0k3v9x2q7ab1": ["cancel", "m0k3v9x2q7ab1"],
+  "dmigrate cancel m0k3v9x2q7ab1": ["cancel", "m0k3v9x2q7ab1", { takeBack: false }],
+  "dmigrate cancel m0k3v9x2q7ab1 --take-back": ["cancel", "m0k3v9x2q7ab1", { takeBack: true }],
   "dmigrate watch m0k3v9x2q7ab1": ["watch", "m0k3v9x2q7ab1"],
   "dmigrate list": ["list"],
   "dmigrate report m0k3v9x2q7ab1": ["report", "m0k3v9x2q7ab1"],
@@ -246,8 +247,8 @@ function endless(
   const client = agentThat({
     migrate: (_request, options) => play(options?.signal),
     watch: (_id, options) => play(options?.signal),
-    cancel: async (id) => {
-      await cancel(id);
+    cancel: async (...asked) => {
+      await cancel(...asked);
       ended.resolve();
     },
     report: () => Promise.reject(new DmigrateError("MIGRATION_IN_PROGRESS", "It has not ended; wait")),
@@ -267,7 +268,7 @@ suite("Ctrl-C", () => {
   });
 
   const MIGRATION = { id: BEGAN.id, container: "redis", source: "a", target: "b" };
-  const tooLate: ControlClient["cancel"] = () => Promise.reject(new DmigrateError("CANCEL_TOO_LATE", "Too late; wait"));
+  const tooLate: ControlClient["cancel"] = () => Promise.reject(new DmigrateError("CANCEL_TOO_LATE", "redis belongs to b already"));
 
   for (const isTerminal of [false, true]) {
     const place = isTerminal ? "on a terminal" : "elsewhere";
@@ -281,7 +282,7 @@ suite("Ctrl-C", () => {
       assert.equal(await exit, 130);
       assert.match(
         keyboard.out.text,
-        /redis belongs to b already, and the migration goes on\. `dmigrate watch m0k3v9x2q7ab1` follows it\./,
+        /Left, and the migration goes on \(`dmigrate watch m0k3v9x2q7ab1` follows it\): redis belongs to b already\./,
       );
       assert.equal(keyboard.err.text, "");
     });

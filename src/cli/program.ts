@@ -153,6 +153,12 @@ function addMigrating(program: Command, run: Run): void {
         "refused, for the container runs on the target then. Run it on the source.",
     )
     .addArgument(id)
+    .option(
+      "--take-back",
+      "also when the target was lost in the handover and does not say whether it runs the container: you answer for it that it does not, " +
+        "and never will",
+      false,
+    )
     .action(run((all) => all.cancel));
   example(cancel, "dmigrate cancel m0k3v9x2q7ab1");
 }

@@ -54,10 +54,10 @@ test("a failed one claims nothing about who runs the container", () => {
   const failed = {
     ...REPORT,
     outcome: "failed",
-    error: { code: "IN_DOUBT", message: "b does not answer; see `dmigrate list` on b" },
+    error: { code: "MEMORY_LOST", message: "redis belongs to b now; restart it" },
   } as const;
   const text = renderReport(failed, 80, colourless).join("\n");
-  assert.match(text, /^✗ The migration of redis from a to b failed\.\n {2}IN_DOUBT {2}b does not answer/);
+  assert.match(text, /^✗ The migration of redis from a to b failed\.\n {2}MEMORY_LOST {2}redis belongs to b now/);
   assert.doesNotMatch(text, /runs on/);
 });
 

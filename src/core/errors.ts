@@ -45,7 +45,6 @@ export const ERROR_CODES = {
   NETWORK: { fault: "host", exitCode: 7 },
   KERNEL: { fault: "host", exitCode: 7 },
   TIMEOUT: { fault: "peer", exitCode: 7 },
-  IN_DOUBT: { fault: "peer", exitCode: 8 },
   MEMORY_LOST: { fault: "peer", exitCode: 8 },
   LAB: { fault: "host", exitCode: 9 },
   INTERNAL: { fault: "bug", exitCode: 70 },

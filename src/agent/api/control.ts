@@ -65,11 +65,11 @@ export function controlRoutes(router: ConnectRouter, { cluster, journal, events,
     async *watch({ id }, { signal }) {
       yield* eventsOf(migrationId(id), signal);
     },
-    async cancel({ id }) {
+    async cancel({ id, takeBack }) {
       const { state } = journal.get(migrationId(id));
       if (hasEnded(state))
         throw new DmigrateError("CANCEL_TOO_LATE", `Migration ${id} has ended already, as ${state}; see \`dmigrate report ${id}\``);
-      await migrations.cancel(migrationId(id));
+      await migrations.cancel(migrationId(id), { takeBack });
       return {};
     },
     list() {

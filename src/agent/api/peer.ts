@@ -13,12 +13,11 @@ import {
 import { z } from "zod";
 import { DmigrateError } from "../../core/errors.ts";
 import { hostName, migrationId, type HostName, type MigrationId } from "../../core/ids.ts";
-import { hasEnded } from "../../core/journal-states.ts";
 import { JoinService, PeerService } from "../../gen/dmigrate/v1/peer_pb.js";
 import type { Cluster } from "../cluster.ts";
 import { forget } from "../hosts.ts";
 import type { Journal } from "../journal.ts";
-import type { TargetSessions } from "../migrations.ts";
+import type { Migrations, TargetSessions } from "../migrations.ts";
 import { memberFromProto, pagesToProto, parseJson } from "./convert.ts";
 
 /** How soon the end of a migration is told to who attends. */
@@ -41,6 +40,7 @@ function callerOf({ values }: HandlerContext): HostName {
 export interface PeerParts {
   readonly cluster: Cluster;
   readonly journal: Journal;
+  readonly migrations: Migrations;
   readonly targets: TargetSessions;
   /** Aborted when the agent ends. */
   readonly ending: AbortSignal;
@@ -52,7 +52,7 @@ export function peerRoutes(router: ConnectRouter, parts: PeerParts): void {
   router.service(PeerService, peerService(parts)).service(JoinService, joinService(parts.cluster));
 }
 
-function peerService({ cluster, journal, targets, ending, recovered }: PeerParts): ServiceImpl<typeof PeerService> {
+function peerService({ cluster, journal, migrations, targets, ending, recovered }: PeerParts): ServiceImpl<typeof PeerService> {
   /** The migration, once its sessions may be used, if the caller is its source. */
   const ofCaller = async (id: string, context: HandlerContext): Promise<MigrationId> => {
     const caller = callerOf(context);
@@ -111,9 +111,10 @@ function peerService({ cluster, journal, targets, ending, recovered }: PeerParts
     },
     async *attend({ migration }, context) {
       callerOf(context);
+      const isOver = (): boolean => migration !== "" && !migrations.isUnderWay(migrationId(migration));
+      if (isOver()) throw new DmigrateError("MIGRATION_NOT_FOUND", `Migration ${migration} is not under way any more; migrate again`);
       yield {};
       const gone = AbortSignal.any([context.signal, ending]);
-      const isOver = (): boolean => migration !== "" && hasEnded(journal.find(migrationId(migration))?.state ?? "rolled-back");
       while (!gone.aborted && !isOver()) await delay(ATTENDANCE_MS, undefined, { signal: gone }).catch(() => {});
     },
     addMember({ member }, context) {

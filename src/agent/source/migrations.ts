@@ -9,6 +9,7 @@ import { describe } from "../../docker/describe.ts";
 import type { ContainerDescription } from "../../docker/description.ts";
 import { Engine } from "../../docker/engine.ts";
 import type { AgentContext } from "../context.ts";
+import { Doubts } from "./doubts.ts";
 import { runPreflight } from "./preflight.ts";
 import { recoverMigrations } from "./recovery.ts";
 import { SourceSession } from "./session.ts";
@@ -19,6 +20,7 @@ const CONTAINER_NAME = /^\/?[a-zA-Z0-9][\w.-]*$/;
 /** Makes the source's side of the migration logic. */
 export function sourceMigrations(context: AgentContext): Migrations {
   const running = new Map<MigrationId, { readonly cancel: AbortController; readonly over: Promise<void> }>();
+  const doubts = new Doubts();
   /** Finds a running container that may go to `target`. Throws what a user can have mistyped. */
   const find = async (
     container: string,
@@ -45,7 +47,7 @@ export function sourceMigrations(context: AgentContext): Migrations {
     return { engine, description, initPid: State.Pid };
   };
   return {
-    recover: () => recoverMigrations(context),
+    recover: () => recoverMigrations(context, doubts),
     async migrate(request: MigrateRequest): Promise<MigrationId> {
       const { engine, description, initPid } = await find(request.container, request.target);
       const id = newMigrationId(randomBytes(8).readBigUInt64LE());
@@ -58,7 +60,7 @@ export function sourceMigrations(context: AgentContext): Migrations {
         detail: {},
       });
       const cancel = new AbortController();
-      const session = new SourceSession(context, engine, { id, request, description, initPid }, cancel.signal);
+      const session = new SourceSession(context, engine, doubts, { id, request, description, initPid }, cancel.signal);
       const over = session.run().then((report) => {
         context.events.publish(id, { kind: "ended", atMs: report.totalMs, report });
         running.delete(id);
@@ -66,12 +68,19 @@ export function sourceMigrations(context: AgentContext): Migrations {
       running.set(id, { cancel, over });
       return id;
     },
+    isUnderWay: (id) => running.has(id),
     async check(container: string, target: HostName, options?: CallOptions): Promise<CheckResult> {
       const { engine, description } = await find(container, target);
       const { findings, passed } = await runPreflight(context, engine, description, target, options);
       return { container: description.name, source: context.self(), target, findings, passed };
     },
-    async cancel(id) {
+    async cancel(id, { takeBack }) {
+      const { peer, container } = context.journal.get(id);
+      if (doubts.has(id)) {
+        if (!takeBack) throw inDoubt(id, container, peer);
+        doubts.takeBack(id);
+        return await context.events.ended(id);
+      }
       const migration = running.get(id);
       if (migration === undefined)
         throw new DmigrateError(
@@ -79,13 +88,17 @@ export function sourceMigrations(context: AgentContext): Migrations {
           `No migration ${id} is under way from this host; \`dmigrate list\` shows those it knows`,
         );
       if (context.journal.get(id).state !== "running")
-        throw new DmigrateError(
-          "CANCEL_TOO_LATE",
-          `Migration ${id} is handed over: the container belongs to ${context.journal.get(id).peer} now`,
-        );
+        throw new DmigrateError("CANCEL_TOO_LATE", `Migration ${id} is handed over: the container belongs to ${peer} now`);
       migration.cancel.abort(new DmigrateError("CANCELLED", "The migration was cancelled; the container keeps running here"));
       await migration.over;
     },
     async [Symbol.asyncDispose]() {},
   };
+}
+
+function inDoubt(id: MigrationId, container: string, target: HostName): DmigrateError {
+  const text =
+    `${target} does not say whether it runs ${container} already; wait until it does, or, if it is lost for good and runs nothing, use ` +
+    `\`dmigrate cancel ${id} --take-back\``;
+  return new DmigrateError("CANCEL_TOO_LATE", text);
 }

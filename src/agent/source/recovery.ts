@@ -8,6 +8,7 @@ import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import { DmigrateError, messageOf } from "../../core/errors.ts";
+import type { ContainerId } from "../../core/ids.ts";
 import type { JournalState, Outcome, Report } from "../../core/migration.ts";
 import { freezerOf } from "../../criu/freezer.ts";
 import { thawAfterDump } from "../../criu/thaw.ts";
@@ -21,6 +22,7 @@ import { Quarantine } from "../../network/quarantine.ts";
 import type { AgentContext } from "../context.ts";
 import type { MigrationRecord } from "../journal.ts";
 import { removeMigrationFolder } from "../migration-folder.ts";
+import type { Doubts } from "./doubts.ts";
 import { readDetail, type SourceDetail } from "./detail.ts";
 import { memoryLost, removeShell } from "./shell.ts";
 
@@ -30,64 +32,68 @@ const RELEASE_LIMIT_MS = 30_000;
 const COMPLETION_LIMIT_MS = 10_000;
 const COMPLETION_RETRY_MS = 200;
 
-/** Brings every unfinished migration of an earlier agent to its end. A failure of one does not keep the others from it. */
-export async function recoverMigrations(context: AgentContext): Promise<void> {
+/**
+ * Brings every unfinished migration of an earlier agent to its end. A failure of one does not keep the others from it. Those that the
+ * target must be asked about go on behind this.
+ */
+export async function recoverMigrations(context: AgentContext, doubts: Doubts): Promise<void> {
   for (const record of context.journal.unfinished("source")) {
-    try {
-      await recover(context, record);
-    } catch (error) {
-      context.log.error({ err: error, migration: record.id }, "could not recover a migration");
-      end(context, record, "failed", DmigrateError.from(error));
-    }
-    await removeMigrationFolder(context.config, record.id);
+    const recovered = recover(context, record, record.state === "committed" ? settle(context, doubts, record) : letRunOn(context, record));
+    if (record.state !== "committed") await recovered;
   }
 }
 
-async function recover(context: AgentContext, record: MigrationRecord): Promise<void> {
-  if (record.state === "running") return await letRunOn(context, record);
-  const state = await stateOnTarget(context, record);
-  switch (state) {
+async function recover(context: AgentContext, record: MigrationRecord, work: Promise<void>): Promise<void> {
+  try {
+    await work;
+  } catch (error) {
+    context.log.error({ err: error, migration: record.id }, "could not recover a migration");
+    end(context, record, "failed", DmigrateError.from(error));
+  }
+  await removeMigrationFolder(context.config, record.id);
+}
+
+/** The target was asked to take the container over: it has done so or, since its source was lost before it did, will not. */
+async function settle(context: AgentContext, doubts: Doubts, record: MigrationRecord): Promise<void> {
+  const { id, container, peer } = record;
+  const urge = async (): Promise<void> => await context.peers.to(peer).abort(id);
+  const verdict = await doubts.settle({
+    id,
+    container,
+    target: peer,
+    reason: await urge().catch((error: unknown) => error),
+    urge,
+    state: () => stateOnTarget(context, record),
+    tell: (text) => {
+      context.log.warn({ migration: id }, text);
+      context.events.publish(id, { kind: "warning", atMs: Date.now() - record.beganAtMs, message: text });
+    },
+  });
+  switch (verdict) {
     case "rolled-back":
-    case undefined:
       return await letRunOn(context, record);
     case "completed":
       return await letGo(context, record);
     case "owner":
     case "failed":
-      return end(context, record, "failed", memoryLost(record.container, record.peer, "the agent of its source ended"));
-    case "running":
-    case "prepared":
-    case "committed":
-    case "unreachable":
-      return end(context, record, "failed", inDoubt(record, state));
+      return end(context, record, "failed", memoryLost(container, peer, "the agent of its source ended"));
   }
 }
 
 /** A target that has the container may be just about to find out whether it has all of its memory. */
-async function stateOnTarget({ peers }: AgentContext, { id, peer }: MigrationRecord): Promise<JournalState | "unreachable" | undefined> {
+async function stateOnTarget({ peers }: AgentContext, { id, peer }: MigrationRecord): Promise<JournalState | undefined> {
   const deadline = performance.now() + COMPLETION_LIMIT_MS;
   for (;;) {
-    const state = await peers
-      .to(peer)
-      .state(id)
-      .catch((): "unreachable" => "unreachable");
+    const state = await peers.to(peer).state(id);
     if (state !== "owner" || performance.now() > deadline) return state;
     await sleep(COMPLETION_RETRY_MS);
   }
 }
 
-function inDoubt({ container, peer }: MigrationRecord, state: JournalState | "unreachable"): DmigrateError {
-  const text =
-    `This agent ended after ${container} was handed over to ${peer}, whose word on it is "${state}"; it stays frozen here with all its ` +
-    `memory: remove it with \`docker rm --force ${container}\` if it runs on ${peer}; if it does not and will not, ` +
-    `\`docker restart ${container}\` starts it here anew`;
-  return new DmigrateError("IN_DOUBT", text);
-}
-
 async function letRunOn(context: AgentContext, record: MigrationRecord): Promise<void> {
   const { frozen } = readDetail(record.detail);
   if (frozen !== undefined) {
-    if (existsSync(`/proc/${frozen.initPid}`)) await release(frozen);
+    if (existsSync(`/proc/${frozen.initPid}`)) await release(frozen, record.containerId);
     const engine = await despiteRestart(() => Engine.connect(context.config.dockerSocket));
     await giveBackPolicy(engine, record.containerId, frozen.restartPolicy, record.beganAtMs).catch(unless(404));
   }
@@ -108,18 +114,21 @@ async function letGo(context: AgentContext, record: MigrationRecord): Promise<vo
   const { frozen } = readDetail(record.detail);
   if (frozen !== undefined) {
     await breakOff(frozen.pagePort);
-    await removeShell(await Engine.connect(context.config.dockerSocket), record.containerId, frozen.initPid, frozen.keepSource);
+    const engine = await despiteRestart(() => Engine.connect(context.config.dockerSocket));
+    await removeShell(engine, record.containerId, frozen.initPid, frozen.keepSource);
   }
   end(context, record, "completed");
 }
 
-async function release(frozen: NonNullable<SourceDetail["frozen"]>): Promise<void> {
-  await breakOff(frozen.pagePort);
-  await untraced(frozen.initPid);
-  using namespace = NetworkNamespace.open(`/proc/${frozen.initPid}/ns/net`);
+async function release({ pagePort, initPid }: NonNullable<SourceDetail["frozen"]>, containerId: ContainerId): Promise<void> {
+  const freezer = await freezerOf(initPid);
+  if (!freezer.folder.includes(containerId)) return; // the machine was restarted: it is another process's id now
+  await breakOff(pagePort);
+  await untraced(initPid);
+  using namespace = NetworkNamespace.open(`/proc/${initPid}/ns/net`);
   using quarantine = new Quarantine(namespace);
   quarantine.lift();
-  await thawAfterDump(await freezerOf(frozen.initPid));
+  await thawAfterDump(freezer);
 }
 
 /** CRIU must have let go of the tasks before they may run: until then parts of them are its own. */

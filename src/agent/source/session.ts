@@ -39,15 +39,13 @@ import { migrationFolder, removeMigrationFolder } from "../migration-folder.ts";
 import type { CallOptions, MigrateRequest, PeerCalls, Reservation } from "../migrations.ts";
 import { Timeline } from "../timeline.ts";
 import type { SourceDetail } from "./detail.ts";
+import type { Doubts } from "./doubts.ts";
 import { SourceFiles } from "./files.ts";
 import { refuseBlockers, runPreflight } from "./preflight.ts";
 import { memoryLost, removeShell } from "./shell.ts";
 import { strangersIn } from "./strangers.ts";
 
 const PROGRESS_INTERVAL_MS = 200;
-/** Longer than the target keeps restored tasks without a commit (src/agent/target/session.ts): after that it has rolled back. */
-const COMMIT_LIMIT_MS = 70_000;
-const COMMIT_RETRY_MS = 500;
 const REACH_RETRY_MS = 1000;
 const STAND_STILL_RETRY_MS = 20;
 /** How long to wait for the end of what came in by `docker exec`, and of health probes. */
@@ -76,6 +74,7 @@ export class SourceSession {
   readonly #target: PeerCalls;
   readonly #subject: SourceSubject;
   readonly #timeline: Timeline;
+  readonly #doubts: Doubts;
   /** Aborted by the user, or, until the commit, by the loss of the target. */
   #cancelled: AbortSignal;
   /** Undone on a rollback, the newest first. */
@@ -93,8 +92,9 @@ export class SourceSession {
   #pages = NO_PAGES;
   #expected: ExpectedBytes = {};
 
-  constructor(context: AgentContext, engine: Engine, subject: SourceSubject, cancelled: AbortSignal) {
+  constructor(context: AgentContext, engine: Engine, doubts: Doubts, subject: SourceSubject, cancelled: AbortSignal) {
     this.#context = context;
+    this.#doubts = doubts;
     this.#engine = engine;
     this.#subject = subject;
     this.#target = context.peers.to(subject.request.target);
@@ -132,7 +132,7 @@ export class SourceSession {
         return this.#report("failed", error);
       }
     } catch (error) {
-      return error instanceof InDoubt ? this.#report("failed", error.error) : await this.#rollBack(error);
+      return error instanceof NotOurs ? this.#report("failed", error.error) : await this.#rollBack(error);
     }
   }
 
@@ -295,7 +295,7 @@ export class SourceSession {
 
   /**
    * Restores on the target and gives it the container. When this returns, the target runs it; when it throws, the source may
-   * run it again, unless it throws `InDoubt`.
+   * run it again, unless it throws `NotOurs`.
    */
   async #handOver({ held }: Frozen): Promise<void> {
     const { id } = this.#subject;
@@ -309,21 +309,23 @@ export class SourceSession {
     this.#forwardStragglers(held);
   }
 
-  /** Calls `commit` until it is known what became of it: a lost answer must not lead to two owners, nor to none. */
+  /** Has the target take the container over. A lost answer must not lead to two owners, nor to none. */
   async #commit(packets: readonly Uint8Array[]): Promise<void> {
-    const deadline = performance.now() + COMMIT_LIMIT_MS;
-    for (;;) {
-      try {
-        await this.#target.commit(this.#subject.id, packets);
-        return;
-      } catch (error) {
-        const state = await this.#target.state(this.#subject.id).catch(() => "unreachable" as const);
-        if (state === "owner" || state === "completed") return;
-        // The target has written down that it never will run the container: so the source may.
-        if (state === "rolled-back" || state === undefined) throw error;
-        if (state === "failed" || performance.now() > deadline) throw new InDoubt(inDoubt(this.#subject, error));
-        await sleep(COMMIT_RETRY_MS);
-      }
+    const { id, description, request } = this.#subject;
+    try {
+      await this.#target.commit(id, packets);
+    } catch (error) {
+      const verdict = await this.#doubts.settle({
+        id,
+        container: description.name,
+        target: request.target,
+        reason: error,
+        urge: () => this.#target.commit(id, packets),
+        state: () => this.#target.state(id),
+        tell: (text) => this.#warn(text),
+      });
+      if (verdict === "rolled-back") throw error;
+      if (verdict === "failed") throw new NotOurs(memoryLost(description.name, request.target, error));
     }
   }
 
@@ -513,22 +515,14 @@ interface Frozen {
   readonly held: HeldNetwork;
 }
 
-/** The commit may or may not have happened: neither side may run the container by itself. */
-class InDoubt extends Error {
+/** The target owns the container, and can't run it. */
+class NotOurs extends Error {
   readonly error: DmigrateError;
 
   constructor(error: DmigrateError) {
     super(error.message);
     this.error = error;
   }
-}
-
-function inDoubt({ description, request }: SourceSubject, cause: unknown): DmigrateError {
-  const text =
-    `${request.target} did not say whether it took container ${description.name} over (${messageOf(cause)}), so it stays frozen here; ` +
-    `see \`dmigrate list\` on ${request.target}: if it owns the migration, remove what is here with ` +
-    `\`docker rm --force ${description.name}\`; if it does not, \`docker restart ${description.name}\` starts it here anew`;
-  return new DmigrateError("IN_DOUBT", text, cause);
 }
 
 async function lazyBytesIn(images: string): Promise<number> {

@@ -183,6 +183,8 @@ export class TargetSession {
         "RESTORE_FAILED",
         "The restored container was ended before the handover; the container keeps running on the source",
       );
+    // Sent by a source that was lost meanwhile: since then it may have ended, or taken the container back.
+    if (this.#brokenBy !== undefined) this.#contact.use(await this.#context.peers.to(this.subject.source).attend(this.subject.id));
     this.#context.journal.move(this.subject.id, "owner");
     this.#isCommitted = true;
     this.#running.move(); // drops it: nothing of it may be ended any more

@@ -145,6 +145,14 @@ export declare type CancelRequest = Message<"dmigrate.v1.CancelRequest"> & {
    * @generated from field: string id = 1;
    */
   id: string;
+
+  /**
+   * Also a migration whose target was asked to take the container over and does not answer: the caller answers for it that the target
+   * does not run the container and never will.
+   *
+   * @generated from field: bool take_back = 2;
+   */
+  takeBack: boolean;
 };
 
 /**

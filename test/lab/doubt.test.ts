@@ -1,0 +1,154 @@
+/**
+ * The hosts lose each other within the handover: the source has committed and the target does not answer. Nobody runs the container
+ * until it is known whose it is; then it runs on there, as if nothing had happened, and keeps its clients.
+ */
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import * as z from "zod";
+import { DMIGRATE, startAgent } from "../../lab/cluster.ts";
+import { until, type Host } from "../../lab/host.ts";
+import { redisImage } from "../../lab/images/catalogue.ts";
+import type { Lab } from "../../lab/lab.ts";
+import type { ClientProcess } from "../../lab/workloads/client-control.ts";
+import type { RedisClientResult } from "../../lab/workloads/client-result.ts";
+import { assertClean, assertRuns, beforeRestores, labOfTwo, migrate, runContainer, startRedisClient } from "../support/lab.ts";
+
+const ADDRESS = "10.77.0.204";
+let lab: Lab;
+let a: Host;
+let b: Host;
+let client: ClientProcess<RedisClientResult>;
+let initPid: string;
+
+before(async () => {
+  lab = await labOfTwo("tdoubt");
+  [a, b] = [lab.host("a"), lab.host("b")];
+  await runContainer(a, "redis", redisImage, "--ip", ADDRESS, "--restart", "always");
+  initPid = await a.run("docker", "inspect", "--format", "{{.State.Pid}}", "redis");
+  client = startRedisClient(lab, ADDRESS);
+  await client.ready();
+});
+after(() => lab.down());
+
+/** What the source sends to the target is lost from now on, all of it or what comes from a port; or it also notices so at once. */
+async function mute(verdict: "DROP" | "REJECT", port?: string): Promise<void> {
+  const rule = ["--out-interface", "eth0", "--protocol", "tcp", ...(port === undefined ? [] : ["--sport", port]), "--jump", verdict];
+  await a.run("iptables", "--insert", "OUTPUT", ...rule, ...(verdict === "REJECT" ? ["--reject-with", "tcp-reset"] : []));
+}
+
+async function unmute(): Promise<void> {
+  await a.run("iptables", "--flush", "OUTPUT");
+}
+
+const listed = z.object({ migrations: z.array(z.looseObject({ state: z.string() })) });
+
+async function stateOf(host: Host): Promise<string | undefined> {
+  const { stdout } = await host.exec(DMIGRATE, "list", "--json");
+  return listed.safeParse(JSON.parse(stdout || "{}")).data?.migrations[0]?.state;
+}
+
+/** The target loses its agent, and thereby what it restored; returns once the next one has cleaned up. */
+async function restartTarget(): Promise<void> {
+  await restartAgent(b);
+  await until("the target to clean up", 60_000, async () => (await stateOf(b)) === "rolled-back");
+}
+
+async function restartAgent(host: Host): Promise<void> {
+  await host.run("pkill", "-KILL", "-f", "dmigrate.ts agent");
+  await startAgent(host);
+}
+
+/** Migrates, and has something happen once the source has committed and can't ask the target any more to take over. */
+async function migrateMute(fault: (id: string) => Promise<unknown>): ReturnType<typeof migrate> {
+  const repair = await beforeRestores(b, "sleep 2");
+  const calls = await callsPort();
+  const result = await migrate(a, "redis", "b", {
+    // The target still needs pages to restore, and the source needs its answer.
+    handover: async (id) => {
+      await mute("DROP", calls);
+      await until("the source to commit", 30_000, async () => (await stateOf(a)) === "committed");
+      await fault(id);
+    },
+  });
+  await repair();
+  return result;
+}
+
+/** The port from which the source calls the target. */
+async function callsPort(): Promise<string> {
+  await a.run(DMIGRATE, "check", "redis", "b"); // leaves it open
+  const connections = await a.run("ss", "--no-header", "--tcp", "--numeric", "state", "established", "dport", "=", ":7461");
+  const [, port] = /^\d+\s+\d+\s+\S+:(\d+)\s/.exec(connections) ?? [];
+  assert.ok(port !== undefined && connections.trim().split("\n").length === 1, connections);
+  return port;
+}
+
+/** Returns once the source has noticed that it doesn't know who runs the container. */
+async function doubted(id: string): Promise<void> {
+  await until("the source to doubt", 60_000, async () => {
+    const { code, stderr } = await a.exec(DMIGRATE, "cancel", id);
+    assert.notEqual(code, 0);
+    return /b does not say whether it runs redis already.*\n?.*--take-back/.test(stderr);
+  });
+}
+
+/** The source runs the container it ran before, with its policy, and the target is clean. */
+async function assertUndone(): Promise<void> {
+  await assertRuns(a, "redis");
+  assert.equal(await a.run("docker", "inspect", "--format", "{{.State.Pid}}", "redis"), initPid);
+  assert.equal((await a.run("docker", "inspect", "--format", "{{.HostConfig.RestartPolicy.Name}}", "redis")).trim(), "always");
+  assert.equal((await a.run("timeout", "5", "docker", "exec", "redis", "redis-cli", "ping")).trim(), "PONG");
+  await assertClean(b, "redis");
+}
+
+test("the target has rolled back meanwhile: the source hears of it and runs on", async () => {
+  const result = await migrateMute(async (id) => {
+    await mute("REJECT");
+    await doubted(id);
+    await restartTarget();
+    await unmute();
+  });
+  assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "PEER_UNREACHABLE"], result.message);
+  assert.match(result.report?.warnings.join("\n") ?? "", /redis over .*: it stays frozen here.*cancel \w+ --take-back/);
+  await assertUndone();
+});
+
+test("a source whose agent ends in doubt asks on with its next one", async () => {
+  await migrateMute(async (id) => {
+    await mute("DROP");
+    await doubted(id);
+    await restartAgent(a); // its call is on the way still, and may arrive yet
+    await doubted(id);
+    assert.equal(await stateOf(a), "committed");
+    await unmute();
+  }).catch(() => {}); // its command loses the agent
+  await until("the source to know", 60_000, async () => (await stateOf(a)) === "rolled-back");
+  await until("the target to clean up", 60_000, async () => (await stateOf(b)) === "rolled-back");
+  await assertUndone();
+});
+
+test("a target that is lost for good: the source takes the container back when it is told so", async () => {
+  const result = await migrateMute(async (id) => {
+    await mute("REJECT");
+    await doubted(id);
+    await a.run(DMIGRATE, "cancel", id, "--take-back");
+    await assertRuns(a, "redis");
+    await restartTarget();
+    await unmute();
+  });
+  assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "PEER_UNREACHABLE"], result.message);
+  await assertUndone();
+});
+
+test("the target can be asked in time: it takes over, and the client never noticed more than pauses", async () => {
+  const result = await migrateMute(unmute);
+  assert.equal(result.outcome, "completed", result.message);
+  await assertRuns(b, "redis");
+  await assertClean(a, "redis");
+  const seen = await client.stop();
+  assert.deepEqual(
+    { connections: seen.connections, lostWrites: seen.lostWrites, doubleIncrements: seen.doubleIncrements, errors: seen.errors },
+    { connections: 1, lostWrites: 0, doubleIncrements: 0, errors: 0 },
+    seen.faults.join("\n"),
+  );
+});
