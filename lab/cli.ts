@@ -1,22 +1,28 @@
 /**
  * The commands `dmigrate lab` and `dmigrate demo`: part of a checkout only, not of the published package.
  */
-import { Option, type Command } from "commander";
+import { Argument, Option, type Command } from "commander";
 import type { ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { constants } from "node:os";
+import { text } from "node:stream/consumers";
+import { suggesting } from "../src/cli/suggestions.ts";
 import { messageOf } from "../src/core/errors.ts";
 import { startCluster } from "./cluster.ts";
 import { registerDemo } from "./demo.ts";
 import type { Host } from "./host.ts";
+import { IMAGES } from "./images/catalogue.ts";
+import { buildImage } from "./images/image.ts";
+import { loadImage } from "./images/load.ts";
 import { removedOnInterrupt } from "./interrupt.ts";
 import { CLIENT, Lab, labNames, removeLab } from "./lab.ts";
 import { labName } from "./paths.ts";
+import { ROOT_DIR } from "./setup.ts";
 
 const say = (line: string): void => void process.stderr.write(`${line}\n`);
 const print = (answer: object): void => void process.stdout.write(`${JSON.stringify(answer, undefined, 2)}\n`);
-const list = (text: string): string[] => text.split(",").filter(Boolean);
+const list = (names: string): string[] => names.split(",").filter(Boolean);
 
 interface UpOptions {
   readonly name: string;
@@ -39,6 +45,7 @@ function registerLab(program: Command): void {
   addUp(lab);
   addDown(lab);
   addExec(lab);
+  addLoad(lab);
   addStatus(lab);
 }
 
@@ -67,9 +74,22 @@ function addUp(lab: Command): void {
         throw error;
       }
       if (options.json === true) return print({ labs: [await statusOf(options.name)] });
-      say(`Agents run; try: dmigrate lab exec --name ${options.name} ${options.hosts[0] ?? "a"} -- dmigrate hosts list`);
+      for (const line of thingsToTry(options)) say(line);
     });
   example(up, "dmigrate lab up", "dmigrate lab up --name slow --hosts a,b,c --rate 100mbit");
+}
+
+/** A first migration, command by command. */
+function thingsToTry({ name, hosts: [source = "a", target] }: UpOptions): string[] {
+  const lab = (command: string): string => `  dmigrate lab ${command.replace(" ", name === DEFAULT_NAME ? " " : ` --name ${name} `)}`;
+  const run = "docker run --detach --name redis --network lan --ip 10.77.0.200 dmigrate/redis";
+  return [
+    "Agents run. Try:",
+    lab(`load ${source} redis`),
+    lab(`exec ${source} -- ${run}`),
+    ...(target === undefined ? [] : [lab(`exec ${source} -- dmigrate migrate redis ${target}`)]),
+    lab(`exec ${CLIENT} -- redis-cli -h 10.77.0.200 info clients`),
+  ];
 }
 
 function addDown(lab: Command): void {
@@ -98,12 +118,20 @@ function addExec(lab: Command): void {
     .command("exec")
     .summary("run a program on a host of a lab")
     .description("Runs a program on a host of a lab, with this terminal as its own. Its exit code becomes that of this command.")
-    .argument("<host>", `name of the host; \`${CLIENT}\` is the one for clients`)
+    .addArgument(hostArgument(`name of the host; \`${CLIENT}\` is the one for clients`))
     .argument("<command...>", "program and its arguments, after --")
     .addOption(nameOption())
-    .action(async (host: string, command: string[], { name }: { name: string }) => {
+    .option("--json", "print what it printed, and its exit code, as JSON on standard output")
+    .action(async (host: string, command: string[], { name, json = false }: { name: string; json?: boolean }) => {
       const on = (await Lab.attach(name)).host(host);
-      process.exitCode = await attended(() => on.spawn(command, { stdio: "inherit" }));
+      let printed = Promise.resolve(["", ""]);
+      process.exitCode = await attended(() => {
+        const child = on.spawn(command, { stdio: json ? ["inherit", "pipe", "pipe"] : "inherit" });
+        if (child.stdout !== null && child.stderr !== null) printed = Promise.all([text(child.stdout), text(child.stderr)]);
+        return child;
+      });
+      const [stdout, stderr] = await printed;
+      if (json) print({ exitCode: process.exitCode, stdout, stderr });
     });
   example(
     exec,
@@ -111,6 +139,25 @@ function addExec(lab: Command): void {
     "dmigrate lab exec a -- sh",
     "dmigrate lab exec client -- redis-cli -h 10.77.0.200",
   );
+}
+
+function addLoad(lab: Command): void {
+  const load = lab
+    .command("load")
+    .summary("give a host of a lab an image")
+    .description("Loads an image into the Docker Engine of a host of a lab. It is built of this machine's own programs: nothing is pulled.")
+    .addArgument(hostArgument("name of the host"))
+    .addArgument(new Argument("<image>", "which image; it is called dmigrate/IMAGE there").choices(Object.keys(IMAGES)))
+    .addOption(nameOption())
+    .option("--json", "print the image's name as JSON on standard output")
+    .action(async (host: string, image: keyof typeof IMAGES, { name, json = false }: { name: string; json?: boolean }) => {
+      const on = (await Lab.attach(name)).host(host);
+      const spec = IMAGES[image](ROOT_DIR);
+      await loadImage(on, await buildImage(spec, ROOT_DIR));
+      if (json) print({ host, image: spec.name });
+      else say(`Host ${host} has the image ${spec.name}.`);
+    });
+  example(load, "dmigrate lab load a redis");
 }
 
 function addStatus(lab: Command): void {
@@ -127,8 +174,18 @@ function addStatus(lab: Command): void {
   example(status, "dmigrate lab status", "dmigrate lab status --json");
 }
 
+const DEFAULT_NAME = "lab";
+
 function nameOption(): Option {
-  return new Option("--name <name>", "name of the lab").default("lab");
+  const option = new Option("--name <name>", "name of the lab").default(DEFAULT_NAME);
+  return suggesting(option, async () => (await labNames()).map((name) => [name, ""]));
+}
+
+function hostArgument(about: string): Argument {
+  return suggesting(new Argument("<host>", about), async () => {
+    const labs = await Promise.all((await labNames()).map((name) => statusOf(name)));
+    return labs.flatMap(({ name, hosts }) => hosts.map((host) => [host.name, `of lab ${name}`]));
+  });
 }
 
 /** What a command's help ends with: how it is used. */

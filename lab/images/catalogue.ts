@@ -78,6 +78,9 @@ const PYTHON: LayerSpec = {
   ],
 };
 
+/** All of them, by the name that follows `dmigrate/`. */
+export const IMAGES = { busybox: busyboxImage, redis: redisImage, workloads: workloadsImage } as const;
+
 const WORKLOADS_DIR = fileURLToPath(new URL("../workloads/self-checking/", import.meta.url));
 /** Parts of the workloads' folder that are no workloads. */
 const HELPERS: readonly string[] = ["health.py", "check.py"];

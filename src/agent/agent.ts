@@ -19,7 +19,6 @@ import { Journal } from "./journal.ts";
 import { Link } from "./link.ts";
 import { listen } from "./listener.ts";
 import { Peers } from "./peers.ts";
-import { encodeToken } from "./pki.ts";
 
 /** The longest message that another host may send. */
 const PEER_MESSAGE_BYTES_MAX = 64 << 20;
@@ -32,8 +31,8 @@ export interface Agent extends AsyncDisposable {
 }
 
 /**
- * Starts an agent: when this returns, it has recovered and serves. Disposing of it ends the sessions first, so that what they undo can
- * still be told to other hosts. Throws AGENT if another agent uses its directories or port.
+ * Starts an agent: when this returns, it has recovered and serves. Disposing of it ends the sessions first, so that it can still be told
+ * how they end. Throws AGENT if another agent uses its directories or port.
  */
 export async function runAgent(config: AgentConfig, startSessions: StartSessions, log: Logger): Promise<Agent> {
   await using starting = new AsyncDisposableStack();
@@ -60,8 +59,9 @@ export async function runAgent(config: AgentConfig, startSessions: StartSessions
   const listener = starting.use(
     await listen(config.listen, cluster, { calls: peerCalls, channel: (socket) => void link.serve(socket) }, log),
   );
-  starting.use(targets);
-  starting.use(migrations);
+  const sessions = starting.use(new AsyncDisposableStack());
+  sessions.use(targets);
+  sessions.use(migrations);
   await targets.recover();
   await migrations.recover();
   recovered.resolve();
@@ -73,18 +73,25 @@ export async function runAgent(config: AgentConfig, startSessions: StartSessions
   announce(cluster, log, listener.address);
 
   const running = starting.move();
-  return { socketPath, listen: listener.address, [Symbol.asyncDispose]: async () => await running.disposeAsync() };
+  return {
+    socketPath,
+    listen: listener.address,
+    async [Symbol.asyncDispose]() {
+      await sessions.disposeAsync(); // while whoever follows them, here or on another host, still can
+      await running.disposeAsync();
+    },
+  };
 }
 
-/** Says who the agent is, at its start and whenever that changes: a joining host's token is what its operator needs. */
+/** Says who the agent is, at its start and whenever that changes. The token is a secret, and logs are read by others than root. */
 function announce(cluster: Cluster, log: Logger, address: string): void {
   const say = (): void => {
     const { state } = cluster;
     if (state.kind === "member") log.info({ host: state.self, hosts: [...state.members.keys()], listen: address }, "member of a cluster");
     else
       log.info(
-        { joinToken: encodeToken(state.token), listen: address },
-        "in no cluster: run `dmigrate init` here, or `dmigrate hosts add` on a member",
+        { listen: address },
+        "in no cluster: run `dmigrate init` here, or `dmigrate hosts add` on a member with the token that `dmigrate status` shows here",
       );
   };
   say();

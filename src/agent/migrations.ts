@@ -46,7 +46,10 @@ export interface CallOptions {
   readonly signal?: AbortSignal;
 }
 
-/** Migrations away from this host. Disposing of it ends each one that is not committed and leaves the others to the next start. */
+/**
+ * Migrations away from this host. Disposing of it cancels each one that is not committed, and waits for the others, whose memory would be
+ * lost; those whose target does not say whether it took over are left to the next agent.
+ */
 export interface Migrations extends AsyncDisposable {
   /**
    * Takes up what an agent before this one left in the journal. Called once, before any other method; returns as soon as others may
@@ -95,7 +98,7 @@ export interface TargetCalls {
   abort(id: MigrationId, options?: CallOptions): Promise<void>;
 }
 
-/** Migrations to this host. Disposing of it undoes each session that is not committed. */
+/** Migrations to this host. Disposing of it undoes each session that is not committed, and waits for the others' memory. */
 export interface TargetSessions extends TargetCalls, AsyncDisposable {
   /** As `Migrations.recover`. */
   recover(): Promise<void>;

@@ -3,16 +3,20 @@ import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { suite, test, type TestContext } from "node:test";
 import type { ControlClient } from "../agent/client.ts";
+import { newMigrationId } from "../core/ids.ts";
 import { agentThat, BEGAN, stage } from "./example.ts";
 import { runCli } from "./program.ts";
 
+const REDIS = { container: "redis", source: BEGAN.source, target: BEGAN.target, role: "source", beganAtMs: 0 } as const;
+const ENDED = newMigrationId(1n);
 const AGENT = agentThat({
   hosts: async () => [
     { name: BEGAN.source, address: "10.0.0.1:7461", self: true },
     { name: BEGAN.target, address: "10.0.0.2:7461", self: false },
   ],
   list: async () => [
-    { id: BEGAN.id, container: "redis", source: BEGAN.source, target: BEGAN.target, role: "source", state: "running", beganAtMs: 0 },
+    { ...REDIS, id: BEGAN.id, state: "running" },
+    { ...REDIS, id: ENDED, state: "completed" },
   ],
 });
 
@@ -35,13 +39,15 @@ suite("completion", () => {
   test("options and their choices", async (t) => {
     assert.deepEqual(await offered(t, ["migrate", "--ke"]), ["--keep-source"]);
     assert.deepEqual(await offered(t, ["migrate", "--mode", ""]), ["post-copy"]);
+    assert.deepEqual(await offered(t, ["agent", "--log-level", "e"]), ["error"]);
     assert.deepEqual(await offered(t, ["completion", ""]), ["bash", "zsh", "fish"]);
   });
 
   test("other hosts and migrations, as the agent knows them", async (t) => {
     assert.deepEqual(await offered(t, ["migrate", "redis", ""]), ["b"]);
     assert.deepEqual(await offered(t, ["hosts", "remove", ""]), ["b"]);
-    assert.deepEqual(await offered(t, ["watch", "m0"]), [BEGAN.id]);
+    assert.deepEqual(await offered(t, ["watch", ""]), [BEGAN.id, ENDED]);
+    assert.deepEqual(await offered(t, ["cancel", ""]), [BEGAN.id], "what has ended can't be cancelled");
   });
 
   test("without an agent, or one that does not answer, nothing is offered and nothing breaks", async (t) => {

@@ -1,10 +1,9 @@
-/** Completion in the shell: commands and options as commander knows them, containers, hosts and migrations as they are now. */
-import { execFile } from "node:child_process";
-import { promisify } from "node:util";
+/** Completion in the shell: commands and options as commander knows them, and what can stand for their arguments now. */
 import { RootCommand, type Command as Completable, type Complete } from "@bomb.sh/tab";
 import type { Argument, Command, Option } from "commander";
 import type { ControlClient } from "../agent/client.ts";
 import type { Command as Work } from "./invocation.ts";
+import { suggestionsFor, type Suggestion } from "./suggestions.ts";
 
 /** Prints the script that a shell sources; it calls `dmigrate complete` at each press of the key. */
 export const completion: Work<[shell: string]> = async (_invocation, shell) => {
@@ -12,69 +11,54 @@ export const completion: Work<[shell: string]> = async (_invocation, shell) => {
   return 0;
 };
 
-/** A word that can stand for an argument, and what it is. */
-type Suggestion = readonly [word: string, about: string];
-/** By the argument's name. */
-type Suggestions = Readonly<Record<string, readonly Suggestion[]>>;
+/** What can stand for each argument and option. */
+type Suggestions = ReadonlyMap<Argument | Option, readonly Suggestion[]>;
 
 /** Prints the words that can follow those typed so far, the last of them perhaps in part. */
 export const complete: Work<[typed: string[], options: object, command: Command]> = async ({ client }, typed, _options, { parent }) => {
-  const [container, host, id] = await Promise.all([inTime(containers()), inTime(hosts(client)), inTime(migrations(client))]);
   const root = new RootCommand();
-  if (parent !== null) describe(root, parent, "", root, { container, host, id });
+  if (parent !== null) describe(root, parent, "", root, await suggestionsOn(typed, parent, client));
   root.parse([...typed]);
   return 0;
 };
 
+/** Asks for what can stand for the arguments of the command that is being typed, and of nothing else. */
+async function suggestionsOn(typed: readonly string[], program: Command, client: ControlClient): Promise<Suggestions> {
+  let command = program;
+  for (const word of typed) command = command.commands.find((each) => each.name() === word) ?? command;
+  const all = [...command.registeredArguments, ...command.options];
+  return new Map(await Promise.all(all.map(async (each) => [each, await inTime(suggestionsFor(each, client))] as const)));
+}
+
 /** Tells `root` of a command and those beneath it. */
 function describe(to: Completable, command: Command, path: string, root: RootCommand, suggestions: Suggestions): void {
-  for (const option of command.createHelp().visibleOptions(command)) addOption(to, option);
-  for (const argument of command.registeredArguments) addArgument(to, argument, suggestions);
+  for (const option of command.createHelp().visibleOptions(command)) addOption(to, option, suggestions);
+  for (const argument of command.registeredArguments) {
+    to.argument(argument.name(), (suggest) => offer(suggest, suggestions.get(argument)), argument.variadic);
+  }
   for (const child of command.createHelp().visibleCommands(command)) {
     const childPath = `${path} ${child.name()}`.trimStart();
     describe(root.command(childPath, child.summary()), child, childPath, root, suggestions);
   }
 }
 
-function addOption(to: Completable, { long, short, description, required, argChoices }: Option): void {
+function addOption(to: Completable, option: Option, suggestions: Suggestions): void {
+  const { long, short, description, required } = option;
   if (long === undefined) return;
   const alias = short?.slice(1);
-  if (required) to.option(long.slice(2), description, (suggest) => offer(suggest, wordsOf(argChoices)), alias);
+  if (required) to.option(long.slice(2), description, (suggest) => offer(suggest, suggestions.get(option)), alias);
   else to.option(long.slice(2), description, alias);
 }
 
-function addArgument(to: Completable, argument: Argument, suggestions: Suggestions): void {
-  const words = suggestions[argument.name()] ?? wordsOf(argument.argChoices);
-  to.argument(argument.name(), (suggest) => offer(suggest, words), argument.variadic);
-}
-
-function wordsOf(choices: readonly string[] = []): Suggestion[] {
-  return choices.map((choice) => [choice, ""]);
-}
-
-function offer(suggest: Complete, words: readonly Suggestion[]): void {
+function offer(suggest: Complete, words: readonly Suggestion[] = []): void {
   for (const [word, about] of words) suggest(word, about);
-}
-
-async function containers(): Promise<Suggestion[]> {
-  const { stdout } = await promisify(execFile)("docker", ["ps", "--format", "{{.Names}}\t{{.Image}}"]);
-  const lines = stdout.split("\n").filter((line) => line !== "");
-  return lines.map((line) => line.split("\t")).map(([name = "", image = ""]) => [name, image]);
-}
-
-async function hosts(client: ControlClient): Promise<Suggestion[]> {
-  return (await client.hosts()).filter(({ self }) => !self).map(({ name, address }) => [name, address]);
-}
-
-async function migrations(client: ControlClient): Promise<Suggestion[]> {
-  return (await client.list()).map(({ id, container, target, state }) => [id, `${container} to ${target}, ${state}`]);
 }
 
 /** Someone waits with a finger on the key: better no suggestion than a late one, or an error. */
 const PATIENCE_MS = 700;
 
-async function inTime(suggestions: Promise<Suggestion[]>): Promise<Suggestion[]> {
-  const { promise: late, resolve } = Promise.withResolvers<Suggestion[]>();
+async function inTime(suggestions: Promise<readonly Suggestion[]>): Promise<readonly Suggestion[]> {
+  const { promise: late, resolve } = Promise.withResolvers<readonly Suggestion[]>();
   const timer = setTimeout(resolve, PATIENCE_MS, []);
   try {
     return await Promise.race([suggestions.catch(() => []), late]);

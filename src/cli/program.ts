@@ -4,6 +4,7 @@ import manifest from "../../package.json" with { type: "json" };
 import { DmigrateError, ERROR_CODES } from "../core/errors.ts";
 import type { Command as Work } from "./invocation.ts";
 import { errorJson, renderError } from "./render-error.ts";
+import { containers, migrations, migrationsUnderWay, otherHosts, suggesting, type Suggest } from "./suggestions.ts";
 import type { Surroundings } from "./surroundings.ts";
 
 /** Adds commands of its own to the program: a checkout has some that a published package lacks. Called only if they are needed. */
@@ -109,9 +110,9 @@ function command(parent: Command, name: string, options: CommandOptions = {}): C
     .addOption(new Option("--socket <path>", "control socket of this host's agent").env("DMIGRATE_SOCKET"));
 }
 
-const container = new Argument("<container>", "name or id of a running container on this host");
-const otherHost = new Argument("<host>", "name of another host, as `dmigrate hosts list` shows it");
-const id = new Argument("<id>", "id of a migration, as `dmigrate list` shows it");
+const container = suggesting(new Argument("<container>", "name or id of a running container on this host"), containers);
+const otherHost = suggesting(new Argument("<host>", "name of another host, as `dmigrate hosts list` shows it"), otherHosts);
+const idOf = (suggest: Suggest): Argument => suggesting(new Argument("<id>", "id of a migration, as `dmigrate list` shows it"), suggest);
 
 /** What a command's help ends with: how it is used. */
 function example(of: Command, ...lines: string[]): void {
@@ -152,7 +153,7 @@ function addMigrating(program: Command, run: Run): void {
       "Undoes a migration: the container goes on running on the source, the target is clean again. After the handover that is " +
         "refused, for the container runs on the target then. Run it on the source.",
     )
-    .addArgument(id)
+    .addArgument(idOf(migrationsUnderWay))
     .option(
       "--take-back",
       "also when the target was lost in the handover and does not say whether it runs the container: you answer for it that it does not, " +
@@ -177,14 +178,14 @@ function addLooking(program: Command, run: Run): void {
       "Joins a migration: shows what has happened, then what happens, until it ended. Ctrl-C leaves; neither watching nor leaving " +
         "does anything to the container. With --json, an event a line.",
     )
-    .addArgument(id)
+    .addArgument(idOf(migrations))
     .action(run((all) => all.watch));
   example(watch, "dmigrate watch m0k3v9x2q7ab1");
 
   const report = command(program, "report")
     .summary("show what a migration did, and how long each step took")
     .description("Shows the report of a migration that ended: who runs the container, the downtime, the time line, what was sent.")
-    .addArgument(id)
+    .addArgument(idOf(migrations))
     .action(run((all) => all.report));
   example(report, "dmigrate report m0k3v9x2q7ab1", "dmigrate report m0k3v9x2q7ab1 --json");
 
@@ -209,8 +210,13 @@ function addSetup(program: Command, surroundings: Surroundings, run: Run): void 
     .option("--state-dir <path>", "keys, list of hosts, journal (default: /var/lib/dmigrate)")
     .option("--run-dir <path>", "control socket and running migrations (default: /run/dmigrate)")
     .option("--docker-socket <path>", "Docker Engine's socket (default: /var/run/docker.sock)")
-    .option("--page-handler <handler>", "who serves the pages of restored tasks: own, or criu for `criu lazy-pages` (default: own)")
-    .option("--log-level <level>", "debug, info, warn, error or silent (default: info)")
+    .addOption(
+      new Option(
+        "--page-handler <handler>",
+        "who serves the pages of restored tasks: the agent, or `criu lazy-pages`; default: own",
+      ).choices(["own", "criu"]),
+    )
+    .addOption(new Option("--log-level <level>", "how much it says; default: info").choices(["debug", "info", "warn", "error", "silent"]))
     .action((flags: Readonly<Record<string, string>>) => surroundings.serve(flags));
   example(agent, "dmigrate agent", "dmigrate agent --listen 10.0.0.1:7461 --log-level debug");
   addHosts(program, run);
@@ -258,7 +264,7 @@ function addHosts(program: Command, run: Run): void {
       "Removes a host from the cluster: no container moves to or from it any more. Those on it go on running. A host that removes " +
         "itself leaves. The host where `dmigrate init` was run holds the cluster's key: it can be removed only when no other is left.",
     )
-    .addArgument(new Argument("<host>", "name of a host, as `dmigrate hosts list` shows it"))
+    .addArgument(suggesting(new Argument("<host>", "name of a host, as `dmigrate hosts list` shows it"), otherHosts))
     .action(run((all) => all.hostsRemove));
   example(remove, "dmigrate hosts remove b");
 }

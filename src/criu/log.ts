@@ -4,6 +4,11 @@
 
 const ERROR_LINE = /^\(\d+\.\d+\)\s*(?:\d+:\s*)?Error \([^)]*\): (.*)$/;
 
+/** Its end, for the log of the agent. */
+export function lastLines(log: string): string {
+  return log.trimEnd().split("\n").slice(-40).join("\n");
+}
+
 /** The last few errors of a log, in order, joined into one line; empty if there is none. */
 export function lastErrors(log: string): string {
   const errors: string[] = [];

@@ -227,5 +227,8 @@ function unmovable({ HostConfig, Mounts }: InspectedContainer, networks: Readonl
     ...Mounts.filter(({ Type }) => !["bind", "volume", "tmpfs"].includes(Type)).map(
       ({ Type, Destination }) => `It has a mount of type ${Type} at ${Destination}, which Dmigrate can't copy; use a volume`,
     ),
+    ...Mounts.filter(({ Destination }) => !Destination.startsWith("/")).map(
+      ({ Destination }) => `It has a mount at ${Destination}, which is no absolute path; name one that begins with /`,
+    ),
   ];
 }

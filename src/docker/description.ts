@@ -34,8 +34,8 @@ const volume = z.object({
   labels: stringMap,
   /** Made for this container alone, because its image or `--volume PATH` asks for some volume there. */
   anonymous: z.boolean(),
-  /** Path in the container. */
-  destination: z.string().startsWith("/"),
+  /** Path in the container; the engine takes also what is none, like `d:/x` of `--volume d:/x`. */
+  destination: z.string(),
 });
 /** A volume of a container. */
 export type VolumeDescription = z.infer<typeof volume>;

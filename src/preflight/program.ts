@@ -1,7 +1,10 @@
 /**
  * Runs a program to see whether it works.
  */
-import { execFile, type ExecFileException } from "node:child_process";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { text } from "node:stream/consumers";
+import { messageOf } from "../core/errors.ts";
 import type { Feature } from "../core/preflight-facts.ts";
 
 /** A program that takes longer is taken for broken: CRIU can hang in ptrace(2). */
@@ -13,22 +16,33 @@ export interface ProgramRun {
   readonly said: string;
 }
 
-/** Runs a program to its end. */
-export function run(program: string, args: readonly string[]): Promise<ProgramRun> {
-  return new Promise((resolve) => {
-    execFile(program, args, { cwd: "/", timeout: LIMIT_MS, killSignal: "SIGKILL" }, (error, stdout, stderr) => {
-      if (error === null) resolve({ succeeded: true, said: stdout + stderr });
-      else resolve({ succeeded: false, said: whyNot(program, error) ?? (stderr + stdout || error.message) });
-    });
-  });
+/** Runs a program to its end, or ends it, and what it started. */
+export async function run(program: string, args: readonly string[]): Promise<ProgramRun> {
+  const child = spawn(program, args, { cwd: "/", detached: true, stdio: ["ignore", "pipe", "pipe"] });
+  const said = Promise.all([text(child.stdout), text(child.stderr)]);
+  let isLate = false;
+  const timer = setTimeout(() => {
+    isLate = true;
+    if (child.pid !== undefined) process.kill(-child.pid, "SIGKILL"); // detached: it leads a process group
+  }, LIMIT_MS);
+  try {
+    const [code, signal] = (await once(child, "close")) as [number | null, NodeJS.Signals | null]; // as child_process documents
+    const [stdout, stderr] = await said;
+    if (code === 0) return { succeeded: true, said: stdout + stderr };
+    const ended = isLate ? `did not end within ${LIMIT_MS / 1000} s` : `was ended by ${signal}`;
+    return { succeeded: false, said: code === null ? `${program} ${ended}` : stderr + stdout || `${program} ended with ${code}` };
+  } catch (error) {
+    return { succeeded: false, said: notStarted(program, error) };
+  } finally {
+    clearTimeout(timer);
+  }
 }
 
-/** Why a program could not come to an end by itself; undefined if it did. */
-function whyNot(program: string, { code, killed, signal }: ExecFileException): string | undefined {
+function notStarted(program: string, error: unknown): string {
+  const { code } = error as NodeJS.ErrnoException; // as child_process documents for the event `error`
   if (code === "ENOENT") return `${program} is not installed`;
   if (code === "EACCES") return `${program} may not be executed`;
-  if (killed === true) return `${program} did not end within ${LIMIT_MS / 1000} s`;
-  return signal ? `${program} was ended by ${signal}` : undefined;
+  return messageOf(error);
 }
 
 /** What works, or the reason in the program's own words. */

@@ -45,12 +45,14 @@ const failedReport = z.looseObject({
   error: z.looseObject({ code: z.string(), message: z.string() }),
 });
 
+async function newestOf(host: Host): Promise<z.infer<typeof migration>> {
+  return migrationList.parse(JSON.parse(await host.run(DMIGRATE, "list", "--json"))).migrations[0];
+}
+
 /** What the newest migration of the source came to; its agent may have to bring it to its end first. */
 async function outcomeOf(source: Host): Promise<{ readonly code: string; readonly message: string }> {
-  const newest = async (): Promise<{ id: string; state: string }> =>
-    migrationList.parse(JSON.parse(await source.run(DMIGRATE, "list", "--json"))).migrations[0];
-  await until("the migration to end", 60_000, async () => !["running", "committed"].includes((await newest()).state));
-  const { stdout } = await source.exec(DMIGRATE, "report", (await newest()).id, "--json");
+  await until("the migration to end", 60_000, async () => !["running", "committed"].includes((await newestOf(source)).state));
+  const { stdout } = await source.exec(DMIGRATE, "report", (await newestOf(source)).id, "--json");
   return failedReport.parse(JSON.parse(stdout)).error;
 }
 
@@ -109,4 +111,21 @@ test("the link is cut for a while as memory crosses: it goes on", async () => {
   assert.equal((await lab.host(CLIENT).run("redis-cli", "-h", ADDRESS, "dbsize")).trim(), String(KILOBYTE_KEYS));
   await assertClean(a, "redis");
   await assertNothingLeft(b);
+});
+
+test("agents that are told to end while memory crosses let it cross", async () => {
+  await breakOff(b, a, async () => {
+    for (const host of [a, b]) await host.run("pkill", "-TERM", "-f", "dmigrate.ts agent");
+    const refused = await b.exec(DMIGRATE, "migrate", "redis", "a");
+    assert.match(refused.stderr, /has been told to end/);
+  });
+  for (const host of [a, b]) {
+    await until(`the agent of ${host.name} to end`, 30_000, async () => (await host.exec("pgrep", "-f", "dmigrate.ts agent")).code === 1);
+    await startAgent(host);
+    assert.equal((await newestOf(host)).state, "completed");
+  }
+  await assertRuns(a, "redis");
+  assert.equal((await lab.host(CLIENT).run("redis-cli", "-h", ADDRESS, "dbsize")).trim(), String(KILOBYTE_KEYS));
+  await assertClean(b, "redis");
+  await assertNothingLeft(a);
 });

@@ -2,6 +2,7 @@
  * All migrations away from this host: begins, checks and cancels them.
  */
 import { randomBytes } from "node:crypto";
+import { setTimeout as sleep } from "node:timers/promises";
 import { DmigrateError } from "../../core/errors.ts";
 import { newMigrationId, type HostName, type MigrationId } from "../../core/ids.ts";
 import type { CallOptions, CheckResult, MigrateRequest, Migrations } from "../migrations.ts";
@@ -17,39 +18,18 @@ import { SourceSession } from "./session.ts";
 /** A container's name or a beginning of its id; anything else would be another path of the engine's API. */
 const CONTAINER_NAME = /^\/?[a-zA-Z0-9][\w.-]*$/;
 
+const ENDING_POLL_MS = 50;
+
 /** Makes the source's side of the migration logic. */
 export function sourceMigrations(context: AgentContext): Migrations {
   const running = new Map<MigrationId, { readonly cancel: AbortController; readonly over: Promise<void> }>();
   const doubts = new Doubts();
-  /** Finds a running container that may go to `target`. Throws what a user can have mistyped. */
-  const find = async (
-    container: string,
-    target: HostName,
-  ): Promise<{ engine: Engine; description: ContainerDescription; initPid: number }> => {
-    context.peers.to(target);
-    if (!CONTAINER_NAME.test(container)) {
-      throw new DmigrateError(
-        "CONTAINER_NOT_FOUND",
-        `No container can be called ${JSON.stringify(container)}; \`docker ps\` shows those there are`,
-      );
-    }
-    const engine = await Engine.connect(context.config.dockerSocket);
-    const description = await describe(engine, container);
-    const { name } = description;
-    const { State } = await engine.inspectContainer(description.id);
-    if (State.Restarting) {
-      const text = `Container ${name} ends as soon as it is started; \`docker logs ${name}\` may tell why`;
-      throw new DmigrateError("CONTAINER_NOT_RUNNING", text);
-    }
-    if (!State.Running) {
-      throw new DmigrateError("CONTAINER_NOT_RUNNING", `Container ${name} does not run; start it with \`docker start ${name}\``);
-    }
-    return { engine, description, initPid: State.Pid };
-  };
+  let isEnding = false;
   return {
     recover: () => recoverMigrations(context, doubts),
     async migrate(request: MigrateRequest): Promise<MigrationId> {
-      const { engine, description, initPid } = await find(request.container, request.target);
+      const { engine, description, initPid } = await findMovable(context, request.container, request.target);
+      if (isEnding) throw new DmigrateError("AGENT", "This agent has been told to end; migrate once the next one runs");
       const id = newMigrationId(randomBytes(8).readBigUInt64LE());
       context.journal.begin({
         id,
@@ -70,7 +50,7 @@ export function sourceMigrations(context: AgentContext): Migrations {
     },
     isUnderWay: (id) => running.has(id),
     async check(container: string, target: HostName, options?: CallOptions): Promise<CheckResult> {
-      const { engine, description } = await find(container, target);
+      const { engine, description } = await findMovable(context, container, target);
       const { findings, passed } = await runPreflight(context, engine, description, target, options);
       return { container: description.name, source: context.self(), target, findings, passed };
     },
@@ -92,8 +72,48 @@ export function sourceMigrations(context: AgentContext): Migrations {
       migration.cancel.abort(new DmigrateError("CANCELLED", "The migration was cancelled; the container keeps running here"));
       await migration.over;
     },
-    async [Symbol.asyncDispose]() {},
+    async [Symbol.asyncDispose]() {
+      isEnding = true;
+      for (const [id, { cancel }] of running) {
+        if (context.journal.get(id).state === "running") cancel.abort(agentEnds());
+        else context.log.warn({ migration: id }, "ends once all memory has crossed, which is lost if this agent is killed");
+      }
+      // What is in doubt the next agent asks about: nothing is lost by that.
+      while ([...running.keys()].some((id) => !doubts.has(id))) await sleep(ENDING_POLL_MS);
+    },
   };
+}
+
+/** Finds a running container that may go to `target`. Throws what a user can have mistyped. */
+async function findMovable(
+  context: AgentContext,
+  container: string,
+  target: HostName,
+): Promise<{ engine: Engine; description: ContainerDescription; initPid: number }> {
+  context.peers.to(target);
+  if (!CONTAINER_NAME.test(container)) {
+    throw new DmigrateError(
+      "CONTAINER_NOT_FOUND",
+      `No container can be called ${JSON.stringify(container)}; \`docker ps\` shows those there are`,
+    );
+  }
+  const engine = await Engine.connect(context.config.dockerSocket);
+  const description = await describe(engine, container);
+  const { name } = description;
+  const { State } = await engine.inspectContainer(description.id);
+  if (State.Restarting) {
+    const text = `Container ${name} ends as soon as it is started; \`docker logs ${name}\` may tell why`;
+    throw new DmigrateError("CONTAINER_NOT_RUNNING", text);
+  }
+  if (!State.Running) {
+    throw new DmigrateError("CONTAINER_NOT_RUNNING", `Container ${name} does not run; start it with \`docker start ${name}\``);
+  }
+  return { engine, description, initPid: State.Pid };
+}
+
+function agentEnds(): DmigrateError {
+  const text = "The agent was told to end; the container keeps running here, migrate it again once an agent runs";
+  return new DmigrateError("CANCELLED", text);
 }
 
 function inDoubt(id: MigrationId, container: string, target: HostName): DmigrateError {

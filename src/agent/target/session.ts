@@ -39,6 +39,9 @@ import type { Undoing } from "./undoing.ts";
 /** How long a source that can't be reached may take to commit; it gives up later (src/agent/source/session.ts). */
 const COMMIT_LIMIT_MS = 60_000;
 
+/** How long a source may take to ask how a session ended that is complete; it need not know. */
+const FINISH_LIMIT_MS = 10_000;
+
 /** What a session is about. */
 export interface SessionSubject {
   readonly id: MigrationId;
@@ -57,7 +60,8 @@ export class TargetSession {
   readonly #contact = new DisposableStack();
   readonly #made: Made;
   readonly #undoing: Undoing;
-  readonly #ended: () => void;
+  /** Fulfilled when the session has ended, however it did. */
+  readonly #ended = Promise.withResolvers<void>();
   #turn: Promise<unknown> = Promise.resolve();
   #undone: Promise<void> | undefined;
   /** Why it ended before the source asked for that. */
@@ -70,25 +74,24 @@ export class TargetSession {
   #pageChannel: Duplex | undefined;
   #pages: TaskPages | undefined;
   #imagesReceived = Promise.withResolvers<void>();
+  /** True from the commit on: the container is this host's, whatever becomes of the session. */
   #isCommitted = false;
   /** From the commit on. */
   #arrived: Promise<PageCounts> | undefined;
   #completed: Promise<readonly string[]> | undefined;
 
-  /** @param ended called when the session has ended, however it did */
-  constructor(context: AgentContext, engine: Engine, subject: SessionSubject, undoing: Undoing, ended: () => void) {
+  constructor(context: AgentContext, engine: Engine, subject: SessionSubject, undoing: Undoing) {
     this.#context = context;
     this.#undoing = undoing;
     this.#engine = engine;
     this.subject = subject;
     this.#made = new Made(context.journal, subject.id);
     this.#imagesReceived.promise.catch(() => {}); // told to whoever restores
-    this.#ended = ended;
   }
 
-  /** True from the commit on: the container is this host's, whatever becomes of the session. */
-  get isCommitted(): boolean {
-    return this.#isCommitted;
+  /** Fulfilled when the session has ended, however it did. */
+  get ended(): Promise<void> {
+    return this.#ended.promise;
   }
 
   /** Opens the session. Nobody but the source runs the container. */
@@ -163,7 +166,10 @@ export class TargetSession {
     const pages = this.#need(this.#pages, "stage");
     await pages.serve(pageChannel);
     const restoreAt = step("page handler", 0);
-    await Promise.race([staging.restore(), pages.failure]);
+    await Promise.race([staging.restore(), pages.failure]).catch((error: unknown) => {
+      this.#context.log.error({ err: error, migration: this.subject.id }, "the restore failed");
+      throw error;
+    });
     pages.restored();
     step("restore", restoreAt);
     this.#context.journal.move(this.subject.id, "prepared");
@@ -261,8 +267,22 @@ export class TargetSession {
   /** Returns when the container is an ordinary one of this host; the source needs nothing more to know. Returns warnings. */
   async finish(): Promise<readonly string[]> {
     const warnings = await this.#need(this.#completed, "commit");
-    this.#ended();
+    this.#ended.resolve();
     return warnings;
+  }
+
+  /** For an agent that is to end: undoes everything, or returns when the container, committed, has its memory or never will. */
+  async end(): Promise<void> {
+    try {
+      return await this.abort();
+    } catch (error) {
+      if (!this.#isCommitted) throw error;
+    }
+    const isComplete = await this.#completed?.then(
+      () => true,
+      () => false,
+    );
+    if (isComplete === true) await Promise.race([this.ended, sleep(FINISH_LIMIT_MS, undefined, { ref: false })]);
   }
 
   /**
@@ -273,7 +293,7 @@ export class TargetSession {
     try {
       await this.#undo();
     } finally {
-      if (!this.isCommitted) this.#part();
+      if (!this.#isCommitted) this.#part();
     }
   }
 
@@ -285,7 +305,7 @@ export class TargetSession {
 
   async #undoOnce(): Promise<void> {
     const { id } = this.subject;
-    if (this.isCommitted)
+    if (this.#isCommitted)
       throw new DmigrateError("CANCEL_TOO_LATE", `Migration ${id} is handed over: the container belongs to this host now`);
     await this.#undoing.undo(id, () =>
       tryAll([() => this.#open.disposeAsync(), () => this.#running.disposeAsync(), () => this.#made.undo(this.#engine)]),
@@ -295,13 +315,13 @@ export class TargetSession {
   /** The source knows how it ended, or never will ask. */
   #part(): void {
     this.#contact.dispose();
-    this.#ended();
+    this.#ended.resolve();
   }
 
   /** For when the source's agent has ended or can't be reached. */
   async #loseSource(reason: unknown): Promise<void> {
     await this.#giveUp(reason);
-    if (!this.isCommitted) this.#part();
+    if (!this.#isCommitted) this.#part();
   }
 
   /**
@@ -314,7 +334,7 @@ export class TargetSession {
     try {
       if (this.#context.journal.get(id).state === "prepared" && this.#staging?.hasFailed === false)
         await sleep(COMMIT_LIMIT_MS, undefined, { ref: false });
-      if (!this.isCommitted) await this.#undo();
+      if (!this.#isCommitted) await this.#undo();
     } catch (error) {
       this.#context.log.error({ err: error, migration: id }, "could not clean up after a session that broke");
     }

@@ -21,6 +21,7 @@ import { Undoing } from "./undoing.ts";
 export function targetSessions(context: AgentContext): TargetSessions {
   const sessions = new Map<MigrationId, TargetSession>();
   const undoing = new Undoing(context);
+  let isEnding = false;
   const of = (id: MigrationId): TargetSession => {
     const session = sessions.get(id);
     if (session === undefined)
@@ -36,6 +37,7 @@ export function targetSessions(context: AgentContext): TargetSessions {
     },
     facts: (arriving) => hostFactsOf(context, readArriving(arriving)),
     async reserve({ migration, source, description: text }: ReserveRequest): Promise<Reservation> {
+      if (isEnding) throw new DmigrateError("AGENT", "This agent has been told to end; migrate once the next one runs");
       const description = readDescription(text);
       const subject = { id: migration, source, description };
       const engine = await Engine.connect(context.config.dockerSocket);
@@ -47,8 +49,9 @@ export function targetSessions(context: AgentContext): TargetSessions {
         peer: source,
         detail: {},
       });
-      const session = new TargetSession(context, engine, subject, undoing, () => sessions.delete(migration));
+      const session = new TargetSession(context, engine, subject, undoing);
       sessions.set(migration, session);
+      void session.ended.then(() => sessions.delete(migration));
       try {
         return await session.reserve();
       } catch (error) {
@@ -69,8 +72,8 @@ export function targetSessions(context: AgentContext): TargetSessions {
       if (context.journal.get(id).state !== "rolled-back") await (undoing.again(id) ?? of(id).abort());
     },
     async [Symbol.asyncDispose]() {
-      const undecided = [...sessions.values()].filter((session) => !session.isCommitted);
-      await tryAll([...undecided.map((session) => () => session.abort()), async () => undoing[Symbol.dispose]()]);
+      isEnding = true;
+      await tryAll([...[...sessions.values()].map((session) => () => session.end()), async () => undoing[Symbol.dispose]()]);
     },
   };
 }

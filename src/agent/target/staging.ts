@@ -13,7 +13,7 @@ import type { ContainerId } from "../../core/ids.ts";
 import { cgroupMountOptions, cgroupRootOptions } from "../../criu/cgroups.ts";
 import { restoreConfiguration } from "../../criu/configuration.ts";
 import { fenceOf, type Freezer } from "../../criu/freezer.ts";
-import { lastErrors } from "../../criu/log.ts";
+import { lastErrors, lastLines } from "../../criu/log.ts";
 import { ClosedWrites } from "../../kernel/inotify.ts";
 import { NetworkNamespace } from "../../kernel/netns.ts";
 import { SilentNetwork } from "../../network/silence.ts";
@@ -127,8 +127,8 @@ export class Staging implements AsyncDisposable {
       const log = await this.#restoreLog();
       throw new DmigrateError(
         "RESTORE_FAILED",
-        `CRIU could not restore the container on the target: ${lastErrors(log) || messageOf(error)}`,
-        error,
+        `CRIU could not restore the container on the target: ${lastErrors(log) || messageOf(error)}; the agent's log there has more`,
+        new Error(`CRIU's log ends with:\n${lastLines(log)}`, { cause: error }),
       );
     } finally {
       over.abort();
@@ -217,8 +217,15 @@ async function runHook(hook: Hook, bundle: Bundle, id: ContainerId, holder: Chil
   child.stderr.on("data", (chunk: Buffer) => (said += chunk.toString()));
   child.stdin.end(JSON.stringify({ ociVersion: "1.0.2", id, status: "creating", pid: holder.pid, bundle: bundle.folder }));
   const [code] = (await once(child, "close")) as [number | null]; // as child_process documents
-  if (code !== 0)
-    throw new DmigrateError("RESTORE_FAILED", `The container engine's hook ${argv0} failed: ${said.trim() || `exit code ${code}`}`);
+  if (code !== 0) throw hookFailed(argv0 ?? hook.path, said.trim() || `exit code ${code}`);
+}
+
+/** A dockerd that was killed leaves its containers' namespaces, and in them their MAC addresses, to its successor. */
+function hookFailed(name: string, reason: string): DmigrateError {
+  const remedy = reason.includes("address already in use")
+    ? "; a Docker Engine that was killed has left it: its successor cleans up within a minute or two, migrate again then"
+    : "";
+  return new DmigrateError("RESTORE_FAILED", `The container engine's hook ${name} failed: ${reason}${remedy}`);
 }
 
 /** Files that the scripts write to say how far they are. */
