@@ -6,6 +6,7 @@ import { rmSync } from "node:fs";
 import { createServer, type Http2ServerRequest, type Http2ServerResponse, type ServerHttp2Session } from "node:http2";
 import { createConnection } from "node:net";
 import { DmigrateError, messageOf } from "../core/errors.ts";
+import { closeSessions } from "./farewell.ts";
 
 /** Serves calls at `path` until disposed of; then every connection is cut. Throws AGENT if another agent does, or if it cannot. */
 export async function serveControl(
@@ -36,7 +37,7 @@ export async function serveControl(
     async [Symbol.asyncDispose]() {
       const closed = once(server, "close");
       server.close();
-      for (const session of sessions) session.destroy();
+      await closeSessions(sessions);
       await closed;
     },
   };

@@ -10,6 +10,7 @@ import type { Logger } from "pino";
 import { DmigrateError, messageOf } from "../core/errors.ts";
 import { formatAddress, type Address } from "./address.ts";
 import type { Cluster } from "./cluster.ts";
+import { closeSessions } from "./farewell.ts";
 import { ALPN, KEEP_ALIVE_MS } from "./dial.ts";
 
 const HANDSHAKE_TIMEOUT_MS = 10_000;
@@ -88,7 +89,7 @@ export async function listen(at: Address, cluster: Cluster, handlers: ListenerHa
       cluster.off("changed", renew);
       const closed = once(server, "close");
       server.close();
-      for (const session of sessions) session.destroy();
+      await closeSessions(sessions);
       for (const socket of sockets) socket.destroy();
       await closed;
     },
