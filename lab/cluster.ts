@@ -1,7 +1,7 @@
 /**
  * Makes a cluster of a lab's hosts with the same commands that an administrator of real machines gives.
  */
-import * as z from "zod";
+import { controlClient, type ControlClient } from "../src/agent/client.ts";
 import { until, type Host } from "./host.ts";
 import type { Lab } from "./lab.ts";
 import { CHECKOUT_IN_HOST } from "./paths.ts";
@@ -10,7 +10,6 @@ import { CHECKOUT_IN_HOST } from "./paths.ts";
 export const DMIGRATE: string = `${CHECKOUT_IN_HOST}/bin/dmigrate`;
 
 const PORT = 7461;
-const status = z.looseObject({ joinToken: z.string() });
 
 /** Starts an agent on every host with an engine and joins them into one cluster. */
 export async function startCluster(lab: Lab): Promise<void> {
@@ -19,7 +18,7 @@ export async function startCluster(lab: Lab): Promise<void> {
   await Promise.all([first, ...others].map((host) => startAgent(host)));
   await first.run(DMIGRATE, "init", first.name, "--address", `${first.address}:${PORT}`);
   for (const host of others) {
-    const { joinToken } = status.parse(JSON.parse(await host.run(DMIGRATE, "status", "--json")));
+    const { joinToken = "" } = await askAgent(host, (agent) => agent.status());
     await first.run(DMIGRATE, "hosts", "add", host.name, `${host.address}:${PORT}`, "--token", joinToken);
   }
 }
@@ -28,6 +27,22 @@ export async function startCluster(lab: Lab): Promise<void> {
 export async function startAgent(host: Host): Promise<number> {
   const pid = host.startDaemon("agent", [DMIGRATE, "agent"]);
   // One that was killed has left its socket behind: only an answer counts.
-  await until(`the agent of host ${host.name}`, 60_000, async () => (await host.exec(DMIGRATE, "status")).code === 0);
+  const answers = (): Promise<boolean> =>
+    askAgent(host, (agent) => agent.status()).then(
+      () => true,
+      () => false,
+    );
+  await until(`the agent of host ${host.name}`, 60_000, answers);
   return pid;
+}
+
+/** Asks the agent of a host without the cost of a command. Throws what the agent throws, or AGENT_UNREACHABLE. */
+export async function askAgent<T>(host: Host, question: (agent: ControlClient) => Promise<T>): Promise<T> {
+  using agent = agentOf(host);
+  return await question(agent);
+}
+
+/** A client of the agent of a host. */
+export function agentOf(host: Host): ControlClient {
+  return controlClient(`${host.root}/run/dmigrate/agent.sock`);
 }

@@ -105,6 +105,7 @@ test("an answer that breaks off, or is no JSON, or has another form is an error"
   const socket = await serveEngine(t, (request, response) => answers[request.url ?? ""]?.(response));
   const transport = new Transport(socket, "");
   await assert.rejects(transport.json("GET", "/cut"), { code: "DOCKER" });
+  await assert.rejects(text(await transport.stream("GET", "/cut")), { code: "DOCKER", message: /Docker Engine for GET \/cut/ });
   await assert.rejects(transport.json("GET", "/text"), { code: "DOCKER" });
   await assert.rejects(Engine.connect(socket), { code: "DOCKER", message: /another form than expected[^]*ApiVersion/ });
 });

@@ -93,16 +93,15 @@ export class Transport {
   }
 
   async #json(method: string, path: string, options: CallOptions): Promise<unknown> {
-    const answer = await this.stream(method, path, options);
+    const body = await text(await this.stream(method, path, options));
     try {
-      const body = await text(answer);
       return body === "" ? undefined : parseExact(body);
     } catch (error) {
       throw this.#failure(`${method} ${path}`, error);
     }
   }
 
-  /** The answer as it comes; whoever takes it reads it to its end or destroys it. Throws DOCKER. */
+  /** The answer as it comes; whoever takes it reads it to its end or destroys it. It, too, fails with DOCKER. */
   async stream(method: string, path: string, options: CallOptions = {}): Promise<Readable> {
     const { promise, resolve, reject } = Promise.withResolvers<IncomingMessage>();
     const request = http.request({
@@ -125,8 +124,21 @@ export class Transport {
     }
     const status = answer.statusCode ?? 0;
     // 304: it is already as it was to become.
-    if ((status >= 200 && status < 300) || status === 304) return answer;
+    if ((status >= 200 && status < 300) || status === 304) return this.#failingAsOurs(answer, `${method} ${path}`);
     throw refused(`${method} ${path}`, new EngineRefusal(status, await engineMessage(answer)));
+  }
+
+  /** An engine may end in the middle of an answer. */
+  #failingAsOurs(answer: IncomingMessage, what: string): Readable {
+    const failure = (error: unknown): DmigrateError => this.#failure(what, error);
+    async function* chunks(): AsyncGenerator<Buffer, void> {
+      try {
+        yield* answer;
+      } catch (error) {
+        throw failure(error);
+      }
+    }
+    return Readable.from(chunks(), { objectMode: false }).once("close", () => answer.destroy());
   }
 
   #failure(what: string, error: unknown): DmigrateError {

@@ -4,14 +4,24 @@
  */
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import * as z from "zod";
-import { DMIGRATE, startAgent } from "../../lab/cluster.ts";
+import { askAgent, DMIGRATE, startAgent } from "../../lab/cluster.ts";
 import { until, type Host } from "../../lab/host.ts";
 import { redisImage } from "../../lab/images/catalogue.ts";
 import type { Lab } from "../../lab/lab.ts";
+import { DmigrateError } from "../../src/core/errors.ts";
+import type { MigrationId } from "../../src/core/ids.ts";
 import type { ClientProcess } from "../../lab/workloads/client-control.ts";
 import type { RedisClientResult } from "../../lab/workloads/client-result.ts";
-import { assertClean, assertRuns, beforeRestores, labOfTwo, migrate, runContainer, startRedisClient } from "../support/lab.ts";
+import {
+  assertClean,
+  assertRuns,
+  beforeRestores,
+  labOfTwo,
+  migrate,
+  newestMigration,
+  runContainer,
+  startRedisClient,
+} from "../support/lab.ts";
 
 const ADDRESS = "10.77.0.204";
 let lab: Lab;
@@ -40,11 +50,8 @@ async function unmute(): Promise<void> {
   await a.run("iptables", "--flush", "OUTPUT");
 }
 
-const listed = z.object({ migrations: z.array(z.looseObject({ state: z.string() })) });
-
-async function stateOf(host: Host): Promise<string | undefined> {
-  const { stdout } = await host.exec(DMIGRATE, "list", "--json");
-  return listed.safeParse(JSON.parse(stdout || "{}")).data?.migrations[0]?.state;
+async function stateOf(host: Host): Promise<string> {
+  return (await newestMigration(host)).state;
 }
 
 /** The target loses its agent, and thereby what it restored; returns once the next one has cleaned up. */
@@ -59,7 +66,7 @@ async function restartAgent(host: Host): Promise<void> {
 }
 
 /** Migrates, and has something happen once the source has committed and can't ask the target any more to take over. */
-async function migrateMute(fault: (id: string) => Promise<unknown>): ReturnType<typeof migrate> {
+async function migrateMute(fault: (id: MigrationId) => Promise<unknown>): ReturnType<typeof migrate> {
   const repair = await beforeRestores(b, "sleep 2");
   const calls = await callsPort();
   const result = await migrate(a, "redis", "b", {
@@ -84,11 +91,13 @@ async function callsPort(): Promise<string> {
 }
 
 /** Returns once the source has noticed that it doesn't know who runs the container. */
-async function doubted(id: string): Promise<void> {
+async function doubted(id: MigrationId): Promise<void> {
   await until("the source to doubt", 60_000, async () => {
-    const { code, stderr } = await a.exec(DMIGRATE, "cancel", id);
-    assert.notEqual(code, 0);
-    return /b does not say whether it runs redis already.*\n?.*--take-back/.test(stderr);
+    const { code, message } = await askAgent(a, (agent) => agent.cancel(id, { takeBack: false })).then(
+      () => assert.fail("cancelled"),
+      (error: unknown) => DmigrateError.from(error),
+    );
+    return code === "CANCEL_TOO_LATE" && /b does not say whether it runs redis already.*--take-back/.test(message);
   });
 }
 

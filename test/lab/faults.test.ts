@@ -9,6 +9,7 @@ import { DMIGRATE, startAgent } from "../../lab/cluster.ts";
 import { until, type Host } from "../../lab/host.ts";
 import { busyboxImage, redisImage } from "../../lab/images/catalogue.ts";
 import { LAN, type Lab } from "../../lab/lab.ts";
+import { hasEnded } from "../../src/core/journal-states.ts";
 import type { ClientProcess } from "../../lab/workloads/client-control.ts";
 import type { RedisClientResult } from "../../lab/workloads/client-result.ts";
 import {
@@ -17,6 +18,7 @@ import {
   beforeRestores,
   labOfTwo,
   migrate,
+  newestMigration,
   provideImage,
   runContainer,
   startRedisClient,
@@ -62,8 +64,7 @@ async function killAgent(host: Host): Promise<void> {
 async function cleaned(host: Host): Promise<void> {
   await until(`host ${host.name} to clean up`, 120_000, async () => {
     const containers = await host.run("docker", "ps", "--all", "--quiet");
-    const list = await host.run(DMIGRATE, "list", "--json");
-    return containers === "" && !/"state": "(running|prepared)"/.test(list);
+    return containers === "" && hasEnded((await newestMigration(host)).state);
   });
 }
 
@@ -142,7 +143,7 @@ test("the source's agent is killed in the freeze: the next one lets the containe
   await startAgent(a);
   const ping = ["timeout", "5", "docker", "exec", "redis", "redis-cli", "ping"] as const;
   await until("the container to run on", 60_000, async () => (await a.exec(...ping)).stdout.trim() === "PONG");
-  await until("the recovery to end", 60_000, async () => !/"state": "running"/.test(await a.run(DMIGRATE, "list", "--json")));
+  await until("the recovery to end", 60_000, async () => hasEnded((await newestMigration(a)).state));
   await cleaned(b);
   await assertUndone();
 });

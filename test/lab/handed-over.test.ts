@@ -10,7 +10,17 @@ import { DMIGRATE, startAgent } from "../../lab/cluster.ts";
 import { until, type Host } from "../../lab/host.ts";
 import { redisImage } from "../../lab/images/catalogue.ts";
 import { CLIENT, type Lab } from "../../lab/lab.ts";
-import { assertClean, assertNothingLeft, assertRuns, labOfTwo, migrate, provideImage, runContainer } from "../support/lab.ts";
+import { hasEnded } from "../../src/core/journal-states.ts";
+import {
+  assertClean,
+  assertNothingLeft,
+  assertRuns,
+  labOfTwo,
+  migrate,
+  newestMigration,
+  provideImage,
+  runContainer,
+} from "../support/lab.ts";
 
 const ADDRESS = "10.77.0.203";
 /** So much at that rate that whatever is broken then breaks long before the last page. */
@@ -38,21 +48,15 @@ async function breakOff(source: Host, target: Host, fault: () => Promise<unknown
   return initPid;
 }
 
-const migration = z.looseObject({ id: z.string(), state: z.string() });
-const migrationList = z.looseObject({ migrations: z.tuple([migration], migration) });
 const failedReport = z.looseObject({
   outcome: z.literal("failed"),
   error: z.looseObject({ code: z.string(), message: z.string() }),
 });
 
-async function newestOf(host: Host): Promise<z.infer<typeof migration>> {
-  return migrationList.parse(JSON.parse(await host.run(DMIGRATE, "list", "--json"))).migrations[0];
-}
-
 /** What the newest migration of the source came to; its agent may have to bring it to its end first. */
 async function outcomeOf(source: Host): Promise<{ readonly code: string; readonly message: string }> {
-  await until("the migration to end", 60_000, async () => !["running", "committed"].includes((await newestOf(source)).state));
-  const { stdout } = await source.exec(DMIGRATE, "report", (await newestOf(source)).id, "--json");
+  await until("the migration to end", 60_000, async () => hasEnded((await newestMigration(source)).state));
+  const { stdout } = await source.exec(DMIGRATE, "report", (await newestMigration(source)).id, "--json");
   return failedReport.parse(JSON.parse(stdout)).error;
 }
 
@@ -122,7 +126,7 @@ test("agents that are told to end while memory crosses let it cross", async () =
   for (const host of [a, b]) {
     await until(`the agent of ${host.name} to end`, 30_000, async () => (await host.exec("pgrep", "-f", "dmigrate.ts agent")).code === 1);
     await startAgent(host);
-    assert.equal((await newestOf(host)).state, "completed");
+    assert.equal((await newestMigration(host)).state, "completed");
   }
   await assertRuns(a, "redis");
   assert.equal((await lab.host(CLIENT).run("redis-cli", "-h", ADDRESS, "dbsize")).trim(), String(KILOBYTE_KEYS));

@@ -5,9 +5,9 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { readdir } from "node:fs/promises";
-import { createInterface } from "node:readline";
+import { setTimeout as sleep } from "node:timers/promises";
 import * as z from "zod";
-import { DMIGRATE, startCluster } from "../../lab/cluster.ts";
+import { agentOf, askAgent, DMIGRATE, startCluster } from "../../lab/cluster.ts";
 import type { Host } from "../../lab/host.ts";
 import { buildImage, type ImageSpec } from "../../lab/images/image.ts";
 import { loadImage } from "../../lab/images/load.ts";
@@ -15,6 +15,10 @@ import { CLIENT, LAN, Lab, type LabSpec } from "../../lab/lab.ts";
 import { CHECKOUT_IN_HOST } from "../../lab/paths.ts";
 import { ROOT_DIR } from "../../lab/setup.ts";
 import { ClientProcess } from "../../lab/workloads/client-control.ts";
+import type { ControlClient, MigrationSummary } from "../../src/agent/client.ts";
+import { DmigrateError } from "../../src/core/errors.ts";
+import type { MigrationId } from "../../src/core/ids.ts";
+import { hasEnded } from "../../src/core/journal-states.ts";
 import { redisClientResult, type RedisClientResult } from "../../lab/workloads/client-result.ts";
 
 /** Builds a lab whose agents form a cluster. */
@@ -64,7 +68,7 @@ export interface MigrateResult {
 }
 
 /** What to do as a phase begins, by its name. */
-type Acts = Readonly<Record<string, (migration: string) => Promise<unknown>>>;
+type Acts = Readonly<Record<string, (migration: MigrationId) => Promise<unknown>>>;
 
 /** Migrates with the command a user gives. */
 export async function migrate(source: Host, container: string, target: string, at: Acts = {}): Promise<MigrateResult> {
@@ -84,14 +88,14 @@ export async function migrate(source: Host, container: string, target: string, a
 function act(source: Host, at: Acts): { readonly end: () => Promise<void> } {
   const over = new AbortController();
   const watch = async (): Promise<void> => {
-    const id = await newestUnderWay(source, over.signal);
+    using agent = agentOf(source);
+    const id = await newestUnderWay(agent, over.signal);
     if (id === undefined) return;
-    const { stdout } = source.spawn([DMIGRATE, "watch", id, "--json"], { stdio: ["ignore", "pipe", "ignore"] });
-    if (stdout === null) throw new Error("no output");
-    for await (const line of createInterface({ input: stdout })) {
-      if (!line.startsWith('{"')) break; // not an event but an error: the agent was what an act has ended
-      const event = z.looseObject({ kind: z.string(), phase: z.string().optional() }).parse(JSON.parse(line));
-      if (event.kind === "phase-began" && event.phase !== undefined) await at[event.phase]?.(id);
+    const events = agent.watch(id)[Symbol.asyncIterator]();
+    for (;;) {
+      const next = await events.next().catch(agentEnded);
+      if (next === undefined || next.done === true) return;
+      if (next.value.kind === "phase-began") await at[next.value.phase]?.(id);
     }
   };
   const watching = watch();
@@ -102,17 +106,27 @@ function act(source: Host, at: Acts): { readonly end: () => Promise<void> } {
   return { end };
 }
 
+/** The agent may be what an act ends. */
+function agentEnded(error: unknown): undefined {
+  if (DmigrateError.from(error).code !== "AGENT_UNREACHABLE") throw error;
+}
+
 /** The migration that is about to begin has no id yet; undefined if it ended before it was seen. */
-async function newestUnderWay(source: Host, over: AbortSignal): Promise<string | undefined> {
-  const list = z.looseObject({ migrations: z.array(z.looseObject({ id: z.string(), state: z.string() })) });
+async function newestUnderWay(agent: ControlClient, over: AbortSignal): Promise<MigrationId | undefined> {
   while (!over.aborted) {
-    const { code, stdout } = await source.exec(DMIGRATE, "list", "--json");
-    if (code !== 0) return undefined;
-    const { migrations } = list.parse(JSON.parse(stdout));
-    const running = migrations.find(({ state }) => state === "running" || state === "committed");
-    if (running !== undefined) return running.id;
+    const migrations = await agent.list().catch(agentEnded);
+    const underWay = migrations?.find(({ state, role }) => role === "source" && !hasEnded(state));
+    if (underWay !== undefined) return underWay.id;
+    await sleep(20);
   }
   return undefined;
+}
+
+/** The newest migration that a host knows. */
+export async function newestMigration(host: Host): Promise<MigrationSummary> {
+  const [newest] = await askAgent(host, (agent) => agent.list());
+  assert.ok(newest, `host ${host.name} knows no migration`);
+  return newest;
 }
 
 /**
