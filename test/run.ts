@@ -15,7 +15,7 @@ import { spec, type TestEvent } from "node:test/reporters";
 const GROUPS = [
   { files: "{src,lab,tools}/**/*.test.ts", concurrency: 2, timeoutMinutes: 2 },
   { files: "test/engine/*.test.ts", concurrency: 2, timeoutMinutes: 5 },
-  { files: "test/lab/*.test.ts", concurrency: 3, timeoutMinutes: 10 },
+  { files: "test/lab/*.test.ts", concurrency: 4, timeoutMinutes: 10 },
 ] as const;
 
 /** A line of node's own summary: what was counted, and how many or how many milliseconds. */

@@ -88,7 +88,8 @@ export const inspectedContainer = z.looseObject({
   ExecIDs: strings,
   Config: containerConfig,
   HostConfig: hostConfig,
-  Mounts: z.array(mountPoint),
+  /** By destination: the engine shows them in another order each time. */
+  Mounts: z.array(mountPoint).transform((mounts) => mounts.toSorted((one, other) => (one.Destination < other.Destination ? -1 : 1))),
   NetworkSettings: z.looseObject({
     Networks: z.record(z.string(), inspectedEndpoint),
     /** Where the ports of the container are published, in force only while it runs. */

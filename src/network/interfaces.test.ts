@@ -15,16 +15,17 @@ void describe("interfaces", { timeout: 60_000 }, () => {
       index: 1,
       name: "lo",
       isUp: true,
+      hasCarrier: true,
       mac: undefined,
       addresses: [bytesOf("7f000001"), bytesOf(`${"00".repeat(15)}01`)],
     };
-    assert.deepEqual(interfacesOf(host.namespace), [loopback, { ...eth0, isUp: false, addresses: [] }]);
+    assert.deepEqual(interfacesOf(host.namespace), [loopback, { ...eth0, isUp: false, hasCarrier: false, addresses: [] }]);
 
     host.ip("link", "set", "eth0", "up");
     host.ip("address", "add", "10.73.0.1", "peer", "10.73.0.9", "dev", "eth0"); // the other end's is not its own
     host.ip("address", "add", "fd73::1/64", "dev", "eth0");
     const addresses = [bytesOf("0a490001"), bytesOf(`fd73${"00".repeat(13)}01`)];
-    assert.deepEqual(interfacesOf(host.namespace), [loopback, { ...eth0, isUp: true, addresses }]);
+    assert.deepEqual(interfacesOf(host.namespace), [loopback, { ...eth0, isUp: true, hasCarrier: true, addresses }]);
   });
 
   void it("that have another name elsewhere are told once each", () => {
@@ -34,6 +35,7 @@ void describe("interfaces", { timeout: 60_000 }, () => {
           index: n,
           name,
           isUp: true,
+          hasCarrier: true,
           mac: undefined,
           addresses: [bytesOf(`0a49000${n}`), bytesOf(`0a49010${n}`)],
         })),

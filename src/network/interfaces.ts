@@ -9,6 +9,8 @@ export interface Interface {
   readonly index: number;
   readonly name: string;
   readonly isUp: boolean;
+  /** Whether it is up and something is at the other end. */
+  readonly hasCarrier: boolean;
   /** Its Ethernet address, 6 bytes; undefined if it is of another kind. */
   readonly mac: Uint8Array | undefined;
   /** Its own IP addresses, 4 or 16 bytes each. */
@@ -24,6 +26,7 @@ const IFLA = { ADDRESS: 1, IFNAME: 3 } as const;
 const IFA = { ADDRESS: 1, LOCAL: 2 } as const; // LOCAL is there where ADDRESS may be the other end's
 const ARPHRD_ETHER = 1;
 const IFF_UP = 1;
+const IFF_LOWER_UP = 1 << 16;
 
 /** Lists all interfaces, loopback too. Throws KERNEL. */
 export function interfacesOf(namespace: NetworkNamespace): Interface[] {
@@ -39,6 +42,7 @@ export function interfacesOf(namespace: NetworkNamespace): Interface[] {
       index,
       name: (attributes.get(IFLA.IFNAME) ?? Buffer.alloc(0)).toString().replace(/\0$/, ""),
       isUp: (message.readUInt32LE(8) & IFF_UP) !== 0,
+      hasCarrier: (message.readUInt32LE(8) & IFF_LOWER_UP) !== 0,
       mac: message.readUInt16LE(2) === ARPHRD_ETHER ? attributes.get(IFLA.ADDRESS) : undefined,
       addresses: addresses.filter((address) => address.index === index).map((address) => address.bytes),
     };

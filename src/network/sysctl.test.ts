@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { describe, it } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { setSysctls, trustNewAddresses } from "./sysctl.ts";
 import { Segment } from "./segment.fixture.ts";
 
@@ -30,22 +31,32 @@ void describe("kernel parameters", { timeout: 60_000 }, () => {
       assert.throws(() => setSysctls(namespace, { [name]: "1" }), { code: "NETWORK" });
   });
 
-  void it("make IPv6 addresses usable at once, as long as they are trusted", () => {
+  void it("make IPv6 addresses usable at once, as long as they are trusted", async () => {
     using segment = new Segment();
     const host = segment.host("host");
-    const tentative = (): boolean => host.ip("-6", "address", "show", "dev", "eth0").includes("tentative");
+    const shown = (): string => host.ip("-6", "address", "show", "dev", "eth0");
+    const tentative = (): boolean => shown().includes("tentative");
+    const acceptDad = (): string => host.namespace.run(() => readFileSync("/proc/sys/net/ipv6/conf/default/accept_dad", "utf8"));
     {
-      using _trust = trustNewAddresses(host.namespace);
+      await using _trust = trustNewAddresses(host.namespace);
       segment.plugIn(host, "port", 1);
       host.ip("link", "set", "eth0", "up");
       host.ip("address", "add", "fd73::1/64", "dev", "eth0");
       assert.equal(tentative(), false);
     }
-    assert.equal(
-      host.namespace.run(() => readFileSync("/proc/sys/net/ipv6/conf/default/accept_dad", "utf8")),
-      "1\n",
-    );
+    assert.match(shown(), /inet6 fe80::/);
+    assert.equal(tentative(), false, "the kernel's own address, too");
+    assert.equal(acceptDad(), "1\n");
     host.ip("address", "add", "fd73::2/64", "dev", "eth0");
     assert.equal(tentative(), true);
+
+    const trust = trustNewAddresses(host.namespace);
+    host.ip("-6", "address", "flush", "dev", "eth0"); // as long as the kernel has not come to it
+    const over = trust[Symbol.asyncDispose]();
+    await sleep(50);
+    assert.equal(acceptDad(), "0\n", "the kernel's own address is waited for");
+    host.ip("address", "add", "fe80::1/64", "dev", "eth0");
+    await over;
+    assert.equal(acceptDad(), "1\n");
   });
 });

@@ -3,8 +3,10 @@
  */
 import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { DmigrateError, messageOf } from "../core/errors.ts";
 import type { NetworkNamespace } from "../kernel/netns.ts";
+import { interfacesOf, type Interface } from "./interfaces.ts";
 
 const ROOT = "/proc/sys";
 
@@ -35,18 +37,44 @@ export function setSysctls(namespace: NetworkNamespace, parameters: Readonly<Rec
 
 const IPV6 = `${ROOT}/net/ipv6/conf`;
 
+/** How long the kernel may take to give an interface its address, once something is at the other end. */
+const LINK_LOCAL_LIMIT_MS = 2000;
+const LINK_LOCAL_POLL_MS = 5;
+/** Value of addr_gen_mode: the kernel gives no address by itself (`IN6_ADDR_GEN_MODE_NONE`, <linux/if_link.h>). */
+const GIVES_NONE = "1";
+
 /**
  * Lets IPv6 addresses be used as soon as they come into the namespace, until disposed of: for those that have been somebody's all along.
- * Looking for duplicates would take a second, and find their own announcement where a switch sends it back (RFC 4862 5.4).
+ * Looking for duplicates would take a second, and find their own announcement where a switch sends it back (RFC 4862 5.4), or whoever
+ * still has them. Disposing of it waits for those that the kernel gives interfaces a while after they are up (`addrconf_dev_config`).
  */
-export function trustNewAddresses(namespace: NetworkNamespace): Disposable {
+export function trustNewAddresses(namespace: NetworkNamespace): AsyncDisposable {
   return namespace.run(() => {
-    if (!existsSync(IPV6)) return { [Symbol.dispose]: () => {} };
+    if (!existsSync(IPV6)) return { [Symbol.asyncDispose]: () => Promise.resolve() };
     const before = readFileSync(path.join(IPV6, "default/accept_dad"), "utf8");
     setDuplicateDetection(["default"], "0");
     const restore = (): void => setDuplicateDetection(readdirSync(IPV6).filter(isSingle), before);
-    return { [Symbol.dispose]: () => namespace.run(restore) };
+    return {
+      async [Symbol.asyncDispose]() {
+        const deadline = performance.now() + LINK_LOCAL_LIMIT_MS;
+        while (namespace.run(() => interfacesOf(namespace).some(lacksLinkLocal)) && performance.now() < deadline)
+          await sleep(LINK_LOCAL_POLL_MS);
+        namespace.run(restore);
+      },
+    };
   });
+}
+
+/** Whether the kernel has yet to give it an address. To be asked in its namespace. */
+function lacksLinkLocal({ name, hasCarrier, mac, addresses }: Interface): boolean {
+  if (!hasCarrier || mac === undefined || addresses.some(isLinkLocal)) return false;
+  const parameter = (what: string): string => readFileSync(path.join(IPV6, name, what), "utf8").trim();
+  return parameter("disable_ipv6") === "0" && parameter("addr_gen_mode") !== GIVES_NONE;
+}
+
+/** fe80::/10 */
+function isLinkLocal(address: Uint8Array): boolean {
+  return address.length === 16 && address[0] === 0xfe && ((address[1] ?? 0) & 0xc0) === 0x80;
 }
 
 function setDuplicateDetection(interfaceNames: readonly string[], value: string): void {

@@ -92,7 +92,7 @@ export class Staging implements AsyncDisposable {
     const holder = startHolder(namespace);
     cleanup.defer(() => void holder.kill("SIGKILL"));
     {
-      using _trust = trustNewAddresses(namespace);
+      await using _trust = trustNewAddresses(namespace);
       for (const hook of bundle.networkHooks) await runHook(hook, bundle, container, holder);
     }
     setSysctls(namespace, bundle.networkSysctls);
