@@ -58,7 +58,7 @@ async function startClient(t: TestContext, { window = 1, patienceMs = LIMIT_MS }
   const isReady = Promise.withResolvers<void>();
   const control: Control = { stop: stop.signal, marks, ready: isReady.resolve };
   // So many keys that none is written twice.
-  const result = runRedisClient({ ...endpoint, window, prefix: "p", keyCount: 1_000_000, valueBytes: 32, patienceMs }, control);
+  const result = runRedisClient({ ...endpoint, window, prefix: "p", keyCount: 1_000_000, valueBytes: 32, pauseMs: 0, patienceMs }, control);
   await Promise.race([isReady.promise, result]);
   return {
     mark: (name) => marks.push({ name, timeMs: performance.now() }),

@@ -1,6 +1,6 @@
 /**
  * A redis client that notices everything: over one connection it writes and reads back numbered values and increments
- * a counter as fast as it can, and tells how long the server was silent, what it lost and what it did twice.
+ * a counter as fast as it can, or may, and tells how long the server was silent, what it lost and what it did twice.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
@@ -17,6 +17,8 @@ import type { Reply } from "./resp.ts";
 export interface RedisClientOptions extends Endpoint, LedgerOptions {
   /** Steps under way at a time; each is three commands sent as one. */
   readonly window: number;
+  /** How long to rest after each step. */
+  readonly pauseMs: number;
   /** How long the first connection may take, and after the stop whatever is still under way. */
   readonly patienceMs: number;
 }
@@ -114,6 +116,7 @@ class RedisClient {
       this.log.add(performance.now(), replies.length);
       if (this.log.replyCount === replies.length) this.control.ready();
       this.note(this.ledger.judge(step, replies));
+      if (this.options.pauseMs > 0) await sleep(this.options.pauseMs);
     }
   }
 
@@ -166,14 +169,16 @@ async function main(): Promise<void> {
       window: { type: "string", default: "1" },
       keys: { type: "string", default: "20000" },
       "value-bytes": { type: "string", default: "64" },
+      "pause-ms": { type: "string", default: "0" },
       prefix: { type: "string", default: `client-${process.pid}` },
     },
   });
   const integer = z.coerce.number().int().positive();
+  const pauseMs = z.coerce.number().int().nonnegative();
   const options = z
-    .object({ host: z.string(), port: integer, window: integer, keyCount: integer, valueBytes: integer, prefix: z.string() })
+    .object({ host: z.string(), port: integer, window: integer, keyCount: integer, valueBytes: integer, pauseMs, prefix: z.string() })
     .refine(({ window, keyCount }) => window <= keyCount, "--window must not exceed --keys")
-    .parse({ ...values, keyCount: values.keys, valueBytes: values["value-bytes"] });
+    .parse({ ...values, keyCount: values.keys, valueBytes: values["value-bytes"], pauseMs: values["pause-ms"] });
   const result = await runRedisClient({ ...options, patienceMs: PATIENCE_MS }, controlFromInput());
   process.stdout.write(`${JSON.stringify(result)}\n`);
 }

@@ -35,7 +35,7 @@ before(async () => {
   [a, b] = [lab.host("a"), lab.host("b")];
   await runContainer(a, "redis", redisImage, "--ip", ADDRESS, "--restart", "always");
   initPid = await a.run("docker", "inspect", "--format", "{{.State.Pid}}", "redis");
-  client = startRedisClient(lab, ADDRESS);
+  client = startRedisClient(lab, ADDRESS, "gentle");
   await client.ready();
 });
 after(() => lab.down());

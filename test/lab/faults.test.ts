@@ -39,7 +39,7 @@ before(async () => {
   await runContainer(a, "redis", redisImage, "--ip", ADDRESS, "--restart", "always", "--volume", "data:/data");
   await a.run("docker", "exec", "redis", "dd", "if=/dev/urandom", "of=/data/blob", "bs=1M", `count=${VOLUME_MEGABYTES}`);
   initPid = await a.run("docker", "inspect", "--format", "{{.State.Pid}}", "redis");
-  client = startRedisClient(lab, ADDRESS);
+  client = startRedisClient(lab, ADDRESS, "gentle");
   await client.ready();
 });
 after(() => lab.down());

@@ -119,7 +119,7 @@ while True:
     number += 1
     with open("/dev/shm/rounds.new", "w") as file: file.write(str(number))
     os.rename("/dev/shm/rounds.new", "/dev/shm/rounds")
-    time.sleep(0.005)
+    time.sleep(0.05)
 `;
 
 async function manifest(host: Host): Promise<string[]> {

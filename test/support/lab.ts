@@ -140,8 +140,8 @@ export async function beforeRestores(host: Host, line: string): Promise<() => Pr
   return () => host.run("mv", "/usr/sbin/criu.away", "/usr/sbin/criu");
 }
 
-/** A redis client on the lab's client host that notices everything. */
-export function startRedisClient(lab: Lab, address: string): ClientProcess<RedisClientResult> {
+/** A redis client on the lab's client host that notices everything, at full speed or at one that leaves the processors to others. */
+export function startRedisClient(lab: Lab, address: string, speed: "full" | "gentle" = "full"): ClientProcess<RedisClientResult> {
   const program = [
     `${CHECKOUT_IN_HOST}/bin/node`,
     `${CHECKOUT_IN_HOST}/lab/workloads/redis-client.ts`,
@@ -149,6 +149,8 @@ export function startRedisClient(lab: Lab, address: string): ClientProcess<Redis
     address,
     "--keys",
     "2000",
+    "--pause-ms",
+    speed === "full" ? "0" : "2",
   ];
   return new ClientProcess(lab.host(CLIENT).spawn(program, { stdio: ["pipe", "pipe", "inherit"] }), redisClientResult);
 }
