@@ -1,10 +1,12 @@
 /**
- * Chain ids.
+ * Chain ids, and archives that an engine takes only a part of.
  */
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { test } from "node:test";
-import { chainIds } from "./images.ts";
+import { serveEngine } from "../../test/support/engine.ts";
+import { Engine } from "./engine.ts";
+import { chainIds, importImage } from "./images.ts";
 
 const digest = (text: string): string => `sha256:${createHash("sha256").update(text).digest("hex")}`;
 
@@ -14,4 +16,18 @@ test("a chain id names a layer with all below it", () => {
   assert.deepEqual(chainIds([]), []);
   assert.deepEqual(chainIds([a, b, c]), [a, ab, digest(`${ab} ${c}`)]);
   assert.notEqual(chainIds([b, a]).at(-1), ab);
+});
+
+async function* endless(): AsyncGenerator<Uint8Array, void> {
+  for (;;) yield new Uint8Array(65_536);
+}
+
+test("an engine that ends while it loads an image is what failed", async (t) => {
+  const socket = await serveEngine(t, (request, response) => {
+    if (request.url === "/version") response.end('{"ApiVersion":"1.45","MinAPIVersion":"1.24"}');
+    else request.once("data", () => request.socket.destroy());
+  });
+  const image = { id: digest("image"), reference: "redis", tags: [], layers: [] };
+  const loading = importImage(await Engine.connect(socket), endless(), image, { id: image.id, added: true, tags: [] });
+  await assert.rejects(loading, { code: "DOCKER", message: /ask Docker Engine for POST \/images\/load/ });
 });

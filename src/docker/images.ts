@@ -148,12 +148,15 @@ async function load(engine: Engine, archive: AsyncIterable<Uint8Array>): Promise
   let first = await chunks.next();
   while (first.done !== true && first.value.length === 0) first = await chunks.next();
   if (first.done === true) return;
-  async function* whole(): AsyncGenerator<Uint8Array, void> {
-    try {
-      for (let next = first; next.done !== true; next = await chunks.next()) yield next.value;
-    } catch (error) {
+  // Not around the `yield`: into that a stream throws what happens to whoever reads it, which here is the engine.
+  const read = (): Promise<IteratorResult<Uint8Array, unknown>> =>
+    chunks.next().catch((error: unknown) => {
       broken = error;
       throw error;
+    });
+  async function* whole(): AsyncGenerator<Uint8Array, void> {
+    try {
+      for (let next: IteratorResult<Uint8Array, unknown> = first; next.done !== true; next = await read()) yield next.value;
     } finally {
       await chunks.return?.();
     }
