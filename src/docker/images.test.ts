@@ -24,7 +24,7 @@ async function* endless(): AsyncGenerator<Uint8Array, void> {
 
 test("an engine that ends while it loads an image is what failed", async (t) => {
   const socket = await serveEngine(t, (request, response) => {
-    if (request.url === "/version") response.end('{"ApiVersion":"1.45","MinAPIVersion":"1.24"}');
+    if (request.url === "/version") response.end('{"Version":"7","ApiVersion":"1.45","MinAPIVersion":"1.24"}');
     else request.once("data", () => request.socket.destroy());
   });
   const image = { id: digest("image"), reference: "redis", tags: [], layers: [] };
