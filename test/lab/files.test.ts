@@ -45,7 +45,7 @@ def everything(root):
     put("capable"); os.setxattr("capable", "security.capability", struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0))
     put("acl"); os.setxattr("acl", "system.posix_acl_access", struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in
         [(1, 6, 0xffffffff), (2, 4, 999), (4, 4, 0xffffffff), (0x10, 6, 0xffffffff), (0x20, 4, 0xffffffff)]))
-    with open("sparse", "wb") as file: file.seek(1 << 20); file.write(b"middle"); file.truncate(1 << 28)
+    with open("sparse", "wb") as file: file.seek(1 << 20); file.write(b"middle"); file.truncate(1 << 25)
     put("large", os.urandom(3 << 20))
     os.mkfifo("fifo", 0o640); socket.socket(socket.AF_UNIX).bind("socket")
     os.mknod("null", stat.S_IFCHR | 0o666, os.makedev(1, 3)); os.mknod("disk", stat.S_IFBLK | 0o600, os.makedev(7, 0))
