@@ -13,5 +13,6 @@ done
 shift
 exec nsenter --no-fork --target "$init" --mount --uts --ipc --net --pid --cgroup --root -- \
   sh -c 'trap : INT QUIT; "$@"; exit $?' sh env -i \
-  PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/dmigrate/bin HOME=/root LANG=C.UTF-8 ${TERM:+TERM=$TERM} \
+  PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/dmigrate/bin HOME=/root LANG=C.UTF-8 \
+  NODE_COMPILE_CACHE=/var/cache/compiled ${TERM:+TERM=$TERM} \
   setpriv --pdeathsig TERM "$@"

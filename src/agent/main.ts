@@ -1,6 +1,7 @@
 /**
  * `dmigrate agent`: runs an agent with its log on standard error until SIGTERM or SIGINT.
  */
+import { flushCompileCache } from "node:module";
 import { pino } from "pino";
 import { DmigrateError } from "../core/errors.ts";
 import { runAgent } from "./agent.ts";
@@ -21,6 +22,7 @@ export async function serveUntilSignal(flags: RawConfig, startSessions: StartSes
   });
   {
     await using agent = await runAgent(config, startSessions, log);
+    flushCompileCache(); // it may be killed, and its successor has to start quickly
     log.info({ socket: agent.socketPath, listen: agent.listen, signal: await signal.promise }, "ending");
   }
   process.exit(); // what it leaves to the next agent would go on here as well
