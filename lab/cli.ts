@@ -8,7 +8,7 @@ import { existsSync } from "node:fs";
 import { constants } from "node:os";
 import { text } from "node:stream/consumers";
 import { suggesting } from "../src/cli/suggestions.ts";
-import { messageOf } from "../src/core/errors.ts";
+import { DmigrateError, messageOf } from "../src/core/errors.ts";
 import { startCluster } from "./cluster.ts";
 import { registerDemo } from "./demo.ts";
 import type { Host } from "./host.ts";
@@ -152,6 +152,7 @@ function addLoad(lab: Command): void {
     .option("--json", "print the image's name as JSON on standard output")
     .action(async (host: string, image: keyof typeof IMAGES, { name, json = false }: { name: string; json?: boolean }) => {
       const on = (await Lab.attach(name)).host(host);
+      if (!on.record.docker) throw new DmigrateError("LAB", `Host ${host} has no Docker Engine; name one that has: dmigrate lab status`);
       const spec = IMAGES[image](ROOT_DIR);
       await loadImage(on, await buildImage(spec, ROOT_DIR));
       if (json) print({ host, image: spec.name });

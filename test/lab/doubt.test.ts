@@ -161,3 +161,23 @@ test("the target can be asked in time: it takes over, and the client never notic
     seen.faults.join("\n"),
   );
 });
+
+test("a target whose agent is told to end while it restores takes over first", async () => {
+  const repair = await beforeRestores(a, "sleep 1");
+  const result = await migrate(b, "redis", "a", { handover: () => a.run("pkill", "-TERM", "-f", "dmigrate.ts agent") });
+  await repair();
+  assert.equal(result.outcome, "completed", result.message);
+  await until("the agent to end", 30_000, async () => (await a.exec("pgrep", "-f", "dmigrate.ts agent")).code === 1);
+  await assertRuns(a, "redis");
+  await startAgent(a);
+  await assertClean(b, "redis");
+});
+
+test("who stops the container in the freeze does not find it on the target", async () => {
+  const repair = await beforeRestores(b, "sleep 2");
+  const result = await migrate(a, "redis", "b", { handover: () => a.run("docker", "stop", "--time", "0", "redis") });
+  await repair();
+  assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "CONTAINER_NOT_RUNNING"], result.message);
+  assert.equal((await a.run("docker", "inspect", "--format", "{{.State.Running}}", "redis")).trim(), "false");
+  await assertClean(b, "redis");
+});

@@ -303,10 +303,17 @@ export class SourceSession {
     const restoreAt = timeline.now();
     timeline.adopt(await this.#target.restore(id, this.#options), restoreAt);
     this.#cancelled.throwIfAborted();
+    this.#assertLives();
     this.#context.journal.move(id, "committed");
     await timeline.step("commit", () => this.#commit(held.drain()));
     this.#resumedAtMs = timeline.now();
     this.#forwardStragglers(held);
+  }
+
+  /** Who stops or removes the container in the freeze, and is told that this was done, must not find it on the target. */
+  #assertLives(): void {
+    if (!existsSync(`/proc/${this.#subject.initPid}/ns/net`))
+      throw new DmigrateError("CONTAINER_NOT_RUNNING", "Its tasks were ended while they were frozen; start it again");
   }
 
   /** Has the target take the container over. A lost answer must not lead to two owners, nor to none. */

@@ -39,6 +39,7 @@ import type { Undoing } from "./undoing.ts";
 /** How long a source that can't be reached may take to commit; it gives up later (src/agent/source/session.ts). */
 const COMMIT_LIMIT_MS = 60_000;
 
+const COMMIT_POLL_MS = 20;
 /** How long a source may take to ask how a session ended that is complete; it need not know. */
 const FINISH_LIMIT_MS = 10_000;
 
@@ -271,8 +272,16 @@ export class TargetSession {
     return warnings;
   }
 
-  /** For an agent that is to end: undoes everything, or returns when the container, committed, has its memory or never will. */
+  /**
+   * For an agent that is to end: undoes everything, or returns when the container, committed, has its memory or never will. Once the source
+   * was told that the tasks are restored it may have committed, and must not look for an agent that has gone: its commit is waited for.
+   */
   async end(): Promise<void> {
+    await this.#turn; // perhaps the restore
+    const deadline = performance.now() + COMMIT_LIMIT_MS;
+    while (this.#context.journal.get(this.subject.id).state === "prepared" && performance.now() < deadline) await sleep(COMMIT_POLL_MS);
+    if (!this.#isCommitted)
+      this.#brokenBy ??= new DmigrateError("AGENT", "The agent was told to end; migrate again once the next one runs");
     try {
       return await this.abort();
     } catch (error) {
