@@ -166,8 +166,8 @@ function isMountPoint(folder: string): boolean {
 }
 
 /**
- * Overlays the shared root; Docker's folder can't lie on an overlay and gets a real one. All labs share what Node compiled, which is half
- * the cost of starting an agent.
+ * Overlays the shared root; Docker's folder can't lie on an overlay and gets a real one. All labs share what Node compiled, which is a
+ * third of the cost of starting an agent.
  */
 async function mountRoot(root: string, data: string): Promise<void> {
   const [upper, work, docker] = ["upper", "work", "docker"].map((folder) => path.join(data, folder)) as [string, string, string];

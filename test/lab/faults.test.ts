@@ -7,7 +7,7 @@ import { readdir } from "node:fs/promises";
 import { after, before, test } from "node:test";
 import { DMIGRATE, startAgent } from "../../lab/cluster.ts";
 import { until, type Host } from "../../lab/host.ts";
-import { busyboxImage, redisImage } from "../../lab/images/catalogue.ts";
+import { busyboxImage } from "../../lab/images/catalogue.ts";
 import { LAN, type Lab } from "../../lab/lab.ts";
 import { hasEnded } from "../../src/core/journal-states.ts";
 import type { ClientProcess } from "../../lab/workloads/client-control.ts";
@@ -15,13 +15,14 @@ import type { RedisClientResult } from "../../lab/workloads/client-result.ts";
 import {
   assertClean,
   assertRuns,
+  assertRunsOn,
+  assertUnnoticed,
   beforeRestores,
   labOfTwo,
   migrate,
   newestMigration,
   provideImage,
-  runContainer,
-  startRedisClient,
+  watchedRedis,
   type MigrateResult,
 } from "../support/lab.ts";
 
@@ -36,20 +37,14 @@ let initPid: string;
 before(async () => {
   lab = await labOfTwo("tfault");
   [a, b] = [lab.host("a"), lab.host("b")];
-  await runContainer(a, "redis", redisImage, "--ip", ADDRESS, "--restart", "always", "--volume", "data:/data");
+  ({ initPid, client } = await watchedRedis(lab, a, ADDRESS, "--volume", "data:/data"));
   await a.run("docker", "exec", "redis", "dd", "if=/dev/urandom", "of=/data/blob", "bs=1M", `count=${VOLUME_MEGABYTES}`);
-  initPid = await a.run("docker", "inspect", "--format", "{{.State.Pid}}", "redis");
-  client = startRedisClient(lab, ADDRESS, "gentle");
-  await client.ready();
 });
 after(() => lab.down());
 
 /** The source runs the container it ran before, under its own restart policy; nothing of the attempt is left anywhere. */
 async function assertUndone(): Promise<void> {
-  await assertRuns(a, "redis");
-  assert.equal(await a.run("docker", "inspect", "--format", "{{.State.Pid}}", "redis"), initPid);
-  assert.equal((await a.run("docker", "inspect", "--format", "{{.HostConfig.RestartPolicy.Name}}", "redis")).trim(), "always");
-  assert.equal((await a.run("docker", "exec", "redis", "redis-cli", "ping")).trim(), "PONG");
+  await assertRunsOn(a, initPid);
   await assertClean(b, "redis");
   assert.equal(await b.run("docker", "image", "ls", "--quiet"), "");
   assert.equal(await b.run("docker", "volume", "ls", "--quiet"), "");
@@ -197,10 +192,5 @@ test("after all that it migrates, and its client never noticed more than pauses"
   assert.equal(result.outcome, "completed", result.message);
   await assertRuns(b, "redis");
   await assertClean(a, "redis");
-  const seen = await client.stop();
-  assert.deepEqual(
-    { connections: seen.connections, lostWrites: seen.lostWrites, doubleIncrements: seen.doubleIncrements, errors: seen.errors },
-    { connections: 1, lostWrites: 0, doubleIncrements: 0, errors: 0 },
-    seen.faults.join("\n"),
-  );
+  await assertUnnoticed(client);
 });

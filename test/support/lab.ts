@@ -9,6 +9,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import * as z from "zod";
 import { agentOf, askAgent, DMIGRATE, startCluster } from "../../lab/cluster.ts";
 import type { Host } from "../../lab/host.ts";
+import { redisImage } from "../../lab/images/catalogue.ts";
 import { buildImage, type ImageSpec } from "../../lab/images/image.ts";
 import { loadImage } from "../../lab/images/load.ts";
 import { CLIENT, LAN, Lab, type LabSpec } from "../../lab/lab.ts";
@@ -153,6 +154,33 @@ export function startRedisClient(lab: Lab, address: string, speed: "full" | "gen
     speed === "full" ? "0" : "2",
   ];
   return new ClientProcess(lab.host(CLIENT).spawn(program, { stdio: ["pipe", "pipe", "inherit"] }), redisClientResult);
+}
+
+/** A redis that is started again whenever it ends, its init's process id, and a gentle client that notices everything. */
+export async function watchedRedis(lab: Lab, host: Host, address: string, ...args: string[]) {
+  await runContainer(host, "redis", redisImage, "--ip", address, "--restart", "always", ...args);
+  const initPid = await host.run("docker", "inspect", "--format", "{{.State.Pid}}", "redis");
+  const client = startRedisClient(lab, address, "gentle");
+  await client.ready();
+  return { initPid, client };
+}
+
+/** Asserts that a host runs the `watchedRedis` that it ran before, under its own restart policy. */
+export async function assertRunsOn(host: Host, initPid: string): Promise<void> {
+  await assertRuns(host, "redis");
+  assert.equal(await host.run("docker", "inspect", "--format", "{{.State.Pid}}", "redis"), initPid);
+  assert.equal((await host.run("docker", "inspect", "--format", "{{.HostConfig.RestartPolicy.Name}}", "redis")).trim(), "always");
+  assert.equal((await host.run("timeout", "5", "docker", "exec", "redis", "redis-cli", "ping")).trim(), "PONG");
+}
+
+/** Stops a client and asserts that it never noticed more than pauses. */
+export async function assertUnnoticed(client: ClientProcess<RedisClientResult>): Promise<void> {
+  const { connections, lostWrites, doubleIncrements, errors, faults } = await client.stop();
+  assert.deepEqual(
+    { connections, lostWrites, doubleIncrements, errors },
+    { connections: 1, lostWrites: 0, doubleIncrements: 0, errors: 0 },
+    faults.join("\n"),
+  );
 }
 
 /** Asserts that a host has no trace of a container that did not come or has left. */

@@ -33,7 +33,7 @@ export type Verdict = Extract<JournalState, "owner" | "completed" | "failed" | "
 
 /** All doubts of this host. */
 export class Doubts {
-  readonly #takenBack = new Map<MigrationId, AbortController>();
+  readonly #open = new Map<MigrationId, { readonly text: string; readonly takenBack: AbortController }>();
 
   /** Asks until the verdict is known. Nobody runs the container here meanwhile, nor when this returns. */
   async settle({ id, container, target, reason, urge, state, tell }: Doubt): Promise<Verdict> {
@@ -41,8 +41,9 @@ export class Doubts {
     const first = await ask();
     if (first !== undefined) return first;
     const takenBack = new AbortController();
-    this.#takenBack.set(id, takenBack);
-    tell(inDoubt(id, container, target, messageOf(reason)));
+    const text = inDoubt(id, container, target, messageOf(reason));
+    this.#open.set(id, { text, takenBack });
+    tell(text);
     try {
       for (;;) {
         await sleep(ASK_INTERVAL_MS, undefined, { signal: takenBack.signal }).catch(() => {});
@@ -53,18 +54,18 @@ export class Doubts {
         if (isTakenBack) return "rolled-back";
       }
     } finally {
-      this.#takenBack.delete(id);
+      this.#open.delete(id);
     }
   }
 
-  /** True if it is in doubt who runs the container of that migration. */
-  has(id: MigrationId): boolean {
-    return this.#takenBack.has(id);
+  /** What a user should know if it is in doubt who runs the container of that migration. */
+  about(id: MigrationId): string | undefined {
+    return this.#open.get(id)?.text;
   }
 
   /** Somebody answers for it that the target does not run the container and never will. */
   takeBack(id: MigrationId): void {
-    this.#takenBack.get(id)?.abort();
+    this.#open.get(id)?.takenBack.abort();
   }
 }
 

@@ -55,9 +55,10 @@ export function sourceMigrations(context: AgentContext): Migrations {
       return { container: description.name, source: context.self(), target, findings, passed };
     },
     async cancel(id, { takeBack }) {
-      const { peer, container } = context.journal.get(id);
-      if (doubts.has(id)) {
-        if (!takeBack) throw inDoubt(id, container, peer);
+      const { peer } = context.journal.get(id);
+      const doubt = doubts.about(id);
+      if (doubt !== undefined) {
+        if (!takeBack) throw new DmigrateError("CANCEL_TOO_LATE", doubt);
         doubts.takeBack(id);
         return await context.events.ended(id);
       }
@@ -79,7 +80,7 @@ export function sourceMigrations(context: AgentContext): Migrations {
         else context.log.warn({ migration: id }, "ends once all memory has crossed, which is lost if this agent is killed");
       }
       // What is in doubt the next agent asks about: nothing is lost by that.
-      while ([...running.keys()].some((id) => !doubts.has(id))) await sleep(ENDING_POLL_MS);
+      while ([...running.keys()].some((id) => doubts.about(id) === undefined)) await sleep(ENDING_POLL_MS);
     },
   };
 }
@@ -114,11 +115,4 @@ async function findMovable(
 function agentEnds(): DmigrateError {
   const text = "The agent was told to end; the container keeps running here, migrate it again once an agent runs";
   return new DmigrateError("CANCELLED", text);
-}
-
-function inDoubt(id: MigrationId, container: string, target: HostName): DmigrateError {
-  const text =
-    `${target} does not say whether it runs ${container} already; wait until it does, or, if it is lost for good and runs nothing, use ` +
-    `\`dmigrate cancel ${id} --take-back\``;
-  return new DmigrateError("CANCEL_TOO_LATE", text);
 }
