@@ -20,6 +20,8 @@ export interface Field extends Span {
   readonly number: number;
   /** Of a number; 0n for others. */
   readonly value: bigint;
+  /** Where its tag ends, which says its number. */
+  readonly tagEnd: number;
 }
 
 /** The messages of an image. Throws PROTOCOL if the image is cut short. */
@@ -41,12 +43,12 @@ export function* fieldsOf(image: Uint8Array, start: number, end: number): Genera
     const key = readVarint(image, at, end);
     const number = Number(key.value >> 3n);
     const content = contentOf(image, key.value & 7n, key.next, end);
-    yield { number, ...content };
+    yield { number, tagEnd: key.next, ...content };
     at = content.end;
   }
 }
 
-function contentOf(image: Uint8Array, wireType: bigint, at: number, end: number): Omit<Field, "number"> {
+function contentOf(image: Uint8Array, wireType: bigint, at: number, end: number): Omit<Field, "number" | "tagEnd"> {
   switch (wireType) {
     case WIRE.VARINT: {
       const { value, next } = readVarint(image, at, end);

@@ -11,6 +11,7 @@ import type { ContainerId, HostName, MigrationId } from "../../core/ids.ts";
 import type { PageCounts, Step } from "../../core/migration.ts";
 import { receiveImages } from "../../criu/image-stream.ts";
 import { mendInterruptedCalls } from "../../criu/interrupted-calls.ts";
+import { mendMaskedPaths } from "../../criu/masked-paths.ts";
 import { mendOverdueTimers } from "../../criu/overdue-timers.ts";
 import { createContainer } from "../../docker/create.ts";
 import type { ContainerDescription } from "../../docker/description.ts";
@@ -439,5 +440,6 @@ function mendImages(folder: string): void {
 
 function menderOf(imageName: string): ((image: Buffer) => number) | undefined {
   if (imageName === "files.img") return mendOverdueTimers;
+  if (/^mountpoints-\d+\.img$/.test(imageName)) return mendMaskedPaths;
   return /^core-\d+\.img$/.test(imageName) ? mendInterruptedCalls : undefined;
 }
