@@ -86,6 +86,16 @@ for (const phase of ["copy", "freeze"]) {
   });
 }
 
+test("the target's Docker is told to end as the freeze begins: it must not get what it would end", async () => {
+  const result = await migrate(a, "redis", "b", { freeze: () => b.run("pkill", "-TERM", "-x", "dockerd") });
+  assert.equal(result.outcome, "rolled-back", result.message);
+  assert.match(result.message, /Docker Engine/);
+  await until("the engine to end", 60_000, async () => (await b.exec("pgrep", "-x", "dockerd")).code !== 0);
+  await b.startDocker();
+  await cleaned(b);
+  await assertUndone();
+});
+
 test("the restore fails: CRIU on the target breaks after the preflight", async () => {
   const repair = await beforeRestores(b, "exit 1");
   const result = await migrate(a, "redis", "b");

@@ -168,7 +168,8 @@ export class TargetSession {
     const pages = this.#need(this.#pages, "stage");
     await pages.serve(pageChannel);
     const restoreAt = step("page handler", 0);
-    await Promise.race([staging.restore(), pages.failure]).catch((error: unknown) => {
+    const restored = Promise.all([staging.restore(), this.#engine.ping()]); // an engine that is about to end would end the container
+    await Promise.race([restored, pages.failure]).catch((error: unknown) => {
       this.#context.log.error({ err: error, migration: this.subject.id }, "the restore failed");
       throw error;
     });
