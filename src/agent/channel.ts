@@ -151,6 +151,12 @@ export class Channel implements ChannelId, Disposable {
     this.#socket.once("close", () => clearTimeout(lingering));
   }
 
+  /** On the side that accepted it: whoever waits here for something to arrive, or comes to, gets this error instead; `answer` is next. */
+  giveUp(reason: DmigrateError): void {
+    this.#failure ??= reason;
+    this.#arrival?.();
+  }
+
   /** Cuts the connection: the other side sees TRANSFER_FAILED; calls on this one throw `reason`. */
   destroy(reason?: Error): void {
     this.#fail(reason === undefined ? this.#cut() : DmigrateError.from(reason, "TRANSFER_FAILED"));

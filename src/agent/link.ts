@@ -4,7 +4,7 @@
  */
 import type { TLSSocket } from "node:tls";
 import type { Logger } from "pino";
-import { DmigrateError } from "../core/errors.ts";
+import { DmigrateError, toldBy } from "../core/errors.ts";
 import type { HostName, MigrationId } from "../core/ids.ts";
 import { FrameDecoder, failedFrame, OK_FRAME } from "../wire/frames.ts";
 import { decodeHelloNames, decodeHelloPrefix, encodeHello, HELLO_PREFIX_BYTES, type Hello } from "../wire/hello.ts";
@@ -50,7 +50,7 @@ export class Link {
     try {
       await connected(socket);
       socket.write(encodeHello({ migration, channel: name }));
-      await readAnswer(socket);
+      await readAnswer(socket, peer);
     } catch (error) {
       socket.destroy();
       throwIfCancelled(signal);
@@ -130,13 +130,13 @@ async function readHello(socket: TLSSocket): Promise<Hello> {
 }
 
 /** Reads the frame that answers a hello, and not a byte more. Throws what the peer refused it with. */
-async function readAnswer(socket: TLSSocket): Promise<void> {
+async function readAnswer(socket: TLSSocket, peer: HostName): Promise<void> {
   await inTime(socket, async () => {
     const decoder = new FrameDecoder();
     for (;;) {
       const [part] = decoder.decode(await readExactly(socket, decoder.missingBytes));
       if (part?.kind === "ok") return;
-      if (part?.kind === "failed") throw part.error;
+      if (part?.kind === "failed") throw toldBy(peer, part.error);
       if (part !== undefined)
         throw new DmigrateError("PROTOCOL", "The peer did not answer the hello of a channel; update both to the same release");
     }

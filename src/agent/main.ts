@@ -20,10 +20,13 @@ export async function serveUntilSignal(flags: RawConfig, startSessions: StartSes
     log.fatal({ err: error }, "ended by a bug; the next agent goes on with what this one left");
     process.kill(process.pid, "SIGKILL"); // an ordinary end would wait for threads that wait in the kernel
   });
-  {
-    await using agent = await runAgent(config, startSessions, log);
-    flushCompileCache(); // it may be killed, and its successor has to start quickly
-    log.info({ socket: agent.socketPath, listen: agent.listen, signal: await signal.promise }, "ending");
+  const agent = await runAgent(config, startSessions, log);
+  flushCompileCache(); // it may be killed, and its successor has to start quickly
+  log.info({ socket: agent.socketPath, listen: agent.listen, signal: await signal.promise }, "ending");
+  try {
+    await agent[Symbol.asyncDispose]();
+  } catch (error) {
+    log.error({ err: error }, "could not end in order; the next agent goes on with what this one left");
   }
   process.exit(); // what it leaves to the next agent would go on here as well
 }

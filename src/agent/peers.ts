@@ -112,7 +112,7 @@ function peerOver(client: Client<typeof PeerService>, member: Member): Peer {
       return state === "" ? undefined : oneOf(JOURNAL_STATES, state, "state of a migration");
     },
     async attend(migration, options) {
-      return await attend(client, asking, migration ?? "", options);
+      return await attend(client, member.name, asking, migration ?? "", options);
     },
     async addMember(added) {
       await asking(client.addMember({ member: memberToProto(added) }, { timeoutMs: MEMBERSHIP_TIMEOUT_MS }));
@@ -127,6 +127,7 @@ type Asking = <T>(answer: Promise<T>, options?: CallOptions) => Promise<T>;
 
 async function attend(
   client: Client<typeof PeerService>,
+  host: HostName,
   asking: Asking,
   migration: string,
   options: CallOptions = {},
@@ -138,7 +139,7 @@ async function attend(
   await asking(signs.next(), { signal });
   const last = asking(signs.next(), { signal });
   last.then(
-    () => lost.abort(new DmigrateError("PEER_UNREACHABLE", "The peer's agent ended; start it again with `dmigrate agent`")),
+    () => lost.abort(new DmigrateError("PEER_UNREACHABLE", `The agent of ${host} ended; start it again with \`dmigrate agent\``)),
     (error: unknown) => {
       if (!signal.aborted) lost.abort(error);
     },

@@ -2,7 +2,7 @@
  * Masks files of /proc on the target with what masked them on the source: the container's own null device.
  *
  * Docker hides files such as /proc/keys behind the container's /dev/null. For a dump runc calls these mounts external, and a restore
- * binds what stands at /dev/null on the *host* over them (libcontainer/criu_linux.go, `MaskPaths`): a writable inode of the host's, whose mode
+ * binds what stands at /dev/null on the *host* over them (libcontainer/criu_linux.go, `MaskPaths`): a writable inode, whose mode
  * and times the container could change for everybody there.
  *
  * Pure. In the image such a mount says that it is external by a key; without that CRIU takes it for what it is, a bind mount
@@ -24,8 +24,9 @@ interface MountEntry {
 }
 
 /**
- * Mends a `mountpoints-*.img` in place; returns how many masks there were to mend. One whose device is none of the container's own is left
- * as it is: where user ids are remapped, and after a move by something else, it is the host's already. Throws PROTOCOL if it is no such image.
+ * Mends a `mountpoints-*.img` in place; returns how many masks it mended. One whose device is none of the container's own is left
+ * as it is: where user ids are remapped, and after a move by something else, it is the host's already. Throws PROTOCOL if it is no such
+ * image.
  */
 export function mendMaskedPaths(mountsImage: Buffer): number {
   const mounts = [...entriesOf(mountsImage)].map(({ start, end }) => mountOf(mountsImage, [...fieldsOf(mountsImage, start, end)]));

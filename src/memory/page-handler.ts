@@ -9,6 +9,7 @@ import type { Duplex } from "node:stream";
 import { DmigrateError } from "../core/errors.ts";
 import type { InputWatch } from "../kernel/epoll.ts";
 import { Userfaultfd, type UserfaultEvent } from "../kernel/userfaultfd.ts";
+import { whenClosed } from "./closed.ts";
 import { FetchPlan, type Fetch, type FetchLimits } from "./fetch-plan.ts";
 import { LazyMemory, type LazySpace, type MappedRun } from "./lazy-memory.ts";
 import { encodeMessage, MessageReader, PAGE_BYTES } from "./page-protocol.ts";
@@ -97,7 +98,7 @@ export class PageHandler implements Disposable {
     this.#plan = new FetchPlan(this.#memories, LIMITS);
     source.on("data", (chunk: Buffer) => this.#orFail(() => this.#takeFromSource(chunk)));
     source.on("error", (error) => this.fail(error));
-    source.on("close", () => this.#sourceClosed());
+    whenClosed(source, () => this.#sourceClosed());
     this.#goOn();
   }
 

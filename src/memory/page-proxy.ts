@@ -4,6 +4,7 @@
  */
 import type { Duplex } from "node:stream";
 import { DmigrateError } from "../core/errors.ts";
+import { whenClosed } from "./closed.ts";
 import { PagePlan, type PageAnswer, type PlanCounts, type PlanLimits } from "./page-plan.ts";
 import { encodeMessage, MessageReader, PAGE_BYTES, type PageMessage } from "./page-protocol.ts";
 import type { PageRange } from "./page-ranges.ts";
@@ -75,7 +76,7 @@ export class PageProxy {
     client.on("error", fail);
     source.on("error", fail);
     client.on("close", () => source.end());
-    source.on("close", () =>
+    whenClosed(source, () =>
       fail(new DmigrateError("TRANSFER_FAILED", "The connection for pages was cut; check the network between the hosts")),
     );
   }

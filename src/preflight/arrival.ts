@@ -15,7 +15,7 @@ import { isNotFound } from "../docker/transport.ts";
 import { liesOnHost, volumeDifferences, volumeIdentity } from "../docker/volumes.ts";
 import { pathKind } from "./paths.ts";
 import type { Arriving } from "./schema.ts";
-import { boundPorts, canonicalAddress } from "./sockets.ts";
+import { boundPorts, canonicalAddress, socketHolder } from "./sockets.ts";
 
 /** Whether a volume, told from a later one of its name by its identity, is only what was left as it moved away from this host. */
 export type HasMovedAway = (volume: string, identity: string) => boolean;
@@ -101,13 +101,16 @@ function portsTaken(wanted: readonly PublishedPort[], running: readonly ListedCo
     container.Ports.flatMap(({ IP = "", PublicPort, Type }) =>
       PublicPort === undefined
         ? []
-        : [{ port: { hostAddress: IP, hostPort: PublicPort, protocol: Type }, by: `container ${nameOf(container)}` }],
+        : [{ port: { hostAddress: IP, hostPort: PublicPort, protocol: Type }, by: () => `container ${nameOf(container)}` }],
     ),
   );
-  const bound = boundPorts("/proc/self/net").map((port) => ({ port, by: "a process of the host" }));
+  const bound = boundPorts("/proc/self/net").map(({ port, inode }) => ({
+    port,
+    by: () => socketHolder(inode) ?? "a process of the host",
+  }));
   return wanted.flatMap((port) => {
     const user = [...published, ...bound].find((other) => collide(port, other.port));
-    return user === undefined ? [] : [{ port, by: user.by }];
+    return user === undefined ? [] : [{ port, by: user.by() }];
   });
 }
 

@@ -7,7 +7,7 @@ import { once } from "node:events";
 import { BlockList, connect, createServer, type AddressInfo } from "node:net";
 import { describe, test } from "node:test";
 import fc from "fast-check";
-import { boundPorts, canonicalAddress, parseAddress, SocketTables } from "./sockets.ts";
+import { boundPorts, canonicalAddress, parseAddress, socketHolder, SocketTables } from "./sockets.ts";
 
 /** As the kernel prints an address: its 32-bit words in host order. */
 function printed(bytes: Uint8Array): string {
@@ -65,9 +65,13 @@ test("the sockets of this namespace are in its table", async () => {
     assert.ok(sockets.some((socket) => socket.type === "tcp" && socket.state === "listen" && socket.local === "127.0.0.1"));
     assert.ok(sockets.some((socket) => socket.type === "udp" && socket.local === "127.0.0.1"));
     const ports = boundPorts("/proc/self/net");
-    assert.ok(ports.some(({ hostPort, protocol, hostAddress }) => hostPort === port && protocol === "tcp" && hostAddress === "127.0.0.1"));
-    assert.ok(ports.some(({ hostPort, protocol }) => hostPort === udp.address().port && protocol === "udp"));
-    assert.ok(!ports.some(({ hostPort, protocol }) => hostPort === client.localPort && protocol === "tcp"), "a client listens at no port");
+    const listening = ports.find(({ port: { hostPort, protocol } }) => hostPort === port && protocol === "tcp");
+    assert.equal(listening?.port.hostAddress, "127.0.0.1");
+    assert.match(socketHolder(listening.inode) ?? "", new RegExp(`^process \\S+ \\(${process.pid}\\)$`));
+    const isBound = (wanted: number | undefined, protocol: string): boolean =>
+      ports.some((bound) => bound.port.hostPort === wanted && bound.port.protocol === protocol);
+    assert.ok(isBound(udp.address().port, "udp"));
+    assert.ok(!isBound(client.localPort, "tcp"), "a client listens at no port");
   } finally {
     for (const socket of [client, accepted]) socket.destroy();
     server.close();

@@ -1,7 +1,7 @@
 /**
  * The sockets of one network namespace by their inodes, as /proc/PID/net tells them (proc_pid_net(5)).
  */
-import { readFileSync, readlinkSync } from "node:fs";
+import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import type { PublishedPort, Socket, TcpState } from "../core/preflight-facts.ts";
 import { unixPeers, type UnixPeer } from "../kernel/foreign-sockets.ts";
 import { NetworkNamespace } from "../kernel/netns.ts";
@@ -105,15 +105,45 @@ export function canonicalAddress(address: string): string {
   return address.includes(":") ? new URL(`http://[${address}]`).hostname.slice(1, -1) : address;
 }
 
+/** A port that processes have, and the inode of their socket. */
+export interface BoundPort {
+  readonly port: PublishedPort;
+  readonly inode: number;
+}
+
 /** Ports that the processes of a network namespace listen at (TCP) or are bound to (UDP). */
-export function boundPorts(folder: string): PublishedPort[] {
+export function boundPorts(folder: string): BoundPort[] {
   return (["tcp", "udp"] as const).flatMap((protocol) =>
     [protocol, `${protocol}6`].flatMap((name) =>
       linesOf(`${folder}/${name}`).flatMap((line) => {
-        const [, local = "", , state = ""] = line.trim().split(/\s+/);
+        const [, local = "", , state = "", , , , , , inode] = line.trim().split(/\s+/);
         if (protocol === "tcp" && TCP_STATES[Number.parseInt(state, 16)] !== "listen") return [];
-        return [{ hostAddress: parseAddress(local), hostPort: Number.parseInt(local.split(":")[1] ?? "", 16), protocol }];
+        const port = { hostAddress: parseAddress(local), hostPort: Number.parseInt(local.split(":")[1] ?? "", 16), protocol };
+        return [{ port, inode: Number(inode) }];
       }),
     ),
   );
+}
+
+/** Finds a process that holds a socket: "process NAME (PID)"; undefined if there is none, like for those of the kernel. */
+export function socketHolder(inode: number): string | undefined {
+  const link = `socket:[${inode}]`;
+  const pids = readdirSync("/proc").filter((name) => /^\d+$/.test(name));
+  const holder = pids.find((pid) => descriptorsOf(pid).some((fd) => unlessGone(() => readlinkSync(fd)) === link));
+  const name = unlessGone(() => readFileSync(`/proc/${holder}/comm`, "utf8"));
+  return name === undefined ? undefined : `process ${name.trim()} (${holder})`;
+}
+
+function descriptorsOf(pid: string): string[] {
+  const folder = `/proc/${pid}/fd`;
+  return unlessGone(() => readdirSync(folder).map((fd) => `${folder}/${fd}`)) ?? [];
+}
+
+/** Processes and their descriptors come and go. */
+function unlessGone<T>(read: () => T): T | undefined {
+  try {
+    return read();
+  } catch {
+    return undefined;
+  }
 }

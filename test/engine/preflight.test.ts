@@ -357,7 +357,7 @@ describe("a target", () => {
     );
     assert.match(
       blockers.map(({ message }) => message).join("\n"),
-      /Port 7070\/tcp of b.* container moving\nPort 7171\/tcp of b.* a process of the host\nVolume data exists on b and is used by moving/,
+      /Port 7070\/tcp of b.* container moving\nPort 7171\/tcp of b.* process busybox \(\d+\)\nVolume data exists on b and is used/,
     );
   });
 

@@ -171,7 +171,7 @@ test("a published port is taken on the target, by a container or by a program", 
   const listen = "import socket, time; s = socket.socket(type=socket.SOCK_DGRAM); s.bind(('', 8081)); print(flush=True); time.sleep(1000)";
   const program = b.spawn(["python3", "-c", listen], { stdio: ["ignore", "pipe", "inherit"] });
   if (program.stdout !== null) await once(program.stdout, "data");
-  await assertBlocked("ported", /8080\/tcp of b, .* used by container rival; stop.*\n.*8081\/udp of b, .* used by a process of the host/);
+  await assertBlocked("ported", /8080\/tcp of b, .* used by container rival; stop.*\n.*8081\/udp of b, .* used by process python3 \(\d+\)/);
   program.kill();
 });
 

@@ -95,7 +95,8 @@ const FACTS = String.raw`
   grep -E '^(Cap|Seccomp|NoNewPrivs|Uid|Gid|Groups)' status; cat limits oom_score_adj environ cmdline; readlink cwd; hostname
   for each in $(pidof httpd); do cat /proc/$each/oom_score_adj; grep Umask /proc/$each/status; done
   sort /etc/hosts; cat /etc/resolv.conf /given; ls -i /dev/null /proc/keys | cut -d/ -f1 | sort -u | wc -l
-  sed -E 's/^[0-9]+ [0-9]+ [0-9:]+ //; s/[0-9a-f]{64}/ID/g; s|^/\S*/containers/ID/||; s/(master|shared):[0-9]+/\1/; s/,?(lower|upper|work)dir=[^ ,]+//g' mountinfo | sort -k2
+  cut -d' ' -f4- mountinfo | sed -E 's|[0-9a-f]{64}|ID|g; s|^/\S*/containers/ID/||; s/,?(lower|upper|work)dir=[^ ,]+//g' |
+    sed -E 's/(master|shared):[0-9]+/\1/' | sort -k2
   ip -o address | cut -d' ' -f2- | sort; ip route; ip -o link show eth1 | grep -o 'link/.*'
   cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/net/core/somaxconn /proc/sys/kernel/msgmax; ls -lan /scratch
   cd /sys/fs/cgroup

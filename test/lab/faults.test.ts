@@ -51,8 +51,11 @@ async function assertUndone(): Promise<void> {
   assert.deepEqual(await readdir(`${a.root}/run/dmigrate/migrations`).catch(() => []), []);
 }
 
+/** How an agent is found among processes. */
+const AGENT = "dmigrate.ts agent";
+
 async function killAgent(host: Host): Promise<void> {
-  await host.run("pkill", "-KILL", "-f", "dmigrate.ts agent");
+  await host.run("pkill", "-KILL", "-f", AGENT);
 }
 
 /** Waits for what the other side finds out by itself. */
@@ -73,6 +76,15 @@ for (const phase of ["copy", "stage", "freeze"]) {
     await assertUndone();
   });
 }
+
+test("the target's agent is told to end as the freeze begins: it cleans up first, and says why", async () => {
+  const result = await migrate(a, "redis", "b", { freeze: () => b.run("pkill", "-TERM", "-f", AGENT) });
+  assert.deepEqual([result.outcome, result.errorCode, result.report?.warnings], ["rolled-back", "AGENT", []], result.message);
+  assert.match(result.message, /^On b: The agent was told to end/);
+  await until("the agent to end", 60_000, async () => (await b.exec("pgrep", "-f", AGENT)).code !== 0);
+  await assertUndone();
+  await startAgent(b);
+});
 
 for (const phase of ["copy", "freeze"]) {
   test(`the target's Docker is killed as the phase ${phase} begins: what it holds goes once it is back`, async () => {

@@ -226,6 +226,17 @@ void describe("lazy pages", { timeout: 120_000 }, () => {
     await neverRead;
   });
 
+  void it("are not waited for in the restore when the source was gone before", async () => {
+    using folders = new Folders();
+    folders.writePagemap(0);
+    await using pages = openTaskPages("own", folders);
+    const [connection] = duplexPair();
+    connection.destroy();
+    await once(connection, "close");
+    await pages.serve(connection);
+    await assert.rejects(pages.failure, { code: "TRANSFER_FAILED" });
+  });
+
   void it("are waited for when the agent is killed, as long as somebody may still come to serve them", async () => {
     using folders = new Folders();
     const agent = spawn(process.execPath, [DYING_AGENT, folders.folder], { stdio: ["pipe", "pipe", "inherit"] });

@@ -65,6 +65,9 @@ export class TargetSession {
   /** Fulfilled when the session has ended, however it did. */
   readonly #ended = Promise.withResolvers<void>();
   #turn: Promise<unknown> = Promise.resolve();
+  /** What is written here as it arrives, by its channel. */
+  readonly #writing = new Map<Channel, Promise<void>>();
+  #isUndoing = false;
   #undone: Promise<void> | undefined;
   /** Why it ended before the source asked for that. */
   #brokenBy: DmigrateError | undefined;
@@ -102,7 +105,7 @@ export class TargetSession {
       const presence = this.#contact.use(await this.#context.peers.to(this.subject.source).attend(this.subject.id));
       presence.signal.addEventListener("abort", () => void this.#loseSource(presence.signal.reason));
       this.#accept(CHANNELS.layers, (channel) => this.#inTurn(() => this.#receiveLayers(channel)));
-      this.#accept(CHANNELS.images, (channel) => this.#receiveImages(channel));
+      this.#acceptContent(CHANNELS.images, (channel) => this.#receiveImages(channel));
       this.#accept(CHANNELS.pages, (channel) => this.#openPages(channel));
       return { presentLayers: await presentLayers(this.#engine) };
     });
@@ -285,7 +288,7 @@ export class TargetSession {
     if (!this.#isCommitted)
       this.#brokenBy ??= new DmigrateError("AGENT", "The agent was told to end; migrate again once the next one runs");
     try {
-      return await this.abort();
+      return await this.#undo(); // and stay in contact: whatever the source asks for is refused with the reason
     } catch (error) {
       if (!this.#isCommitted) throw error;
     }
@@ -318,6 +321,8 @@ export class TargetSession {
     const { id } = this.subject;
     if (this.#isCommitted)
       throw new DmigrateError("CANCEL_TOO_LATE", `Migration ${id} is handed over: the container belongs to this host now`);
+    this.#isUndoing = true;
+    await this.#stopWriting();
     await this.#undoing.undo(id, () =>
       tryAll([() => this.#open.disposeAsync(), () => this.#running.disposeAsync(), () => this.#made.undo(this.#engine)]),
     );
@@ -363,8 +368,12 @@ export class TargetSession {
 
   /** Throws why the session has ended, if it has. */
   #assertOpen(): void {
-    if (!this.#open.disposed) return;
-    throw this.#brokenBy ?? new DmigrateError("CANCELLED", `Migration ${this.subject.id} has ended on this host; migrate again`);
+    if (this.#isUndoing || this.#open.disposed) throw this.#reason;
+  }
+
+  /** Why it ended. */
+  get #reason(): DmigrateError {
+    return this.#brokenBy ?? new DmigrateError("CANCELLED", `Migration ${this.subject.id} has ended on this host; migrate again`);
   }
 
   #accept(name: string, handler: ChannelHandler): void {
@@ -380,6 +389,27 @@ export class TargetSession {
     this.#contact.use(this.#context.link.accept(source, id, name, handle, () => this.#assertOpen()));
   }
 
+  /** Accepts a channel whose content is written here: an undo ends that first, and removes nothing into which it still writes. */
+  #acceptContent(name: string, handler: ChannelHandler): void {
+    this.#accept(name, async (channel) => {
+      const writing = handler(channel);
+      this.#writing.set(
+        channel,
+        writing.catch(() => {}), // told below
+      );
+      try {
+        await writing;
+      } finally {
+        this.#writing.delete(channel);
+      }
+    });
+  }
+
+  async #stopWriting(): Promise<void> {
+    for (const channel of this.#writing.keys()) channel.giveUp(this.#reason);
+    await Promise.all(this.#writing.values());
+  }
+
   async #expectFiles(container: ContainerId): Promise<void> {
     const { config } = this.#context;
     this.#open.defer(() => removeMigrationFolder(config, this.subject.id));
@@ -387,9 +417,9 @@ export class TargetSession {
     const files = await TargetFiles.open(this.#engine, this.subject.description, container, folder);
     this.#files = files;
     for (let index = 0; index < files.treeCount; index++) {
-      this.#accept(treeChannel(index), (channel) => files.apply(index, receiveAll(channel)));
+      this.#acceptContent(treeChannel(index), (channel) => files.apply(index, receiveAll(channel)));
     }
-    this.#accept(CHANNELS.logFiles, (channel) => files.applyLogFiles(receiveAll(channel)));
+    this.#acceptContent(CHANNELS.logFiles, (channel) => files.applyLogFiles(receiveAll(channel)));
     this.#accept(CHANNELS.logOutput, async (channel) => {
       this.#open.use(await files.replayOutput(receiveAll(channel)));
     });
