@@ -151,7 +151,7 @@ export function startRedisClient(lab: Lab, address: string, speed: "full" | "gen
     "--keys",
     "2000",
     "--pause-ms",
-    speed === "full" ? "0" : "2",
+    speed === "full" ? "0" : "5",
   ];
   return new ClientProcess(lab.host(CLIENT).spawn(program, { stdio: ["pipe", "pipe", "inherit"] }), redisClientResult);
 }
