@@ -30,6 +30,7 @@ async function start(name: string): Promise<void> {
   const [options = [], args = []] = [OPTIONS[name], ARGUMENTS[name]];
   const image = await provideImage(a, workloadsImage);
   await a.run("docker", "run", "--detach", "--name", name, "--network", LAN, ...options, image, name, ...args);
+  await assertWell("a", name);
 }
 
 async function assertWell(host: string, container: string): Promise<void> {
@@ -38,7 +39,6 @@ async function assertWell(host: string, container: string): Promise<void> {
 }
 
 async function move(container: string): Promise<void> {
-  await assertWell("a", container);
   const { outcome, message } = await migrate(lab.host("a"), container, "b");
   assert.equal(outcome, "completed", message);
   await assertWell("b", container);
