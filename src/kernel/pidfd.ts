@@ -11,6 +11,20 @@ const pidfdSendSignal = declare<(fd: number, signal: number, info: null, flags: 
   "int pidfd_send_signal(int pidfd, int sig, void *info, unsigned int flags)",
 );
 
+const pidfdGetfd = declare<(pidfd: number, fd: number, flags: number) => number>(
+  "int pidfd_getfd(int pidfd, int targetfd, unsigned int flags)",
+);
+
+/** Duplicates a descriptor of another process into this one (pidfd_getfd(2)); the caller closes it. Throws KERNEL. */
+export function duplicateFrom(pid: number, fd: number): number {
+  const pidfd = must("pidfd_open", pidfdOpen(pid, 0));
+  try {
+    return must("pidfd_getfd", pidfdGetfd(pidfd, fd, 0));
+  } finally {
+    closeSync(pidfd);
+  }
+}
+
 /** A process, which may have ended; its number is not given to another one as long as this can tell them apart. */
 export class ProcessHandle implements Disposable {
   readonly #fd: number;

@@ -5,7 +5,18 @@
 import { declare, mustUnless } from "./libc.ts";
 
 /** <sys/ptrace.h>, <sys/wait.h>. */
-const PTRACE = { GETREGS: 12, SETREGS: 13, DETACH: 17, SEIZE: 0x4206, INTERRUPT: 0x4207 } as const;
+const PTRACE = {
+  SINGLESTEP: 9,
+  GETREGS: 12,
+  SETREGS: 13,
+  DETACH: 17,
+  SEIZE: 0x4206,
+  INTERRUPT: 0x4207,
+  GETSIGMASK: 0x420a,
+  SETSIGMASK: 0x420b,
+} as const;
+/** Seccomp filters do not look at what a thread does while it is traced (needs CAP_SYS_ADMIN). */
+const SUSPEND_SECCOMP = 1 << 21;
 const WAIT = { NOHANG: 1, ALL: 0x4000_0000 } as const;
 const EPERM = 1;
 const ESRCH = 3;
@@ -31,9 +42,13 @@ const REGISTERS = [
   "cs",
 ] as const;
 const REGISTERS_BYTES = 27 * 8;
+const SIGNAL_MASK_BYTES = 8;
 
-const ptrace = declare<(request: number, tid: number, address: null, data: Buffer | null) => number>(
-  "long ptrace(int request, int pid, void *addr, void *data)",
+const ptrace = declare<(request: number, tid: number, address: number, data: Buffer | null) => number>(
+  "long ptrace(int request, int pid, uintptr_t addr, void *data)",
+);
+const ptraceOptions = declare<(request: number, tid: number, address: number, options: number) => number>(
+  "long ptrace(int request, int pid, uintptr_t addr, uintptr_t data)",
 );
 const waitpid = declare<(tid: number, status: Buffer, options: number) => number>("int waitpid(int pid, void *status, int options)");
 
@@ -43,6 +58,13 @@ export type RegisterName = (typeof REGISTERS)[number];
 /** The registers of a thread, as they were when they were read. */
 export class Registers {
   readonly bytes: Buffer = Buffer.alloc(REGISTERS_BYTES);
+
+  /** The same, to be changed on its own. */
+  copy(): Registers {
+    const registers = new Registers();
+    this.bytes.copy(registers.bytes);
+    return registers;
+  }
 
   get(name: RegisterName): bigint {
     return this.bytes.readBigUInt64LE(8 * REGISTERS.indexOf(name));
@@ -62,11 +84,15 @@ export class Tracee implements Disposable {
     this.tid = tid;
   }
 
-  /** Seizes a thread and asks it to stop; undefined if it has ended, or somebody else traces it. Throws KERNEL. */
-  static seize(tid: number): Tracee | undefined {
-    if (mustUnless("ptrace", ptrace(PTRACE.SEIZE, tid, null, null), ESRCH, EPERM) === undefined) return undefined;
+  /**
+   * Seizes a thread and asks it to stop; undefined if it has ended, or somebody else traces it. Throws KERNEL.
+   * @param options `suspendsSeccomp`: while it is seized, its seccomp filters do not look at what it does
+   */
+  static seize(tid: number, { suspendsSeccomp = false }: { readonly suspendsSeccomp?: boolean } = {}): Tracee | undefined {
+    const options = suspendsSeccomp ? SUSPEND_SECCOMP : 0;
+    if (mustUnless("ptrace", ptraceOptions(PTRACE.SEIZE, tid, 0, options), ESRCH, EPERM) === undefined) return undefined;
     const tracee = new Tracee(tid);
-    mustUnless("ptrace", ptrace(PTRACE.INTERRUPT, tid, null, null), ESRCH);
+    mustUnless("ptrace", ptrace(PTRACE.INTERRUPT, tid, 0, null), ESRCH);
     return tracee;
   }
 
@@ -79,17 +105,37 @@ export class Tracee implements Disposable {
   /** Of a stopped one; undefined if it has ended. Throws KERNEL. */
   registers(): Registers | undefined {
     const registers = new Registers();
-    const result = mustUnless("ptrace", ptrace(PTRACE.GETREGS, this.tid, null, registers.bytes), ESRCH);
+    const result = mustUnless("ptrace", ptrace(PTRACE.GETREGS, this.tid, 0, registers.bytes), ESRCH);
     return result === undefined ? undefined : registers;
   }
 
   /** Of a stopped one; nothing if it has ended. Throws KERNEL. */
   setRegisters(registers: Registers): void {
-    mustUnless("ptrace", ptrace(PTRACE.SETREGS, this.tid, null, registers.bytes), ESRCH);
+    mustUnless("ptrace", ptrace(PTRACE.SETREGS, this.tid, 0, registers.bytes), ESRCH);
+  }
+
+  /** The signals that a stopped one blocks; undefined if it has ended. Throws KERNEL. */
+  signalMask(): bigint | undefined {
+    const mask = Buffer.alloc(SIGNAL_MASK_BYTES);
+    const result = mustUnless("ptrace", ptrace(PTRACE.GETSIGMASK, this.tid, SIGNAL_MASK_BYTES, mask), ESRCH);
+    return result === undefined ? undefined : mask.readBigUInt64LE();
+  }
+
+  /** Has a stopped one block these signals; nothing if it has ended. Throws KERNEL. */
+  setSignalMask(signals: bigint): void {
+    const mask = Buffer.alloc(SIGNAL_MASK_BYTES);
+    mask.writeBigUInt64LE(signals);
+    mustUnless("ptrace", ptrace(PTRACE.SETSIGMASK, this.tid, SIGNAL_MASK_BYTES, mask), ESRCH);
+  }
+
+  /** Lets a stopped one run one instruction, after which it stops again; nothing if it has ended. Throws KERNEL. */
+  step(): void {
+    this.#hasStopped = false;
+    mustUnless("ptrace", ptrace(PTRACE.SINGLESTEP, this.tid, 0, null), ESRCH);
   }
 
   [Symbol.dispose](): void {
     // One that has ended stays a zombie, and its parent without news, until its tracer has taken notice.
-    if (ptrace(PTRACE.DETACH, this.tid, null, null) === -1) waitpid(this.tid, Buffer.alloc(4), WAIT.NOHANG | WAIT.ALL);
+    if (ptrace(PTRACE.DETACH, this.tid, 0, null) === -1) waitpid(this.tid, Buffer.alloc(4), WAIT.NOHANG | WAIT.ALL);
   }
 }

@@ -2,7 +2,6 @@
  * The text files of /proc, read into values (proc(5) and the pages it names). Pure.
  */
 import type { MemoryFacts } from "../core/preflight-facts.ts";
-import { unescapeOctal } from "../kernel/mountinfo.ts";
 import { canonicalAddress, parseAddress } from "./sockets.ts";
 
 /** What of /proc/PID/status a preflight needs (proc_pid_status(5)). */
@@ -53,25 +52,6 @@ export function parseSmapsRollup(text: string): MemoryFacts {
     lockedBytes: bytes("Locked"),
     hugePageBytes: bytes("Private_Hugetlb") + bytes("Shared_Hugetlb"),
   };
-}
-
-/** A line of /proc/PID/maps (proc_pid_maps(5)). */
-export interface MapsLine {
-  /** `START-END` as /proc/PID/map_files names it. */
-  readonly range: string;
-  /** Device and inode: the same for the same file. */
-  readonly file: string;
-  /** "" for anonymous memory, `[...]` for what the kernel made. */
-  readonly path: string;
-}
-
-const MAPS_LINE = /^0*([0-9a-f]+)-0*([0-9a-f]+) \S+ \S+ (\S+ \d+) *(.*)$/;
-
-export function parseMaps(text: string): MapsLine[] {
-  return text.split("\n").flatMap((line) => {
-    const [, start, end, file = "", path = ""] = MAPS_LINE.exec(line) ?? [];
-    return start === undefined ? [] : [{ range: `${start}-${end ?? ""}`, file, path: unescapeOctal(path) }];
-  });
 }
 
 /** Multicast addresses in /proc/PID/net/igmp and igmp6, without those that the kernel itself receives at (RFC 1112, RFC 4861). */

@@ -15,7 +15,8 @@ import {
 } from "../core/preflight-facts.ts";
 import { socketProtocol } from "../kernel/foreign-sockets.ts";
 import type { Mount } from "../kernel/mountinfo.ts";
-import { parseMaps, parseSmapsRollup, parseStatus, type MapsLine, type Status } from "./proc.ts";
+import { parseMaps, type MapsEntry } from "../kernel/maps.ts";
+import { parseSmapsRollup, parseStatus, type Status } from "./proc.ts";
 import type { SocketTable, SocketTables } from "./sockets.ts";
 
 /** What is known of a process before it is read. */
@@ -274,7 +275,7 @@ function readMappings(folder: string, mounts: readonly Mount[]): Mapping[] {
   const seen = new Set<string>();
   const mappings: Mapping[] = [];
   for (const line of parseMaps(readFileSync(`${folder}/maps`, "utf8"))) {
-    const key = `${line.file} ${line.path}`;
+    const key = `${line.device} ${line.inode} ${line.path}`;
     if (line.path === "" || seen.has(key)) continue;
     seen.add(key);
     unlessGone(() => mappings.push(...readMapping(folder, line, mounts)));
@@ -282,13 +283,13 @@ function readMappings(folder: string, mounts: readonly Mount[]): Mapping[] {
   return mappings;
 }
 
-function readMapping(folder: string, { range, path: target }: MapsLine, mounts: readonly Mount[]): Mapping[] {
-  const address = `0x${range.split("-")[0] ?? ""}`;
+function readMapping(folder: string, { start, end, path: target }: MapsEntry, mounts: readonly Mount[]): Mapping[] {
+  const address = `0x${start.toString(16)}`;
   if (target === "[uprobes]") return [{ kind: "uprobes", address }];
   const special = /^anon_inode:\[?([^\]]*)/.exec(target) ?? STRANGE.exec(target);
   if (special !== null) return [{ kind: "anonymous-inode", address, type: special[1] ?? "" }];
   if (!target.startsWith("/") || NAMELESS.test(target)) return [];
-  const stat = statSync(`${folder}/map_files/${range}`);
+  const stat = statSync(`${folder}/map_files/${start.toString(16)}-${end.toString(16)}`);
   if (stat.isCharacterDevice() || stat.isBlockDevice()) return target === DEV_ZERO ? [] : [{ kind: "device", address, path: target }];
   const deleted = readDeleted(folder, target, stat, mounts);
   return deleted === undefined ? [] : [{ kind: "deleted", address, file: deleted }];

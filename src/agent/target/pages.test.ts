@@ -1,18 +1,19 @@
 /** Pages of real processes whose memory is lazy, from a source that answers like CRIU's page server. Needs root. */
 import assert from "node:assert/strict";
-import { spawn, type ChildProcess } from "node:child_process";
+import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { createInterface, type Interface } from "node:readline";
 import { duplexPair, type Duplex } from "node:stream";
 import { describe, it } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import * as fc from "fast-check";
 import { DmigrateError } from "../../core/errors.ts";
+import { arenaCommands, assertAllRight, obey, type Model } from "../../memory/arena-commands.fixture.ts";
+import { ArenaProcess } from "../../memory/arena-process.fixture.ts";
 import { encodeMessage, MessageReader, PAGE_BYTES } from "../../memory/page-protocol.ts";
 import { openTaskPages, type TaskPages } from "./pages.ts";
 
@@ -21,70 +22,11 @@ const ARENA_PAGES = 512;
 const LAZY_PAGES = 256;
 /** The dump has no pages for every 16th: the task had never touched it. */
 const HOLE_EVERY = 16;
-const SLOTS = 3;
 
 const DYING_AGENT = fileURLToPath(new URL("dying-agent.fixture.ts", import.meta.url));
-const FIXTURE = fileURLToPath(new URL("lazy-process.fixture.pl", import.meta.url));
 
 /** What the page had on the source: no two the same, none zero. */
 const valueOf = (page: number): number => (page % HOLE_EVERY === HOLE_EVERY - 1 ? 0 : 1000 + page);
-
-/** A process and, at the other slots, its forked children. */
-class LazyProcess implements AsyncDisposable {
-  readonly child: ChildProcess;
-  readonly #lines: AsyncIterator<string>[];
-  readonly #readers: Interface[];
-  /** Where the arena begins. */
-  arenaPage = 0;
-
-  constructor(socketFile: string) {
-    const argv = [FIXTURE, socketFile, PROCESS, ARENA_PAGES, LAZY_PAGES].map(String);
-    const pipes = Array.from({ length: SLOTS }, () => "pipe" as const);
-    this.child = spawn("perl", argv, { stdio: ["ignore", "inherit", "inherit", ...pipes] });
-    this.#readers = pipes.map((_, slot) => createInterface({ input: this.#stream(slot) }));
-    this.#lines = this.#readers.map((reader) => reader[Symbol.asyncIterator]());
-  }
-
-  async started(): Promise<void> {
-    this.arenaPage = Number(await this.answer(0));
-  }
-
-  async sendUserfaultfd(): Promise<void> {
-    this.#stream(0).write("go\n");
-    await this.answer(0);
-  }
-
-  /** Gives a command of the fixture and returns its answer. */
-  async tell(slot: number, command: string, ...numbers: readonly number[]): Promise<string> {
-    this.#stream(slot).write(`${[command, ...numbers].join(" ")}\n`);
-    return await this.answer(slot);
-  }
-
-  async read(slot: number, page: number, pageCount: number): Promise<number[]> {
-    const answer = await this.tell(slot, "read", page, pageCount);
-    return answer === "" ? [] : answer.split(" ").map(Number);
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    if (this.child.exitCode === null && this.child.signalCode === null) {
-      this.child.kill("SIGKILL");
-      await once(this.child, "exit");
-    }
-    for (let slot = 0; slot < SLOTS; slot++) this.#stream(slot).destroy(); // a forked child ends with its input
-    for (const reader of this.#readers) reader.close();
-  }
-
-  #stream(slot: number): Duplex {
-    return this.child.stdio[3 + slot] as Duplex; // a "pipe" of spawn is a socket
-  }
-
-  /** What the process at a slot says next. */
-  async answer(slot: number): Promise<string> {
-    const line = await this.#lines[slot]?.next();
-    assert.ok(line?.done === false, "the process ended");
-    return line.value;
-  }
-}
 
 /** The folders of a restore, with a pagemap of the arena's lazy pages. */
 class Folders implements Disposable {
@@ -173,9 +115,9 @@ async function serveSource(connection: Duplex, arenaPage: number, { chunkBytes, 
 const AT_ONCE: Manners = { chunkBytes: [1 << 20], fewer: [0], answersMax: Infinity };
 
 /** A process that was restored just now. */
-async function restore(folders: Folders, manners: Manners): Promise<{ task: LazyProcess; pages: TaskPages; connection: Duplex }> {
+async function restore(folders: Folders, manners: Manners): Promise<{ task: ArenaProcess; pages: TaskPages; connection: Duplex }> {
   const pages = openTaskPages("own", folders);
-  const task = new LazyProcess(folders.socketFile);
+  const task = new ArenaProcess(ARENA_PAGES, LAZY_PAGES, { file: folders.socketFile, process: PROCESS });
   await task.started();
   folders.writePagemap(task.arenaPage);
   const [ours, source] = duplexPair();
@@ -241,7 +183,7 @@ void describe("lazy pages", { timeout: 120_000 }, () => {
     using folders = new Folders();
     const agent = spawn(process.execPath, [DYING_AGENT, folders.folder], { stdio: ["pipe", "pipe", "inherit"] });
     await once(agent.stdout, "data");
-    await using task = new LazyProcess(folders.socketFile);
+    await using task = new ArenaProcess(ARENA_PAGES, LAZY_PAGES, { file: folders.socketFile, process: PROCESS });
     await task.started();
     folders.writePagemap(task.arenaPage);
     agent.stdin.write("serve");
@@ -261,88 +203,14 @@ void describe("lazy pages", { timeout: 120_000 }, () => {
   });
 });
 
-/** Commands with places anywhere. */
-const where = { page: fc.nat(ARENA_PAGES - 1), pageCount: fc.integer({ min: 1, max: 40 }) };
-const command = fc.oneof(
-  fc.record({ do: fc.constant("read" as const), ...where }),
-  fc.record({ do: fc.constant("write" as const), page: where.page, value: fc.integer({ min: 10_000, max: 20_000 }) }),
-  fc.record({ do: fc.constant("unmap" as const), ...where }),
-  fc.record({ do: fc.constant("map" as const), ...where }),
-  fc.record({ do: fc.constant("empty" as const), ...where }),
-  fc.record({ do: fc.constant("split" as const), page: where.page }),
-  fc.record({ do: fc.constant("move" as const), ...where, to: where.page, keepsOld: fc.boolean() }),
-  fc.record({ do: fc.constant("fork" as const) }),
-);
-type RandomCommand = typeof command extends fc.Arbitrary<infer T> ? T : never;
 const manners: fc.Arbitrary<Manners> = fc.record({
   chunkBytes: fc.array(fc.integer({ min: 2_000, max: 50_000 }), { minLength: 1, maxLength: 5 }),
   fewer: fc.array(fc.oneof({ weight: 2, arbitrary: fc.constant(0) }, fc.nat(20)), { minLength: 1, maxLength: 5 }),
   answersMax: fc.constant(Infinity),
 });
 
-/** What each page of a process should be: undefined if it is not accessible. */
-type Model = (number | undefined)[];
-
-/** Does to the process and to its model what the command says, as far as it can be done there. */
-async function obey(task: LazyProcess, models: Model[], slot: number, random: RandomCommand): Promise<void> {
-  const model = models[slot];
-  assert.ok(model !== undefined);
-  if (random.do === "fork") {
-    if (models.length === SLOTS) return;
-    models.push([...model]);
-    await task.tell(slot, "fork", 2 + models.length);
-    await task.answer(models.length - 1); // the child's
-    return;
-  }
-  const { page } = random;
-  if (random.do === "write" || random.do === "split") {
-    if (model[page] === undefined) return;
-    await task.tell(slot, random.do, page, ...(random.do === "write" ? [random.value] : []));
-    if (random.do === "write") model[page] = random.value;
-    return;
-  }
-  const to = random.do === "move" ? random.to : page;
-  let pageCount = Math.min(random.pageCount, ARENA_PAGES - page, ARENA_PAGES - to);
-  const isAll = (from: number, holds: (value: number | undefined) => boolean): boolean => model.slice(from, from + pageCount).every(holds);
-  switch (random.do) {
-    case "read":
-      while (pageCount > 0 && !isAll(page, (value) => value !== undefined)) pageCount--;
-      assert.deepEqual(await task.read(slot, page, pageCount), model.slice(page, page + pageCount));
-      return;
-    case "unmap":
-    case "map":
-      await task.tell(slot, random.do, page, pageCount);
-      model.fill(random.do === "map" ? 0 : undefined, page, page + pageCount);
-      return;
-    case "empty":
-      await task.tell(slot, random.do, page, pageCount);
-      for (let at = page; at < page + pageCount; at++) if (model[at] !== undefined) model[at] = 0;
-      return;
-    case "move": {
-      const overlaps = Math.abs(page - to) < pageCount;
-      if (overlaps || !isAll(page, (value) => value !== undefined)) return;
-      const hasMoved = (await task.tell(slot, "move", page, pageCount, to, random.keepsOld ? 1 : 0)) === "1";
-      const values = model.slice(page, page + pageCount);
-      model.splice(to, pageCount, ...(hasMoved ? values : values.map(() => 0)));
-      model.fill(hasMoved && !random.keepsOld ? undefined : 0, page, page + pageCount);
-    }
-  }
-}
-
-async function assertAllRight(task: LazyProcess, models: readonly Model[]): Promise<void> {
-  for (const [slot, model] of models.entries()) {
-    for (let page = 0; page < ARENA_PAGES; page++) {
-      let pageCount = 0;
-      while (model[page + pageCount] !== undefined) pageCount++;
-      if (pageCount === 0) continue;
-      assert.deepEqual(await task.read(slot, page, pageCount), model.slice(page, page + pageCount));
-      page += pageCount;
-    }
-  }
-}
-
 void it("whatever processes do to their memory while its pages arrive, each sees what it would have seen on the source", async () => {
-  const sequence = fc.array(fc.tuple(fc.nat(), command), { maxLength: 60 });
+  const sequence = arenaCommands(ARENA_PAGES, { maxLength: 60 });
   await fc.assert(
     fc.asyncProperty(manners, sequence, fc.nat(20), async (behaves, commands, restoredAt) => {
       using folders = new Folders();
@@ -363,6 +231,6 @@ void it("whatever processes do to their memory while its pages arrive, each sees
 });
 
 /** Returns when the task waits for a page. */
-async function untilItWaits({ child }: LazyProcess): Promise<void> {
-  while ((await readFile(`/proc/${child.pid}/wchan`, "utf8")) !== "handle_userfault") await sleep(2);
+async function untilItWaits({ pid }: ArenaProcess): Promise<void> {
+  while ((await readFile(`/proc/${pid}/wchan`, "utf8")) !== "handle_userfault") await sleep(2);
 }

@@ -1,11 +1,12 @@
-# A process whose memory is lazy, as CRIU's restore leaves one behind: it sends its userfaultfd to lazy-pages.socket, then does to its
-# memory what it is told. (In Perl, which every Debian has and which, unlike Node, lives on in a forked child.)
+# A process that does to its memory what it is told, and whose memory may be lazy, as CRIU's restore leaves one behind. (In Perl, which every
+# Debian has and which, unlike Node, lives on in a forked child.)
 #
-#     perl lazy-process.fixture.pl SOCKET PROCESS ARENA-PAGES LAZY-PAGES
+#     perl arena-process.fixture.pl ARENA-PAGES USED-PAGES [SOCKET PROCESS]
 #
-# Its memory is an arena of pages of which the first are lazy and the others are not accessible. It says at descriptor 3 on which page
-# that begins, waits for a line, sends the userfaultfd and says so. From then on it takes commands there, a line each, and answers each
-# with a line; a forked child does the same at the descriptor that it is told. Pages are counted from the beginning of the arena.
+# Its memory is an arena of pages of which the first can be used and the others are not accessible. It says at descriptor 3 on which page
+# that begins, and its process id. With a socket those pages are lazy: it waits for a line, sends the userfaultfd to lazy-pages.socket and says so. From then
+# on it takes commands there, a line each, and answers each with a line; a forked child does the same at the descriptor that it is
+# told. Pages are counted from the beginning of the arena.
 use strict;
 use warnings;
 use POSIX ();
@@ -25,15 +26,12 @@ my %numbers = (POSIX::uname())[4] eq 'x86_64'
 sub try_call { my ($name, @arguments) = @_; return syscall($numbers{$name}, @arguments) }
 sub call { my $result = try_call(@_); die "$_[0]: $!" if $result == -1; return $result }
 
-my ($socket_file, $process, $arena_pages, $lazy_pages) = @ARGV;
+my ($arena_pages, $used_pages, $socket_file, $process) = @ARGV;
 my $arena = call('mmap', 0, $arena_pages * PAGE, NONE, ANONYMOUS, -1, 0);
 sub at { return $arena + $_[0] * PAGE }
 sub map_pages { my ($page, $count, $protection) = @_; call('mmap', at($page), $count * PAGE, $protection, ANONYMOUS | FIXED, -1, 0) }
 
-map_pages(0, $lazy_pages, RW);
-my $userfaultfd = call('userfaultfd', 02004000);    # O_CLOEXEC | O_NONBLOCK
-call('ioctl', $userfaultfd, API,      my $api   = pack('Q3', 0xaa, FEATURES, 0));
-call('ioctl', $userfaultfd, REGISTER, my $range = pack('Q4', $arena, $lazy_pages * PAGE, 1, 0));
+map_pages(0, $used_pages, RW);
 
 my $control = 3;
 sub say_line { POSIX::write($control, "$_[0]\n", length("$_[0]\n")) }
@@ -44,7 +42,10 @@ sub hear {
   POSIX::_exit(0);
 }
 
-sub send_to_handler {
+sub become_lazy {
+  my $userfaultfd = call('userfaultfd', 02004000);    # O_CLOEXEC | O_NONBLOCK
+  call('ioctl', $userfaultfd, API,      my $api   = pack('Q3', 0xaa, FEATURES, 0));
+  call('ioctl', $userfaultfd, REGISTER, my $range = pack('Q4', $arena, $used_pages * PAGE, 1, 0));
   socket(my $socket, AF_UNIX, SOCK_STREAM, 0) or die $!;
   connect($socket, sockaddr_un($socket_file)) or die $!;
   syswrite($socket, pack('l', -7));          # a zombie, which has no memory
@@ -96,13 +97,17 @@ my %commands = (
   split => sub { call('mprotect', at($_[0]), PAGE, RWX) },
   move  => sub { return move_pages(@_) },
   fork  => sub { my $child = fork(); die $! unless defined $child; $control = $_[0] if $child == 0 },
+  # Begins anew, as another program.
+  exec  => sub { exec($^X, $0, $arena_pages, $used_pages) },
   exit  => sub { POSIX::_exit(0) },
 );
 
-say_line($arena / PAGE);
-hear();    # the images are there
-send_to_handler();
-say_line('sent');
+say_line($arena / PAGE . " $$");
+if (defined $socket_file) {
+  hear();    # the images are there
+  become_lazy();
+  say_line('sent');
+}
 for (;;) {
   my ($command, @arguments) = split ' ', hear();
   my $answer = $commands{$command}->(map { 0 + $_ } @arguments);

@@ -1,0 +1,44 @@
+/**
+ * The mappings of a process, as /proc/PID/maps tells them (proc_pid_maps(5)).
+ */
+import { unescapeOctal } from "./mountinfo.ts";
+
+/** A mapping: bytes `start` up to the one before `end`. */
+export interface MapsEntry {
+  readonly start: number;
+  readonly end: number;
+  readonly readable: boolean;
+  readonly writable: boolean;
+  /** What is written there is seen by others who map it. */
+  readonly shared: boolean;
+  readonly offset: number;
+  /** Of the file that is mapped, `major:minor`. */
+  readonly device: string;
+  /** 0n: no file, but anonymous memory. */
+  readonly inode: bigint;
+  /** Of a file, maybe with " (deleted)" behind it; or a name of the kernel's like `[heap]`; or "". */
+  readonly path: string;
+}
+
+const LINE = /^([0-9a-f]+)-([0-9a-f]+) (.)(.).(.) ([0-9a-f]+) (\S+) (\d+) *(.*)$/;
+
+/** Parses the text of such a file, in ascending order of addresses. Addresses of the kernel's half, like `[vsyscall]`, are left out. */
+export function parseMaps(text: string): MapsEntry[] {
+  const mappings: MapsEntry[] = [];
+  for (const line of text.split("\n")) {
+    const [, start = "", end = "", r, w, s, offset = "", device = "", inode = "0", path = ""] = LINE.exec(line) ?? [];
+    if (start === "" || start.length === 16) continue;
+    mappings.push({
+      start: Number.parseInt(start, 16),
+      end: Number.parseInt(end, 16),
+      readable: r === "r",
+      writable: w === "w",
+      shared: s === "s",
+      offset: Number.parseInt(offset, 16),
+      device,
+      inode: BigInt(inode),
+      path: unescapeOctal(path),
+    });
+  }
+  return mappings;
+}

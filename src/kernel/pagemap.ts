@@ -1,0 +1,123 @@
+/**
+ * Which pages of a process are there, and which were written since they were looked at last (proc_pid_pagemap(5), and PAGEMAP_SCAN of the
+ * kernel's Documentation/admin-guide/mm/pagemap.rst, Linux 6.7).
+ */
+import { closeSync, openSync, readSync } from "node:fs";
+import { addressOf, declare, kernelError, orErrno } from "./libc.ts";
+
+const PAGEMAP_SCAN = 0xc0606610;
+const ARGUMENT = {
+  SIZE: 0,
+  FLAGS: 1,
+  START: 2,
+  END: 3,
+  WALK_END: 4,
+  VECTOR: 5,
+  VECTOR_LENGTH: 6,
+  INVERTED: 8,
+  ALL_OF: 9,
+  ANY_OF: 10,
+  RETURN: 11,
+};
+const ARGUMENT_WORDS = 12; // struct pm_scan_arg
+const PROTECT_MATCHING = 1n;
+const CHECK_PROTECTION = 2n;
+const PAGE_IS = { WRITTEN: 2n, FILE: 4n, PRESENT: 8n, SWAPPED: 16n, ZERO: 32n };
+const REGION_WORDS = 3; // struct page_region: u64 start, end, categories
+const REGIONS_MAX = 4096;
+const EPERM = 1;
+/** Of an entry of the file: bits 63 and 62. */
+const ENTRY_BYTES = 8;
+const ENTRY_HIGH = { PRESENT: 1 << 31, SWAPPED: 1 << 30 };
+const ENTRY_FILE_HIGH = 1 << 29;
+const ENTRIES_MAX = 1 << 16;
+const PAGE_BYTES = 4096;
+
+const ioctl = declare<(fd: number, request: number, argument: BigUint64Array) => number>(
+  "int ioctl(int fd, unsigned long request, void *argument)",
+);
+
+/** Bytes `start` up to the one before `end`, whole pages. */
+export interface AddressRange {
+  readonly start: number;
+  readonly end: number;
+}
+
+/** The page tables of one address space: of what the process runs at the time when this is opened, even if it runs something else later. */
+export class Pagemap implements Disposable {
+  readonly #fd: number;
+  readonly #argument = new BigUint64Array(ARGUMENT_WORDS);
+  readonly #regions = new BigUint64Array(REGIONS_MAX * REGION_WORDS);
+
+  /** Throws ENOENT or ESRCH if the process has ended. */
+  constructor(pid: number) {
+    this.#fd = openSync(`/proc/${pid}/pagemap`, "r");
+  }
+
+  /** The pages with content of the process's own: neither zeros that nobody wrote, nor a file's. Ascending. Throws KERNEL. */
+  present(range: AddressRange): AddressRange[] {
+    return this.#scan(range, 0n, PAGE_IS.ZERO | PAGE_IS.FILE, 0n) ?? [];
+  }
+
+  /** Like `present`, on any kernel, many times as slow; with pages that nobody wrote among them. */
+  presentByReading({ start, end }: AddressRange): AddressRange[] {
+    const found: AddressRange[] = [];
+    const entries = Buffer.alloc(Math.min(ENTRIES_MAX, (end - start) / PAGE_BYTES) * ENTRY_BYTES);
+    for (let at = start; at < end;) {
+      const wanted = Math.min(entries.length, ((end - at) / PAGE_BYTES) * ENTRY_BYTES);
+      const got = readSync(this.#fd, entries, 0, wanted, (at / PAGE_BYTES) * ENTRY_BYTES);
+      if (got === 0) break; // the process has ended
+      for (let offset = 4; offset < got; offset += ENTRY_BYTES, at += PAGE_BYTES) {
+        const high = entries.readInt32LE(offset);
+        if ((high & (ENTRY_HIGH.PRESENT | ENTRY_HIGH.SWAPPED)) !== 0 && (high & ENTRY_FILE_HIGH) === 0)
+          appendRange(found, at, at + PAGE_BYTES);
+      }
+    }
+    return found;
+  }
+
+  /**
+   * Those of them that were written since the last call, at the first call all; each is write-protected again at the moment at which it
+   * is told. undefined if the range, or a part of it, is not tracked: it lies in mappings that are not registered for asynchronous write
+   * protection. What was written there may have been forgotten then. Throws KERNEL.
+   * @param range within one mapping
+   */
+  written(range: AddressRange): AddressRange[] | undefined {
+    return this.#scan(range, PROTECT_MATCHING | CHECK_PROTECTION, PAGE_IS.ZERO | PAGE_IS.FILE, PAGE_IS.WRITTEN);
+  }
+
+  #scan({ start, end }: AddressRange, flags: bigint, without: bigint, withAll: bigint): AddressRange[] | undefined {
+    const argument = this.#argument;
+    argument.fill(0n);
+    argument[ARGUMENT.SIZE] = BigInt(argument.byteLength);
+    argument[ARGUMENT.FLAGS] = flags;
+    argument[ARGUMENT.END] = BigInt(end);
+    argument[ARGUMENT.VECTOR] = addressOf(new Uint8Array(this.#regions.buffer));
+    argument[ARGUMENT.VECTOR_LENGTH] = BigInt(REGIONS_MAX);
+    argument[ARGUMENT.INVERTED] = without;
+    argument[ARGUMENT.ALL_OF] = without | withAll;
+    argument[ARGUMENT.ANY_OF] = PAGE_IS.PRESENT | PAGE_IS.SWAPPED;
+    argument[ARGUMENT.RETURN] = PAGE_IS.PRESENT;
+    const found: AddressRange[] = [];
+    for (let at = BigInt(start); at < BigInt(end); at = argument[ARGUMENT.WALK_END] ?? 0n) {
+      argument[ARGUMENT.START] = at;
+      const count = orErrno(ioctl(this.#fd, PAGEMAP_SCAN, argument));
+      if (count === -EPERM) return undefined;
+      if (count < 0) throw kernelError("PAGEMAP_SCAN", -count);
+      for (let word = 0; word < count * REGION_WORDS; word += REGION_WORDS)
+        appendRange(found, Number(this.#regions[word]), Number(this.#regions[word + 1]));
+    }
+    return found;
+  }
+
+  [Symbol.dispose](): void {
+    closeSync(this.#fd);
+  }
+}
+
+/** Adds a range behind the others: it may go on where the last one ends. */
+export function appendRange(ranges: AddressRange[], start: number, end: number): void {
+  const last = ranges.at(-1);
+  if (last?.end === start) ranges[ranges.length - 1] = { start: last.start, end };
+  else ranges.push({ start, end });
+}

@@ -1,0 +1,27 @@
+/**
+ * The memory of other processes, read without stopping them (process_vm_readv(2)).
+ */
+import { addressOf, declare, kernelError, orErrno } from "./libc.ts";
+
+const readv = declare<
+  (pid: number, local: BigUint64Array, localCount: number, remote: BigUint64Array, remoteCount: number, flags: number) => number
+>("long process_vm_readv(int pid, void *local, unsigned long liovcnt, void *remote, unsigned long riovcnt, unsigned long flags)");
+
+const local = new BigUint64Array(2);
+const remote = new BigUint64Array(2);
+const EFAULT = 14;
+
+/**
+ * Reads memory of a process from an address on. Returns how many bytes could be read: fewer than asked for where a mapping ends or
+ * can't be read. Throws KERNEL, with cause ESRCH if the process has ended.
+ */
+export function readMemory(pid: number, address: number, into: Uint8Array): number {
+  local[0] = addressOf(into);
+  local[1] = BigInt(into.length);
+  remote[0] = BigInt(address);
+  remote[1] = BigInt(into.length);
+  const result = orErrno(readv(pid, local, 1, remote, 1, 0));
+  if (result === -EFAULT) return 0;
+  if (result < 0) throw kernelError("process_vm_readv", -result);
+  return result;
+}

@@ -1,0 +1,75 @@
+/**
+ * Write protection of a running process's memory from outside: whoever writes to a protected page is not stopped, but it can be asked
+ * afterwards which pages were written (userfaultfd(2), UFFD_FEATURE_WP_ASYNC of Linux 6.7; asked by src/kernel/pagemap.ts).
+ *
+ * The descriptor is made inside the process and taken out of it: nothing is left there. When its last copy is closed, also because this
+ * process was killed, the kernel takes all protection away.
+ */
+import { closeSync } from "node:fs";
+import { declare, failedWith, must } from "./libc.ts";
+import type { AddressRange } from "./pagemap.ts";
+import { duplicateFrom } from "./pidfd.ts";
+import { callIn } from "./remote-call.ts";
+
+/** Numbers of x86-64. */
+const CALL = { close: 3, userfaultfd: 323 } as const;
+/** O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY: without the last, a process without CAP_SYS_PTRACE may be refused it. */
+const FLAGS = 0o2004001;
+const UFFDIO_API = 0xc018aa3f;
+const UFFDIO_REGISTER = 0xc020aa00;
+const API = 0xaan;
+const FEATURES = (1n << 13n) | (1n << 15n); // UFFD_FEATURE_WP_UNPOPULATED | UFFD_FEATURE_WP_ASYNC
+const MODE_WRITE_PROTECT = 2n;
+
+const ioctl = declare<(fd: number, request: number, argument: BigUint64Array) => number>(
+  "int ioctl(int fd, unsigned long request, void *argument)",
+);
+
+/** The write protection of one address space. Disposing of it ends it. */
+export class WriteProtection implements Disposable {
+  readonly #fd: number;
+
+  private constructor(fd: number) {
+    this.#fd = fd;
+  }
+
+  /** Stops the process for some hundred microseconds. Throws KERNEL if it has ended, is traced, or the kernel can't do this. */
+  static async begin(pid: number): Promise<WriteProtection> {
+    const fd = await callIn(pid, async (call) => {
+      const remote = await call("userfaultfd", CALL.userfaultfd, FLAGS);
+      try {
+        return duplicateFrom(pid, Number(remote));
+      } finally {
+        await call("close", CALL.close, remote);
+      }
+    });
+    try {
+      must("UFFDIO_API", ioctl(fd, UFFDIO_API, BigUint64Array.of(API, FEATURES, 0n)));
+      return new WriteProtection(fd);
+    } catch (error) {
+      closeSync(fd);
+      throw error;
+    }
+  }
+
+  /**
+   * Has writes to a mapping noted from now on. False if it can't be: it belongs to somebody else's userfaultfd, has vanished, or the
+   * process runs another program by now. Throws KERNEL.
+   */
+  add({ start, end }: AddressRange): boolean {
+    try {
+      must(
+        "UFFDIO_REGISTER",
+        ioctl(this.#fd, UFFDIO_REGISTER, BigUint64Array.of(BigInt(start), BigInt(end - start), MODE_WRITE_PROTECT, 0n)),
+      );
+      return true;
+    } catch (error) {
+      if (["EINVAL", "EBUSY", "ENOMEM", "EPERM", "ESRCH"].some((code) => failedWith(code, error))) return false;
+      throw error;
+    }
+  }
+
+  [Symbol.dispose](): void {
+    closeSync(this.#fd);
+  }
+}

@@ -1,0 +1,23 @@
+/**
+ * Which pages of a running process must be copied again: the port that the rounds of a migration use, with an adapter for each means
+ * that a kernel may have.
+ *
+ * Tracked is private memory: what a process has to itself, or shares with its forked parent until one of them writes.
+ */
+import type { MapsEntry } from "../../kernel/maps.ts";
+import type { AddressRange } from "../../kernel/pagemap.ts";
+
+/** Watches one process, whatever program it runs. Disposing of it leaves the process as it was, and so does the death of this one. */
+export interface DirtyTracker extends Disposable {
+  /**
+   * The pages that hold something of the process's own and were perhaps written since the last call, the first time all of them; in
+   * ascending order. What is written after a page was looked at is told by the next call, so who reads the pages afterwards misses nothing.
+   * Throws ENOENT, ESRCH or KERNEL if the process has ended.
+   */
+  written(): Promise<readonly AddressRange[]>;
+}
+
+/** Whether the pages of a mapping are tracked: it is private, and its content is not the kernel's (vdso(7)). */
+export function isTracked({ shared, path }: MapsEntry): boolean {
+  return !shared && !path.startsWith("[v");
+}
