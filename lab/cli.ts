@@ -7,6 +7,7 @@ import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { constants } from "node:os";
 import { text } from "node:stream/consumers";
+import { example } from "../src/cli/program.ts";
 import { suggesting } from "../src/cli/suggestions.ts";
 import { DmigrateError, messageOf } from "../src/core/errors.ts";
 import { startCluster } from "./cluster.ts";
@@ -166,9 +167,11 @@ function addStatus(lab: Command): void {
     .command("status")
     .summary("list the labs of this machine and their hosts")
     .description("Lists the labs of this machine, also those that a crash left behind, and what runs on their hosts.")
+    .option("--name <name>", "only the lab of this name")
     .option("--json", "print JSON alone")
-    .action(async ({ json = false }: { json?: boolean }) => {
-      const labs = await Promise.all((await labNames()).map((name) => statusOf(name)));
+    .action(async ({ json = false, name }: { json?: boolean; name?: string }) => {
+      const names = (await labNames()).filter((each) => name === undefined || each === name);
+      const labs = await Promise.all(names.map((each) => statusOf(each)));
       if (json) return print({ labs });
       for (const line of labs.flatMap((each) => describeStatus(each))) process.stdout.write(`${line}\n`);
     });
@@ -187,11 +190,6 @@ function hostArgument(about: string): Argument {
     const labs = await Promise.all((await labNames()).map((name) => statusOf(name)));
     return labs.flatMap(({ name, hosts }) => hosts.map((host) => [host.name, `of lab ${name}`]));
   });
-}
-
-/** What a command's help ends with: how it is used. */
-function example(of: Command, ...lines: readonly string[]): void {
-  of.addHelpText("after", `\nExample:\n${lines.map((line) => `  ${line}`).join("\n")}`);
 }
 
 /** Leaves the keyboard and other ends to the child that `spawn` starts; returns its exit code as a shell tells it. */

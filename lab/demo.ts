@@ -5,6 +5,7 @@
 import type { Command } from "commander";
 import { once } from "node:events";
 import * as z from "zod";
+import { example } from "../src/cli/program.ts";
 import { DmigrateError } from "../src/core/errors.ts";
 import { DMIGRATE, startCluster } from "./cluster.ts";
 import type { Host } from "./host.ts";
@@ -52,9 +53,13 @@ interface Finding {
 
 /** Registers `dmigrate demo`. */
 export function registerDemo(program: Command): void {
-  program
+  const command = program
     .command("demo")
-    .description("migrate a live redis between two hosts of a lab and prove that nothing was lost")
+    .summary("migrate a live redis between two hosts of a lab and prove that nothing was lost")
+    .description(
+      "Builds a lab of two hosts, migrates a redis there whose client writes as fast as it can, and proves that nothing was lost. " +
+        "Exit code 0 only if all of that holds.",
+    )
     .option("--name <name>", "name of the lab", "demo")
     .option("--moves <count>", "how often it moves: there, back, there, ...", parseMoves, 1)
     .option("--rate <rate>", "rate of every host's link, like 1gbit; unlimited if left out")
@@ -63,6 +68,7 @@ export function registerDemo(program: Command): void {
     .action(async (options: DemoOptions) => {
       process.exitCode = await demo(options);
     });
+  example(command, "dmigrate demo", "dmigrate demo --moves 2 --json", "dmigrate demo --keep --rate 1gbit");
 }
 
 /** Throws USAGE. */

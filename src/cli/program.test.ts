@@ -190,7 +190,7 @@ suite("following a migration", () => {
 
   test("one that was undone ends with the exit code of its error", async () => {
     const { out, exitCode } = await run("dmigrate migrate redis b", agentThat({ migrate: () => streamOf(eventsOf(CANCELLED)) }));
-    assert.match(out.text, /redis still runs on a/);
+    assert.match(out.text, /redis stays on a/);
     assert.equal(exitCode, 5);
   });
 
@@ -264,7 +264,7 @@ suite("Ctrl-C", () => {
     await begun;
     keyboard.pressCtrlC();
     assert.equal(await exit, 5);
-    assert.match(keyboard.out.text, /Cancelling\.[^]*redis still runs on a/);
+    assert.match(keyboard.out.text, /Cancelling\.[^]*redis stays on a/);
   });
 
   const MIGRATION = { id: BEGAN.id, container: "redis", source: "a", target: "b" };

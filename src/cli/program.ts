@@ -115,7 +115,7 @@ const otherHost = suggesting(new Argument("<host>", "name of another host, as `d
 const idOf = (suggest: Suggest): Argument => suggesting(new Argument("<id>", "id of a migration, as `dmigrate list` shows it"), suggest);
 
 /** What a command's help ends with: how it is used. */
-function example(of: Command, ...lines: string[]): void {
+export function example(of: Command, ...lines: readonly string[]): void {
   of.addHelpText("after", `\nExample:\n${lines.map((line) => `  ${line}`).join("\n")}`);
 }
 

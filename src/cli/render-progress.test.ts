@@ -60,6 +60,9 @@ test("a log has a line for each begin and end, and now and then one of bytes", (
   assert.equal(lines.length, 1 + 2 * REPORT.phases.length);
 
   const progressEvent = { kind: "progress", phase: "copy", atMs: 2500, bytes: REPORT.bytes, rate: 2e6, remainingMs: 61_000 } as const;
-  assert.equal(logLine(progress, progressEvent, 0), "   2.500 s  copy: 653.5 MB sent, 2.0 MB/s, about 1 min 1 s left");
+  assert.equal(
+    logLine(progress, progressEvent, 0),
+    "   2.500 s  copy: sent memory 607.3 MB, files 1.2 MB, layers 43.7 MB, metadata 1.3 MB; 2.0 MB/s, about 1 min 1 s left",
+  );
   assert.equal(logLine(progress, progressEvent, 1000), undefined);
 });

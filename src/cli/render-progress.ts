@@ -116,9 +116,10 @@ export function logLine(before: Progress, event: StreamedEvent, lastLineMs: numb
       return `${at}  ${event.phase} took ${duration(event.atMs - (before.phases.get(event.phase)?.beganMs ?? event.atMs))}`;
     case "progress": {
       if (event.atMs - lastLineMs < LOG_PROGRESS_MS) return undefined;
-      const { memory, files, layers, metadata } = event.bytes;
+      const kinds = Object.entries(kindsOf(event.bytes)).filter(([, sum]) => sum > 0);
       const left = event.remainingMs === undefined ? "" : `, ${timeLeft(event.remainingMs)}`;
-      return `${at}  ${event.phase}: ${bytes(memory + files + layers + metadata)} sent, ${bytes(event.rate)}/s${left}`;
+      const sent = kinds.map(([kind, sum]) => `${kind} ${bytes(sum)}`).join(", ");
+      return `${at}  ${event.phase}: sent ${sent}; ${bytes(event.rate)}/s${left}`;
     }
     case "warning":
       return `${at}  warning: ${event.message}`;

@@ -34,7 +34,7 @@ test("a completed migration", () => {
 
 test("a migration that was undone says that the source runs, and why", () => {
   const [verdict, reason, extent] = renderReport(CANCELLED, 80, colourless);
-  assert.equal(verdict, "✗ redis still runs on a. Its move to b was undone.");
+  assert.equal(verdict, "✗ redis stays on a. Its move to b was undone.");
   assert.equal(reason, "  CANCELLED  The migration was cancelled; start it again when it suits");
   assert.equal(extent, "  Migration m0k3v9x2q7ab1; the container never stood still.");
 });
@@ -43,7 +43,7 @@ test("one that the preflight refused did not begin, and every reason has a line"
   const message = "redis can't move to b:\n- redis is paused; run `docker unpause redis`\n- CRIU does not work on b; install it";
   const refused = { ...CANCELLED, error: { code: "PREFLIGHT_BLOCKED", message } };
   assert.deepEqual(renderReport(refused, 80, colourless).slice(0, 4), [
-    "✗ redis still runs on a. Its move to b did not begin.",
+    "✗ redis stays on a. Its move to b did not begin.",
     "  PREFLIGHT_BLOCKED  redis can't move to b:",
     "  - redis is paused; run `docker unpause redis`",
     "  - CRIU does not work on b; install it",

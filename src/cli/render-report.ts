@@ -35,7 +35,7 @@ function verdict({ container, source, target, outcome, totalMs, downtimeMs, erro
       ];
     case "rolled-back":
       return [
-        `${paint("bad", "✗")} ${paint("strong", `${container} still runs on ${source}.`)} Its move to ${target} ${undone(error?.code)}.`,
+        `${paint("bad", "✗")} ${paint("strong", `${container} stays on ${source}.`)} Its move to ${target} ${undone(error?.code)}.`,
         ...because,
         paint("quiet", `  Migration ${id}; ${plain(downtimeMs)}.`),
       ];

@@ -62,10 +62,10 @@ function outputOf(stream: NodeJS.WriteStream & { readonly fd: number }): Output 
     write: (text) => void stream.write(text),
     isTerminal,
     get columns() {
-      return isTerminal ? stream.columns : FILE_COLUMNS;
+      return (isTerminal && stream.columns) || FILE_COLUMNS; // a terminal may not know its size
     },
     get rows() {
-      return isTerminal ? stream.rows : Infinity;
+      return (isTerminal && stream.rows) || Infinity;
     },
     // hasColors knows NO_COLOR and what the terminal can do.
     paint: isTerminal && stream.hasColors() ? coloured : colourless,

@@ -24,6 +24,8 @@ export interface Freezer {
   freeze(): Promise<void>;
   /** From here on no task runs an instruction of its own, whoever lets go of it; one that is traced may not count as frozen yet. */
   fence(): Promise<void>;
+  /** Whether the tasks are frozen, or about to be. */
+  isFrozen(): Promise<boolean>;
   /** Returns at once; the tasks run. Thawing what is not frozen does nothing. */
   thaw(): Promise<void>;
   /** Ends every task; none runs another instruction of its own, because the signal is there before the thaw. */
@@ -86,6 +88,7 @@ export function freezerAt(folder: string): Freezer | undefined {
       folder,
       thaw,
       fence,
+      isFrozen: async () => (await readFile(control, "utf8")).trim() !== thawed,
       kill: async () => {
         await fence();
         for (const pid of (await readFile(path.join(folder, "cgroup.procs"), "utf8")).split("\n").filter(Boolean)) killProcess(Number(pid));

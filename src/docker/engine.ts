@@ -118,12 +118,18 @@ export class Engine {
 
   /** Whether somebody has asked the engine, since then (Unix time), to stop or kill a container. */
   async wasToldToEnd(id: string, sinceMs: number): Promise<boolean> {
-    const query = {
-      since: (sinceMs / 1000).toFixed(3),
-      until: (Date.now() / 1000).toFixed(3), // without an end they would go on
-      filters: filterText({ container: [id], event: ["kill"] }),
-    };
-    return (await text(await this.#transport.stream("GET", "/events", { query }))) !== "";
+    const period = { since: (sinceMs / 1000).toFixed(3), until: (Date.now() / 1000).toFixed(3) }; // without an end they would go on
+    return (await text(await this.#transport.stream("GET", "/events", { query: { ...period, filters: killsOf(id) } }))) !== "";
+  }
+
+  /** Begins to listen; calls `told` when somebody asks the engine to stop or kill the container, or to end itself. Until `signal`. */
+  async watchForEnd(id: string, told: () => void, signal: AbortSignal): Promise<void> {
+    const events = await this.#transport.with({ signal }).stream("GET", "/events", { query: { filters: killsOf(id) } });
+    events.once("data", told);
+    events.once("error", () => {
+      if (!signal.aborted) told();
+    });
+    events.once("end", told);
   }
 
   /** What `docker exec` started in a container, by the ids of its inspection. */
@@ -213,6 +219,10 @@ function minor(version: string): number {
 
 function filterText(filters: Filters | undefined): string | undefined {
   return filters === undefined ? undefined : JSON.stringify(filters);
+}
+
+function killsOf(container: string): string | undefined {
+  return filterText({ container: [container], event: ["kill"] });
 }
 
 /** A reference may contain slashes, which the engine wants as they are. */

@@ -18,6 +18,8 @@ const detail = z.object({
       pagePort: z.int(),
       /** What was asked for: that the container stays here, stopped, when the target has it. */
       keepSource: z.boolean().default(false),
+      /** Unix time. */
+      sinceMs: z.number().optional(),
     })
     .optional(),
 });

@@ -3,7 +3,7 @@
  * it stays frozen with all its memory, however long that takes, unless somebody who knows that the target is lost takes it back.
  */
 import { setTimeout as sleep } from "node:timers/promises";
-import { messageOf } from "../../core/errors.ts";
+import { DmigrateError, messageOf } from "../../core/errors.ts";
 import type { HostName, MigrationId } from "../../core/ids.ts";
 import type { JournalState } from "../../core/migration.ts";
 
@@ -15,7 +15,7 @@ export interface Doubt {
   /** The container's name. */
   readonly container: string;
   readonly target: HostName;
-  /** Why it is in doubt. */
+  /** Why it is in doubt. If the target said so itself, and has not written down that it took over, it refused. */
   readonly reason: unknown;
   /** Has the target decide. It may fail. */
   readonly urge: () => Promise<unknown>;
@@ -37,9 +37,12 @@ export class Doubts {
 
   /** Asks until the verdict is known. Nobody runs the container here meanwhile, nor when this returns. */
   async settle({ id, container, target, reason, urge, state, tell }: Doubt): Promise<Verdict> {
-    const ask = async (): Promise<Verdict | undefined> => verdictOf(await state().catch(() => "unreachable" as const));
-    const first = await ask();
-    if (first !== undefined) return first;
+    const written = (): Promise<Written> => state().catch(() => "unreachable");
+    const ask = async (): Promise<Verdict | undefined> => verdictOf(await written());
+    const first = await written();
+    if (first === "prepared" && DmigrateError.from(reason).code !== "PEER_UNREACHABLE") return "rolled-back";
+    const known = verdictOf(first);
+    if (known !== undefined) return known;
     const takenBack = new AbortController();
     const text = inDoubt(id, container, target, messageOf(reason));
     this.#open.set(id, { text, takenBack });
@@ -69,7 +72,10 @@ export class Doubts {
   }
 }
 
-function verdictOf(state: JournalState | "unreachable" | undefined): Verdict | undefined {
+/** What a target says that it has written down. */
+type Written = JournalState | "unreachable" | undefined;
+
+function verdictOf(state: Written): Verdict | undefined {
   switch (state) {
     case "owner":
     case "completed":

@@ -92,8 +92,9 @@ async function stateOnTarget({ peers }: AgentContext, { id, peer }: MigrationRec
 
 async function letRunOn(context: AgentContext, record: MigrationRecord): Promise<void> {
   const { frozen } = readDetail(record.detail);
+  let downtimeMs = 0;
   if (frozen !== undefined) {
-    if (existsSync(`/proc/${frozen.initPid}`)) await release(frozen, record.containerId);
+    if (existsSync(`/proc/${frozen.initPid}`)) downtimeMs = await release(frozen, record.containerId);
     const engine = await despiteRestart(() => Engine.connect(context.config.dockerSocket));
     await giveBackPolicy(engine, record.containerId, frozen.restartPolicy, record.beganAtMs).catch(unless(404));
   }
@@ -105,7 +106,8 @@ async function letRunOn(context: AgentContext, record: MigrationRecord): Promise
     context,
     record,
     "rolled-back",
-    new DmigrateError("CANCELLED", `The agent ended during the migration, but ${record.container} keeps running here; migrate it again`),
+    new DmigrateError("AGENT", `The agent ended during the migration, but ${record.container} keeps running here; migrate it again`),
+    downtimeMs,
   );
 }
 
@@ -120,15 +122,18 @@ async function letGo(context: AgentContext, record: MigrationRecord): Promise<vo
   end(context, record, "completed");
 }
 
-async function release({ pagePort, initPid }: NonNullable<SourceDetail["frozen"]>, containerId: ContainerId): Promise<void> {
+/** Returns for how long the container had been frozen, in milliseconds. */
+async function release({ pagePort, initPid, sinceMs }: NonNullable<SourceDetail["frozen"]>, containerId: ContainerId): Promise<number> {
   const freezer = await freezerOf(initPid);
-  if (!freezer.folder.includes(containerId)) return; // the machine was restarted: it is another process's id now
+  if (!freezer.folder.includes(containerId)) return 0; // the machine was restarted: it is another process's id now
+  const wasFrozen = await freezer.isFrozen();
   await breakOff(pagePort);
   await untraced(initPid);
   using namespace = NetworkNamespace.open(`/proc/${initPid}/ns/net`);
   using quarantine = new Quarantine(namespace);
   quarantine.lift();
   await thawAfterDump(freezer);
+  return wasFrozen && sinceMs !== undefined ? Date.now() - sinceMs : 0;
 }
 
 /** CRIU must have let go of the tasks before they may run: until then parts of them are its own. */
@@ -142,7 +147,7 @@ async function untraced(pid: number): Promise<void> {
 }
 
 /** Ends a migration of which this agent saw only what the journal has. */
-function end(context: AgentContext, record: MigrationRecord, outcome: Outcome, error?: DmigrateError): void {
+function end(context: AgentContext, record: MigrationRecord, outcome: Outcome, error?: DmigrateError, downtimeMs = 0): void {
   const report: Report = {
     id: record.id,
     container: record.container,
@@ -152,12 +157,12 @@ function end(context: AgentContext, record: MigrationRecord, outcome: Outcome, e
     mode: "post-copy",
     outcome,
     totalMs: Date.now() - record.beganAtMs,
-    downtimeMs: 0,
+    downtimeMs,
     phases: [],
     steps: [],
     bytes: { memory: 0, files: 0, layers: 0, metadata: 0, total: 0 },
     pages: { total: 0, copiedAhead: 0, demanded: 0, pushed: 0, zero: 0 },
-    warnings: ["The agent was restarted during this migration: times and counts were lost"],
+    warnings: ["The agent was restarted during this migration: its phases and counts were lost"],
     ...(error === undefined ? {} : { error: { code: error.code, message: messageOf(error) } }),
   };
   context.events.publish(record.id, { kind: "ended", atMs: report.totalMs, report });

@@ -87,6 +87,8 @@ export class SourceSession {
   #files: SourceFiles | undefined;
   #pageBytes = 0;
   #frozenAtMs: number | undefined;
+  /** From before the freeze on: somebody has asked this host's engine to end the container, or to end. */
+  #wasToldToEnd = false;
   /** Since when it runs again, on whichever host. */
   #resumedAtMs: number | undefined;
   #pages = NO_PAGES;
@@ -286,10 +288,13 @@ export class SourceSession {
     const volumes = await Promise.all(
       description.volumes.filter(liesOnHost).map(async ({ name }) => ({ name, identity: await volumeIdentity(this.#engine, name) })),
     );
-    this.#note({ frozen: { initPid, restartPolicy, pagePort: dump.port, keepSource: request.keepSource }, volumes });
+    this.#note({ frozen: { initPid, restartPolicy, pagePort: dump.port, keepSource: request.keepSource, sinceMs: Date.now() }, volumes });
     const policyLackedSinceMs = Date.now();
     this.#undo.defer(() => this.#restoreRestartPolicy(restartPolicy, policyLackedSinceMs));
     await setRestartPolicy(this.#engine, description.id, NEVER_RESTART);
+    const listening = new AbortController();
+    this.#open.defer(() => listening.abort());
+    await this.#engine.watchForEnd(description.id, () => (this.#wasToldToEnd = true), listening.signal);
     return { dump, lastRound, imageChannel, pageChannel, held, freezer };
   }
 
@@ -302,18 +307,24 @@ export class SourceSession {
     const timeline = this.#timeline;
     const restoreAt = timeline.now();
     timeline.adopt(await this.#target.restore(id, this.#options), restoreAt);
+    this.#assertWanted();
     this.#cancelled.throwIfAborted();
-    this.#assertLives();
     this.#context.journal.move(id, "committed");
     await timeline.step("commit", () => this.#commit(held.drain()));
     this.#resumedAtMs = timeline.now();
     this.#forwardStragglers(held);
   }
 
-  /** Who stops or removes the container in the freeze, and is told that this was done, must not find it on the target. */
-  #assertLives(): void {
+  /** Whoever stops or removes the container in the freeze, or ends its engine, must not find it on the target. */
+  #assertWanted(): void {
+    const { name } = this.#subject.description;
     if (!existsSync(`/proc/${this.#subject.initPid}/ns/net`))
       throw new DmigrateError("CONTAINER_NOT_RUNNING", "Its tasks were ended while they were frozen; start it again");
+    if (this.#wasToldToEnd)
+      throw new DmigrateError(
+        "CONTAINER_NOT_RUNNING",
+        `${name}, or Docker, was told to end while it was frozen; migrate again if it is to run`,
+      );
   }
 
   /** Has the target take the container over. A lost answer must not lead to two owners, nor to none. */

@@ -79,6 +79,8 @@ export class TargetSession {
   #pageChannel: Duplex | undefined;
   #pages: TaskPages | undefined;
   #imagesReceived = Promise.withResolvers<void>();
+  /** From the restore on: whether the engine takes calls. It is asked while it has much to do, so nobody waits for the answer yet. */
+  #pinged: Promise<void> | undefined;
   /** True from the commit on: the container is this host's, whatever becomes of the session. */
   #isCommitted = false;
   /** From the commit on. */
@@ -171,18 +173,22 @@ export class TargetSession {
     const pages = this.#need(this.#pages, "stage");
     await pages.serve(pageChannel);
     const restoreAt = step("page handler", 0);
-    const restored = Promise.all([staging.restore(), this.#engine.ping()]); // an engine that is about to end would end the container
-    await Promise.race([restored, pages.failure]).catch((error: unknown) => {
+    await Promise.race([staging.restore(), pages.failure]).catch((error: unknown) => {
       this.#context.log.error({ err: error, migration: this.subject.id }, "the restore failed");
       throw error;
     });
     pages.restored();
     step("restore", restoreAt);
+    this.#pinged = this.#engine.ping();
+    this.#pinged.catch(() => {}); // told to `commit`
     this.#context.journal.move(this.subject.id, "prepared");
     return steps;
   }
 
-  /** The point of no return: when this is called the target owns the container, and when it returns its tasks run here. */
+  /**
+   * The point of no return: when this returns the tasks run here. When it throws the target's journal says whose the container is: unless
+   * that has `owner` or what follows, this was a refusal, and the source's.
+   */
   commit(heldPackets: readonly Uint8Array[]): Promise<Committed> {
     return this.#inTurn(() => this.#commit(heldPackets));
   }
@@ -195,6 +201,7 @@ export class TargetSession {
         "RESTORE_FAILED",
         "The restored container was ended before the handover; the container keeps running on the source",
       );
+    await this.#pinged; // an engine that has been told to end would end the container
     // Sent by a source that was lost meanwhile: since then it may have ended, or taken the container back.
     if (this.#brokenBy !== undefined) this.#contact.use(await this.#context.peers.to(this.subject.source).attend(this.subject.id));
     this.#context.journal.move(this.subject.id, "owner");
@@ -246,7 +253,8 @@ export class TargetSession {
       const end = await giveBackPolicy(this.#engine, container, hostConfig.RestartPolicy, committedAtMs);
       return end === undefined ? [] : [`${name} ${end}`];
     } catch (error) {
-      return [`Docker did not take over ${name} (${messageOf(error)}): see \`docker ps --all\` and its restart policy there`];
+      const what = staging.isAlive ? `did not take over ${name}` : `ended, and ${name} with it`;
+      return [`Docker ${what} (${messageOf(error)}): see \`docker ps --all\` and its restart policy there`];
     }
   }
 

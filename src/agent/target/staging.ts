@@ -4,7 +4,7 @@
  */
 import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
-import { existsSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { readdir, readFile, writeFile } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import path from "node:path";
@@ -161,6 +161,11 @@ export class Staging implements AsyncDisposable {
     const freezer = freezerIn(this.folder);
     if (freezer === undefined) throw new DmigrateError("RESTORE_FAILED", "The restored container has no cgroup that can be frozen");
     return freezer;
+  }
+
+  /** True if the container's first task is there. Of a restored one. */
+  get isAlive(): boolean {
+    return existsSync(`/proc/${readFileSync(path.join(this.folder, "restored"), "utf8").trim()}`);
   }
 
   /** True if the start has failed by now: nobody can run the container here any more. */
