@@ -224,7 +224,7 @@ test("an attendance ends with its peer, and only then", async (t) => {
   assert.equal(attendance.signal.aborted, false);
   await second.agent[Symbol.asyncDispose]();
   if (!attendance.signal.aborted) await once(attendance.signal, "abort");
-  assert.equal((attendance.signal.reason as DmigrateError).code, "PEER_UNREACHABLE");
+  assert.equal((attendance.signal.reason as DmigrateError).code, "AGENT");
   assert.equal(quiet.signal.aborted, false);
   await assert.rejects(peer.attend(), { code: "PEER_UNREACHABLE" });
 });
@@ -236,7 +236,7 @@ test("an attendance to a migration ends with it, and none begins after its end",
   using attendance = await second.context.peers.to(a).attend(id);
   underWay.clear();
   if (!attendance.signal.aborted) await once(attendance.signal, "abort");
-  assert.equal((attendance.signal.reason as DmigrateError).code, "PEER_UNREACHABLE"); // as the target notes it
+  assert.equal((attendance.signal.reason as DmigrateError).code, "AGENT"); // as the target notes it
   await assert.rejects(second.context.peers.to(a).attend(id), { code: "MIGRATION_NOT_FOUND" });
 });
 

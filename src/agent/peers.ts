@@ -139,7 +139,7 @@ async function attend(
   await asking(signs.next(), { signal });
   const last = asking(signs.next(), { signal });
   last.then(
-    () => lost.abort(new DmigrateError("PEER_UNREACHABLE", `The agent of ${host} ended; start it again with \`dmigrate agent\``)),
+    () => lost.abort(new DmigrateError("AGENT", `The agent of ${host} ended; start it again with \`dmigrate agent\``)),
     (error: unknown) => {
       if (!signal.aborted) lost.abort(error);
     },

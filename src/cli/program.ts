@@ -216,6 +216,12 @@ function addSetup(program: Command, surroundings: Surroundings, run: Run): void 
         "who serves the pages of restored tasks: the agent, or `criu lazy-pages`; default: own",
       ).choices(["own", "criu"]),
     )
+    .addOption(
+      new Option("--dump <kind>", "lean spares CRIU the lazy pages, full has it take each of them; default: lean").choices([
+        "lean",
+        "full",
+      ]),
+    )
     .addOption(new Option("--log-level <level>", "how much it says; default: info").choices(["debug", "info", "warn", "error", "silent"]))
     .action((flags: Readonly<Record<string, string>>) => surroundings.serve(flags));
   example(agent, "dmigrate agent", "dmigrate agent --listen 10.0.0.1:7461 --log-level debug");

@@ -1,6 +1,6 @@
 /**
- * The lazy dump of a frozen container: runc checkpoint writes all but the lazy pages and then serves those until the
- * target has them.
+ * The lazy dump of a frozen container: runc checkpoint writes all but the lazy pages and then holds the tasks, ready to serve those, which
+ * nobody asks it for: the agent reads them itself.
  */
 import { execFile, spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
@@ -35,6 +35,8 @@ export interface PreparedDump extends AsyncDisposable {
   readonly images: string;
   /** The page server's port on the loopback interface. */
   readonly port: number;
+  /** Has CRIU see the page map of a decoy as that of a task: before `start`. */
+  show(decoyPid: number, pid: number): void;
   /**
    * Begins the dump. The container's cgroup must be frozen already: then CRIU finds it so, does not poll, and leaves it frozen
    * whatever happens (docs/decisions/0002-fence.md). When this returns or throws, the source holds the container, frozen.
@@ -47,15 +49,10 @@ export interface LazyDump {
   /** Fulfilled when all images are written and the page server listens; DUMP_FAILED if CRIU ends before. */
   readonly ready: Promise<void>;
   /**
-   * Fulfilled when CRIU ended. The tasks are as frozen as they were before, whether every page was served or not: CRIU must not decide
-   * that, for it takes any peer that closes its connection to have all it wants (docs/decisions/0002-fence.md).
+   * Ends the dump; returns when CRIU ended and the tasks are frozen, and nothing else (docs/decisions/0002-fence.md). CRIU must never be
+   * killed: it would leave its own code in the tasks. So this lets it come to the point where it serves pages, and then breaks off.
    */
-  readonly ended: Promise<void>;
-  /**
-   * Gives the dump up; returns when CRIU ended and the tasks are frozen, and nothing else. CRIU must never be killed: it would
-   * leave its own code in the tasks. So this lets it come to the point where it serves pages, and then breaks off.
-   */
-  abandon(): Promise<void>;
+  end(): Promise<void>;
 }
 
 /** Makes everything ready for a lazy dump. Disposing of what it returns leaves a dump that has begun alone. */
@@ -68,7 +65,22 @@ export async function prepareDump({ container, folder, configuration }: LazyDump
   const port = await freePort();
   const argv = [
     // The container stands still meanwhile: CRIU goes before whatever else this host does.
-    ...["-n", "-20", "sh", WHEN_TOLD, "runc", "--root", root, "checkpoint", "--image-path", images, "--work-path", work],
+    ...[
+      "-n",
+      "-20",
+      "unshare",
+      "--mount",
+      "sh",
+      WHEN_TOLD,
+      "runc",
+      "--root",
+      root,
+      "checkpoint",
+      "--image-path",
+      images,
+      "--work-path",
+      work,
+    ],
     ...[
       "--leave-running",
       "--lazy-pages",
@@ -85,10 +97,11 @@ export async function prepareDump({ container, folder, configuration }: LazyDump
   const child = spawn("nice", argv, { stdio: ["pipe", "ignore", "pipe", status.writeEnd], detached: true });
   status.closeWriteEnd();
   child.stdin?.on("error", () => {}); // it ended already: `ready` tells
-  const dump = follow(child, port, work, status);
+  const { dump, ended } = follow(child, port, work, status);
   return {
     images,
     port,
+    show: (decoyPid, pid) => void child.stdin?.write(`show ${decoyPid} ${pid}\n`),
     start: () => {
       child.stdin?.end("go\n");
       return dump;
@@ -96,7 +109,7 @@ export async function prepareDump({ container, folder, configuration }: LazyDump
     [Symbol.asyncDispose]: async () => {
       if (child.stdin?.writableEnded === true) return;
       child.stdin?.end();
-      await dump.ended.catch(() => {});
+      await ended;
     },
   };
 }
@@ -125,11 +138,14 @@ async function runcRootOf(container: ContainerId): Promise<string> {
 }
 
 /** @param child has not begun yet */
-function follow(child: ChildProcess, port: number, work: string, status: StatusPipe): LazyDump {
+function follow(child: ChildProcess, port: number, work: string, status: StatusPipe): { dump: LazyDump; ended: Promise<void> } {
   let said = "";
   child.stderr?.on("data", (chunk: Buffer) => (said += chunk.toString()));
-  const ended = new Promise<void>((resolve, reject) => {
-    child.once("error", reject);
+  const ended = new Promise<void>((resolve) => {
+    child.once("error", (error) => {
+      said = error.message;
+      resolve();
+    });
     child.once("close", () => resolve());
   });
   const ready = status.firstByte().then(async (came) => {
@@ -142,15 +158,14 @@ function follow(child: ChildProcess, port: number, work: string, status: StatusP
     );
   });
   ready.catch(() => {}); // whoever waits for it gets it; nobody may be waiting yet
-  ended.catch(() => {});
-  const abandon = async (): Promise<void> => {
+  const end = async (): Promise<void> => {
     await ready.then(
       () => breakOff(port),
       () => {},
     );
     await ended;
   };
-  return { ready, ended, abandon };
+  return { dump: { ready, end }, ended };
 }
 
 /**

@@ -1,6 +1,8 @@
 /**
- * The memory of other processes, read without stopping them (process_vm_readv(2)).
+ * The memory of other processes, read without stopping them (process_vm_readv(2), proc_pid_mem(5)).
  */
+import { closeSync, openSync, readSync } from "node:fs";
+import { DmigrateError } from "../core/errors.ts";
 import { addressOf, declare, kernelError, orErrno } from "./libc.ts";
 
 const readv = declare<
@@ -10,6 +12,7 @@ const readv = declare<
 const local = new BigUint64Array(2);
 const remote = new BigUint64Array(2);
 const EFAULT = 14;
+const ESRCH = 3;
 
 /**
  * Reads memory of a process from an address on. Returns how many bytes could be read: fewer than asked for where a mapping ends or
@@ -24,4 +27,25 @@ export function readMemory(pid: number, address: number, into: Uint8Array): numb
   if (result === -EFAULT) return 0;
   if (result < 0) throw kernelError("process_vm_readv", -result);
   return result;
+}
+
+/**
+ * Reads all of it, also what the process may not read itself just now (mprotect(2)): slower. Throws KERNEL if there is no mapping, or the
+ * process has ended.
+ */
+export function readAllMemory(pid: number, address: number, into: Uint8Array): void {
+  const readBytes = readMemory(pid, address, into);
+  if (readBytes === into.length) return;
+  const memory = openSync(`/proc/${pid}/mem`, "r");
+  try {
+    for (let at = readBytes; at < into.length;) {
+      const count = readSync(memory, into, at, into.length - at, address + at);
+      if (count === 0) throw kernelError("read", ESRCH);
+      at += count;
+    }
+  } catch (error) {
+    throw DmigrateError.from(error, "KERNEL");
+  } finally {
+    closeSync(memory);
+  }
 }

@@ -79,6 +79,7 @@ export class Registers {
 export class Tracee implements Disposable {
   readonly tid: number;
   #hasStopped = false;
+  readonly #status = Buffer.alloc(4);
 
   private constructor(tid: number) {
     this.tid = tid;
@@ -98,8 +99,13 @@ export class Tracee implements Disposable {
 
   /** Whether it has stopped; from then on it stays so. Of a child of this process libuv may learn it instead. */
   get hasStopped(): boolean {
-    this.#hasStopped ||= waitpid(this.tid, Buffer.alloc(4), WAIT.NOHANG | WAIT.ALL) === this.tid;
+    this.#hasStopped ||= waitpid(this.tid, this.#status, WAIT.NOHANG | WAIT.ALL) === this.tid;
     return this.#hasStopped;
+  }
+
+  /** The number of the signal that has stopped it; what asked it to stop shows as SIGTRAP. */
+  get stopSignal(): number {
+    return this.#status.readUInt8(1);
   }
 
   /** Of a stopped one; undefined if it has ended. Throws KERNEL. */

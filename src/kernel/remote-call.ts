@@ -17,62 +17,93 @@ import { Tracee, type Registers, type RegisterName } from "./ptrace.ts";
 const STOP_LIMIT_MS = 100;
 /** Looked at without a pause for so long: a thread stops, and makes its call, in microseconds. */
 const SPIN_MS = 2;
-const SYSCALL = Buffer.of(0x0f, 0x05);
+/** The instruction that makes a system call. */
+export const SYSCALL: Buffer = Buffer.of(0x0f, 0x05);
 /** No system call is under way, and none is to be made again. */
 const NO_CALL = -1n;
+/** What a thread gets that can't go on where it is: SIGILL, SIGBUS, SIGSEGV. */
+const FAULTS: ReadonlySet<number> = new Set([4, 7, 11]);
 const EVERY_SIGNAL = (1n << 64n) - 1n;
 const ERRNO_MAX = 4095n;
 /** Where x86-64 takes a call's arguments from. */
 const ARGUMENTS: readonly RegisterName[] = ["di", "si", "dx", "r10", "r8", "r9"];
 
-/** Makes one system call in the stopped process; returns its result or throws KERNEL. */
-export type RemoteCall = (name: string, number: number, ...args: readonly (number | bigint)[]) => Promise<bigint>;
+/** A thread that is stopped and makes system calls for us. Disposing of it, or the end of this process, lets it go on where it stands. */
+export class StoppedThread implements Disposable {
+  readonly #tracee: Tracee;
+  readonly #registers: Registers;
+  readonly #signalMask: bigint;
+  readonly #instruction: bigint;
 
-/**
- * Stops a process and has it make system calls; it runs on when this returns or throws. Throws KERNEL if it has ended, can't be stopped or
- * is traced by somebody else.
- */
-export async function callIn<T>(pid: number, work: (call: RemoteCall) => Promise<T>): Promise<T> {
-  const instruction = syscallInstruction(pid);
-  using tracee = Tracee.seize(pid, { suspendsSeccomp: true });
-  if (tracee === undefined || !(await stops(tracee, STOP_LIMIT_MS)))
-    throw new DmigrateError("KERNEL", `Process ${pid} can't be stopped: it has ended, is traced, or waits in the kernel; try again`);
-  const registers = tracee.registers();
-  const mask = tracee.signalMask();
-  if (registers === undefined || mask === undefined) throw ended(pid);
-  tracee.setSignalMask(EVERY_SIGNAL);
-  try {
-    return await work((name, number, ...args) => callOnce(tracee, registers, instruction, name, number, args));
-  } finally {
-    tracee.setRegisters(registers);
-    tracee.setSignalMask(mask);
+  private constructor(tracee: Tracee, registers: Registers, signalMask: bigint, instruction: bigint) {
+    this.#tracee = tracee;
+    this.#registers = registers;
+    this.#signalMask = signalMask;
+    this.#instruction = instruction;
+  }
+
+  /** Stops the first thread of a process. Throws KERNEL if it has ended, can't be stopped or is traced by somebody else. */
+  static async of(pid: number): Promise<StoppedThread> {
+    const instruction = syscallInstruction(pid);
+    using held = new DisposableStack();
+    const tracee = Tracee.seize(pid, { suspendsSeccomp: true });
+    if (tracee !== undefined) held.use(tracee);
+    if (tracee === undefined || !(await stops(tracee, STOP_LIMIT_MS)))
+      throw new DmigrateError("KERNEL", `Process ${pid} can't be stopped: it has ended, is traced, or waits in the kernel; try again`);
+    const registers = tracee.registers();
+    const signalMask = tracee.signalMask();
+    if (registers === undefined || signalMask === undefined) throw ended(pid);
+    tracee.setSignalMask(EVERY_SIGNAL);
+    held.move();
+    return new StoppedThread(tracee, registers, signalMask, instruction);
+  }
+
+  /**
+   * Makes one system call; returns its result or throws KERNEL.
+   * @param name for the error
+   * @param instruction the address of an instruction that makes system calls, if it is not to be one of the vDSO
+   */
+  async call(name: string, number: number, args: readonly (number | bigint)[], instruction = this.#instruction): Promise<bigint> {
+    const registers = this.#registers.copy();
+    registers.set("ip", instruction);
+    registers.set("ax", BigInt(number));
+    registers.set("orig_ax", NO_CALL);
+    for (const [at, argument] of args.entries()) registers.set(ARGUMENTS[at] ?? "r9", BigInt(argument));
+    this.#tracee.setRegisters(registers);
+    for (;;) {
+      this.#tracee.step();
+      await stops(this.#tracee, Infinity); // one that was frozen meanwhile goes on some time, and must get its registers back
+      const after = this.#tracee.registers();
+      if (after === undefined) throw ended(this.#tracee.tid);
+      if (after.get("ip") === instruction) {
+        if (FAULTS.has(this.#tracee.stopSignal)) throw new DmigrateError("KERNEL", `Process ${this.#tracee.tid} can't make a system call`);
+        continue; // something else had stopped it before it went on
+      }
+      const result = after.get("ax");
+      const errno = BigInt.asUintN(64, -result);
+      if (errno > 0n && errno <= ERRNO_MAX) throw kernelError(name, Number(errno));
+      return result;
+    }
+  }
+
+  /** Gives it back what it had in its registers, and its signals; then it may go on. Nothing if it has ended. */
+  restore(): void {
+    this.#tracee.setRegisters(this.#registers);
+    this.#tracee.setSignalMask(this.#signalMask);
+  }
+
+  [Symbol.dispose](): void {
+    this.#tracee[Symbol.dispose]();
   }
 }
 
-async function callOnce(
-  tracee: Tracee,
-  original: Registers,
-  instruction: bigint,
-  name: string,
-  number: number,
-  args: readonly (number | bigint)[],
-): Promise<bigint> {
-  const registers = original.copy();
-  registers.set("ip", instruction);
-  registers.set("ax", BigInt(number));
-  registers.set("orig_ax", NO_CALL);
-  for (const [at, argument] of args.entries()) registers.set(ARGUMENTS[at] ?? "r9", BigInt(argument));
-  tracee.setRegisters(registers);
-  for (;;) {
-    tracee.step();
-    await stops(tracee, Infinity); // a process that was frozen meanwhile goes on some time, and must get its registers back
-    const after = tracee.registers();
-    if (after === undefined) throw ended(tracee.tid);
-    if (after.get("ip") === instruction) continue; // something else had stopped it before it went on
-    const result = after.get("ax");
-    const errno = BigInt.asUintN(64, -result);
-    if (errno > 0n && errno <= ERRNO_MAX) throw kernelError(name, Number(errno));
-    return result;
+/** Stops a process and has it make system calls; it runs on when this returns or throws. Throws KERNEL as `StoppedThread.of` does. */
+export async function callIn<T>(pid: number, work: (thread: StoppedThread) => Promise<T>): Promise<T> {
+  using thread = await StoppedThread.of(pid);
+  try {
+    return await work(thread);
+  } finally {
+    thread.restore();
   }
 }
 

@@ -35,12 +35,12 @@ export class WriteProtection implements Disposable {
 
   /** Stops the process for some hundred microseconds. Throws KERNEL if it has ended, is traced, or the kernel can't do this. */
   static async begin(pid: number): Promise<WriteProtection> {
-    const fd = await callIn(pid, async (call) => {
-      const remote = await call("userfaultfd", CALL.userfaultfd, FLAGS);
+    const fd = await callIn(pid, async (thread) => {
+      const remote = await thread.call("userfaultfd", CALL.userfaultfd, [FLAGS]);
       try {
         return duplicateFrom(pid, Number(remote));
       } finally {
-        await call("close", CALL.close, remote);
+        await thread.call("close", CALL.close, [remote]);
       }
     });
     try {

@@ -93,6 +93,8 @@ my %commands = (
   # New memory, which is not lazy.
   map   => sub { map_pages(@_, RW) },
   empty => sub { my ($page, $count) = @_; call('madvise', at($page), $count * PAGE, DONTNEED) },
+  # Not accessible, but there.
+  hide  => sub { my ($page, $count) = @_; call('mprotect', at($page), $count * PAGE, NONE) },
   # Cuts the mapping into several.
   split => sub { call('mprotect', at($_[0]), PAGE, RWX) },
   move  => sub { return move_pages(@_) },

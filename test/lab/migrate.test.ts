@@ -5,7 +5,7 @@ import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { redisImage } from "../../lab/images/catalogue.ts";
 import type { Lab } from "../../lab/lab.ts";
-import { assertClean, assertRuns, assertUnnoticed, labOfTwo, migrate, runContainer, startRedisClient } from "../support/lab.ts";
+import { assertClean, assertRuns, assertUnnoticed, labOfTwo, migrateByCommand, runContainer, startRedisClient } from "../support/lab.ts";
 
 const ADDRESS = "10.77.0.200";
 let lab: Lab;
@@ -25,7 +25,7 @@ test("a redis under load moves there and back over one connection, with nothing 
     [b, a],
     [a, b],
   ] as const) {
-    const result = await migrate(source, "redis", target.name);
+    const result = await migrateByCommand(source, "redis", target.name);
     assert.deepEqual([result.code, result.outcome], [0, "completed"], result.message);
     await assertRuns(target, "redis");
     await assertClean(source, "redis");
@@ -44,7 +44,7 @@ test("on the target it is an ordinary container: exec, logs from its start, labe
 });
 
 test("a report has every field of its contract, with numbers that add up", async () => {
-  const { report } = await migrate(lab.host("b"), "redis", "a");
+  const { report } = await migrateByCommand(lab.host("b"), "redis", "a");
   assert.ok(report !== undefined);
   const { memory, files, layers, metadata, total } = report.bytes;
   assert.equal(total, (memory ?? NaN) + (files ?? NaN) + (layers ?? NaN) + (metadata ?? NaN));

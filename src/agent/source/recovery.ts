@@ -76,6 +76,7 @@ async function settle(context: AgentContext, doubts: Doubts, record: MigrationRe
       return await letGo(context, record);
     case "owner":
     case "failed":
+      await breakOff(readDetail(record.detail).frozen?.pagePort ?? 0);
       return end(context, record, "failed", memoryLost(container, peer, "the agent of its source ended"));
   }
 }

@@ -14,8 +14,9 @@ import type { ByteCounts, MigrationEvent, Outcome, PageCounts, Report } from "..
 import { dumpConfiguration } from "../../criu/configuration.ts";
 import { freezerOf, type Freezer } from "../../criu/freezer.ts";
 import { sendImages } from "../../criu/image-stream.ts";
-import { prepareDump, type LazyDump } from "../../criu/lazy-dump.ts";
-import { lazyPageCount, readLazyRanges } from "../../criu/pagemap.ts";
+import { prepareDump, type LazyDump, type PreparedDump } from "../../criu/lazy-dump.ts";
+import { PageDecoys } from "../../criu/page-decoy.ts";
+import { addLazyRanges, lazyPageCount, readLazyRanges } from "../../criu/pagemap.ts";
 import { thawAfterDump } from "../../criu/thaw.ts";
 import { describe } from "../../docker/describe.ts";
 import { writeDescription, type ContainerDescription } from "../../docker/description.ts";
@@ -29,7 +30,7 @@ import { liesOnHost, volumeIdentity } from "../../docker/volumes.ts";
 import { ClosedWrites } from "../../kernel/inotify.ts";
 import { NetworkNamespace } from "../../kernel/netns.ts";
 import { PAGE_BYTES } from "../../memory/page-protocol.ts";
-import { openExit } from "../../memory/page-tunnel.ts";
+import { PageServer } from "../../memory/page-server.ts";
 import { HeldNetwork } from "../../network/hold.ts";
 import { interfacesOf, namesByAddress } from "../../network/interfaces.ts";
 import { CHANNELS } from "../channels.ts";
@@ -44,6 +45,7 @@ import { SourceFiles } from "./files.ts";
 import { refuseBlockers, runPreflight } from "./preflight.ts";
 import { memoryLost, removeShell } from "./shell.ts";
 import { strangersIn } from "./strangers.ts";
+import { pidsIn, tasksIn } from "./tasks.ts";
 
 const PROGRESS_INTERVAL_MS = 200;
 const REACH_RETRY_MS = 1000;
@@ -85,6 +87,7 @@ export class SourceSession {
   readonly #warnings: string[] = [];
   #criuOptions: readonly string[] = [];
   #files: SourceFiles | undefined;
+  #dump: LazyDump | undefined;
   #pageBytes = 0;
   #frozenAtMs: number | undefined;
   /** From before the freeze on: somebody has asked this host's engine to end the container, or to end. */
@@ -111,6 +114,7 @@ export class SourceSession {
   async run(): Promise<Report> {
     using _progress = this.#tellProgress();
     const report = await this.#migrate();
+    if (report.outcome === "failed") await this.#dump?.end(); // the frozen tasks stay, but not CRIU, in whose hands nobody could end them
     await this.#open
       .disposeAsync()
       .catch((error: unknown) => this.#context.log.warn({ error, migration: this.#subject.id }, "closing failed"));
@@ -187,7 +191,7 @@ export class SourceSession {
   /** Stops the container and dumps it. When this returns the target has all it needs to restore, and nobody runs the container. */
   async #freeze(): Promise<Frozen> {
     const timeline = this.#timeline;
-    const { dump, lastRound, imageChannel, pageChannel, held, freezer } = await this.#prepareFreeze();
+    const { dump, decoys, lastRound, imageChannel, pageChannel, held, freezer } = await this.#prepareFreeze();
     this.#cancelled.throwIfAborted();
 
     let thaw = (): Promise<void> => freezer.thaw();
@@ -200,24 +204,27 @@ export class SourceSession {
 
     const sendingFiles = timeline.step("last file difference", () => lastRound.send());
     sendingFiles.catch(() => {}); // told below
+    const tasks = tasksIn(freezer.folder);
+    const lazyPages = await timeline.step("list lazy pages", async () => await decoys?.update(tasks.values()));
     using closedImages = new ClosedWrites(dump.images);
     const sendingImages = sendAll(imageChannel, sendImages(dump.images, closedImages));
     sendingImages.catch(() => {}); // told below
     const running = dump.start();
+    this.#dump = running;
     thaw = () => thawAfterDump(freezer);
-    this.#undo.defer(() => running.abandon());
+    this.#undo.defer(() => running.end());
     await timeline.step("dump", () => running.ready);
     // CRIU has thawed the cgroup and stops the tasks by itself: without this they would run if it were killed.
     const fencing = timeline.step("fence", () => freezer.fence());
     fencing.catch(() => {}); // told below
-    closedImages.close();
     await timeline.step("send last images", async () => {
+      if (lazyPages !== undefined) addLazyRanges(dump.images, new Map([...tasks].map(([id, pid]) => [id, lazyPages.get(pid) ?? []])));
+      closedImages.close();
       await sendingImages;
       await imageChannel.close();
     });
     await Promise.all([sendingFiles, fencing]);
-    await openExit(pageChannel, dump.port, (chunk) => (this.#pageBytes += chunk.length));
-    this.#undo.defer(() => void pageChannel.destroy()); // CRIU's only client leaves
+    PageServer.serve(pageChannel, tasks, (byteCount) => (this.#pageBytes += byteCount));
     return { dump: running, images: dump.images, held };
   }
 
@@ -274,16 +281,17 @@ export class SourceSession {
     const folder = migrationFolder(this.#context.config, id);
     this.#open.defer(() => removeMigrationFolder(this.#context.config, id));
     const configuration = dumpConfiguration((await stat(`/proc/${initPid}/ns/net`)).ino, this.#criuOptions);
+    const freezer = await freezerOf(initPid);
     const dump = this.#open.use(await prepareDump({ container: description.id, folder, configuration }));
     const imageChannel = await this.#channel(CHANNELS.images, "metadata");
     // Not cut by the loss of the target: after the commit it must outlive a link that is gone for a while.
     const pageChannel = (await this.#context.link.open(this.#subject.request.target, id, CHANNELS.pages)).raw();
     this.#undo.defer(() => void pageChannel.destroy());
     this.#counters.push({ kind: "memory", read: () => this.#pageBytes });
+    const decoys = await this.#prepareDecoys(freezer, dump);
     const lastRound = await files.prepareLast();
     const namespace = this.#open.use(NetworkNamespace.open(`/proc/${initPid}/ns/net`));
     const held = this.#open.use(new HeldNetwork(namespace));
-    const freezer = await freezerOf(initPid);
     const { RestartPolicy: restartPolicy } = description.hostConfig;
     const volumes = await Promise.all(
       description.volumes.filter(liesOnHost).map(async ({ name }) => ({ name, identity: await volumeIdentity(this.#engine, name) })),
@@ -295,7 +303,20 @@ export class SourceSession {
     const listening = new AbortController();
     this.#open.defer(() => listening.abort());
     await this.#engine.watchForEnd(description.id, () => (this.#wasToldToEnd = true), listening.signal);
-    return { dump, lastRound, imageChannel, pageChannel, held, freezer };
+    return { dump, decoys, lastRound, imageChannel, pageChannel, held, freezer };
+  }
+
+  /** Decoys of the tasks that are there by now; nothing if dumps are to be full, or if this kernel can't do it. */
+  async #prepareDecoys(freezer: Freezer, dump: PreparedDump): Promise<PageDecoys | undefined> {
+    if (this.#context.config.dump === "full") return undefined;
+    const decoys = this.#open.use(new PageDecoys((decoy, pid) => dump.show(decoy, pid)));
+    try {
+      await decoys.update(pidsIn(freezer.folder));
+      return decoys;
+    } catch (error) {
+      this.#context.log.warn({ err: error, migration: this.#subject.id }, "CRIU can't be spared the lazy pages");
+      return undefined;
+    }
   }
 
   /**
@@ -360,13 +381,8 @@ export class SourceSession {
   }
 
   /** The container runs on the target; its remaining pages follow, as long as they have a way to it. Throws MEMORY_LOST. */
-  async #postCopy({ dump, images }: Frozen): Promise<void> {
-    const hopeless = new AbortController();
-    dump.ended.then(
-      () => hopeless.abort(),
-      (error: unknown) => hopeless.abort(error),
-    );
-    const { id, description, request } = this.#subject;
+  async #postCopy({ images }: Frozen): Promise<void> {
+    const { id, description, initPid, request } = this.#subject;
     this.#expected = await lazyBytesIn(images).then(
       (lazyBytes) => ({ "post-copy": lazyBytes }),
       () => ({}), // the migration goes on without an estimate
@@ -377,7 +393,11 @@ export class SourceSession {
           `${request.target} answers again`,
       );
     try {
-      this.#pages = await persist(() => this.#target.awaitPages(id), hopeless.signal, tellLost);
+      this.#pages = await persist(
+        () => this.#target.awaitPages(id),
+        () => !existsSync(`/proc/${initPid}`),
+        tellLost,
+      );
     } catch (error) {
       throw memoryLost(description.name, request.target, error);
     }
@@ -389,12 +409,18 @@ export class SourceSession {
     const lostCount = held.lostCount();
     if (lostCount > 0)
       this.#warn(`${lostCount} packets came faster than they could be held during the handover; their senders send them again`);
+    const limitMs = this.#timeline.now() + FINISH_LIMIT_MS;
     try {
-      this.#warnAll(await persist(() => this.#target.finish(id), AbortSignal.timeout(FINISH_LIMIT_MS)));
+      this.#warnAll(
+        await persist(
+          () => this.#target.finish(id),
+          () => this.#timeline.now() > limitMs,
+        ),
+      );
     } catch (error) {
       this.#warn(`${request.target} has all of ${description.name}, but did not say how its start there ended (${messageOf(error)})`);
     }
-    await dump.ended;
+    await dump.end();
     try {
       await despiteRestart(() => removeShell(this.#engine, description.id, this.#subject.initPid, request.keepSource));
     } catch (error) {
@@ -548,13 +574,13 @@ async function lazyBytesIn(images: string): Promise<number> {
 }
 
 /** Asks the target again after the link was lost, until that is hopeless. Tells of it once. */
-async function persist<T>(call: () => Promise<T>, hopeless: AbortSignal, tellLost: (error: unknown) => void = () => {}): Promise<T> {
+async function persist<T>(call: () => Promise<T>, isHopeless: () => boolean, tellLost: (error: unknown) => void = () => {}): Promise<T> {
   let isTold = false;
   for (;;) {
     try {
       return await call();
     } catch (error) {
-      if (hopeless.aborted || DmigrateError.from(error).code !== "PEER_UNREACHABLE") throw error;
+      if (isHopeless() || DmigrateError.from(error).code !== "PEER_UNREACHABLE") throw error;
       if (!isTold) tellLost(error);
       isTold = true;
       await sleep(REACH_RETRY_MS);
