@@ -11,6 +11,9 @@ import { InputWatch } from "../../kernel/epoll.ts";
 import { PageHandler } from "../../memory/page-handler.ts";
 import { PageKeeper } from "../../memory/page-keeper.ts";
 import { PageProxy } from "../../memory/page-proxy.ts";
+import type { PageRange } from "../../memory/page-ranges.ts";
+
+type LazyRanges = ReadonlyMap<number, readonly PageRange[]>;
 
 /** Which one, as the agent's configuration names it. */
 type PageHandlerKind = "own" | "criu";
@@ -27,6 +30,8 @@ interface RestoreFolders {
 export interface TaskPages extends AsyncDisposable {
   /** Begins: all images are there, the source's page server listens, the restore comes next. Throws RESTORE_FAILED, PROTOCOL. */
   serve(source: Duplex): Promise<void>;
+  /** From `serve` on: the lazy pages of each process, by its id inside the container. */
+  readonly lazy: LazyRanges;
   /** From `serve` on: rejected when no more pages come, for one of which a restore may wait (TRANSFER_FAILED, PROTOCOL, KERNEL). */
   readonly failure: Promise<never>;
   /** Every task is restored and none runs yet. When this returns, they wait for missing pages even if this process dies. */
@@ -52,6 +57,7 @@ class OwnPages implements TaskPages {
   readonly #socket: LazySocket;
   readonly #keeper: PageKeeper;
   #handler: PageHandler | undefined;
+  lazy: LazyRanges = new Map();
 
   constructor({ folder, images, work }: RestoreFolders) {
     this.#images = images;
@@ -67,8 +73,8 @@ class OwnPages implements TaskPages {
   }
 
   async serve(source: Duplex): Promise<void> {
-    const ranges = await readLazyRanges(this.#images);
-    this.#handler = new PageHandler(source, ranges, this.#watch, (fd) => this.#keeper.keep(fd));
+    this.lazy = await readLazyRanges(this.#images);
+    this.#handler = new PageHandler(source, this.lazy, this.#watch, (fd) => this.#keeper.keep(fd));
   }
 
   get failure(): Promise<never> {
@@ -96,6 +102,7 @@ class CriuPages implements TaskPages {
   readonly #folders: RestoreFolders;
   #daemon: LazyPages | undefined;
   #proxy: PageProxy | undefined;
+  lazy: LazyRanges = new Map();
 
   constructor(folders: RestoreFolders) {
     this.#folders = folders;
@@ -104,7 +111,8 @@ class CriuPages implements TaskPages {
   async serve(source: Duplex): Promise<void> {
     const { images, work } = this.#folders;
     this.#daemon = await startLazyPages(images, work);
-    this.#proxy = new PageProxy(this.#daemon.pageServer, source, await readLazyRanges(images));
+    this.lazy = await readLazyRanges(images);
+    this.#proxy = new PageProxy(this.#daemon.pageServer, source, this.lazy);
   }
 
   get failure(): Promise<never> {

@@ -106,6 +106,11 @@ export class Staging implements AsyncDisposable {
     return this.#folder.path;
   }
 
+  /** The folder of the cgroup that restored tasks are in. */
+  get cgroup(): string {
+    return this.#freezer().folder;
+  }
+
   get images(): string {
     return this.#folder.images;
   }
