@@ -6,6 +6,7 @@
  */
 import { existsSync } from "node:fs";
 import { stat } from "node:fs/promises";
+import type { Duplex } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 import { DmigrateError, messageOf } from "../../core/errors.ts";
 import type { MigrationId } from "../../core/ids.ts";
@@ -225,7 +226,7 @@ export class SourceSession {
     });
     await Promise.all([sendingFiles, fencing]);
     PageServer.serve(pageChannel, tasks, (byteCount) => (this.#pageBytes += byteCount));
-    return { dump: running, images: dump.images, held };
+    return { dump: running, images: dump.images, held, pageChannel };
   }
 
   /**
@@ -381,8 +382,8 @@ export class SourceSession {
   }
 
   /** The container runs on the target; its remaining pages follow, as long as they have a way to it. Throws MEMORY_LOST. */
-  async #postCopy({ images }: Frozen): Promise<void> {
-    const { id, description, initPid, request } = this.#subject;
+  async #postCopy({ images, pageChannel }: Frozen): Promise<void> {
+    const { id, description, request } = this.#subject;
     this.#expected = await lazyBytesIn(images).then(
       (lazyBytes) => ({ "post-copy": lazyBytes }),
       () => ({}), // the migration goes on without an estimate
@@ -395,7 +396,7 @@ export class SourceSession {
     try {
       this.#pages = await persist(
         () => this.#target.awaitPages(id),
-        () => !existsSync(`/proc/${initPid}`),
+        () => pageChannel.destroyed,
         tellLost,
       );
     } catch (error) {
@@ -557,6 +558,8 @@ interface Frozen {
   /** Where its images lie. */
   readonly images: string;
   readonly held: HeldNetwork;
+  /** What the lazy pages cross by. There is no other: a target that has lost it has lost them. */
+  readonly pageChannel: Duplex;
 }
 
 /** The target owns the container, and can't run it. */
