@@ -49,7 +49,7 @@ const Config = z.object({
   listen: z.string().default(`:${DEFAULT_PORT}`).transform(parseAddress),
   dockerSocket: absolutePath.default("/var/run/docker.sock"),
   pageHandler: z.enum(["own", "criu"]).default("own"),
-  dump: z.enum(["lean", "full"]).default("lean"),
+  dump: z.enum(["lean", "full"]).default("full"),
   logLevel: z.enum(["debug", "info", "warn", "error", "silent"]).default("info"),
 });
 

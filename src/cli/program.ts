@@ -217,10 +217,10 @@ function addSetup(program: Command, surroundings: Surroundings, run: Run): void 
       ).choices(["own", "criu"]),
     )
     .addOption(
-      new Option("--dump <kind>", "lean spares CRIU the lazy pages, full has it take each of them; default: lean").choices([
-        "lean",
-        "full",
-      ]),
+      new Option(
+        "--dump <kind>",
+        "full has CRIU take each lazy page, lean spares it that (an experiment: it can lose pages); default: full",
+      ).choices(["lean", "full"]),
     )
     .addOption(new Option("--log-level <level>", "how much it says; default: info").choices(["debug", "info", "warn", "error", "silent"]))
     .action((flags: Readonly<Record<string, string>>) => surroundings.serve(flags));

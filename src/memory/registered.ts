@@ -7,7 +7,10 @@ import { DmigrateError } from "../core/errors.ts";
 import { PAGE_BYTES } from "./page-protocol.ts";
 import type { PageRange } from "./page-ranges.ts";
 
-/** The pages in mappings that are registered for missing pages, by the text of /proc/PID/smaps (proc_pid_smaps(5), `um`). Pure. */
+/**
+ * The pages in mappings that are registered for missing pages (`um`), or that may become zeros at any time (`dp`, MAP_DROPPABLE of mmap(2):
+ * CRIU leaves their content out), by the text of /proc/PID/smaps (proc_pid_smaps(5)). Pure.
+ */
 export function registeredRanges(smaps: string): PageRange[] {
   const ranges: PageRange[] = [];
   let current: PageRange | undefined;
@@ -16,7 +19,7 @@ export function registeredRanges(smaps: string): PageRange[] {
     if (start !== undefined && end !== undefined) {
       const page = Number.parseInt(start, 16) / PAGE_BYTES;
       current = { page, pageCount: Number.parseInt(end, 16) / PAGE_BYTES - page };
-    } else if (current !== undefined && line.startsWith("VmFlags:") && / um\b/.test(line)) ranges.push(current);
+    } else if (current !== undefined && line.startsWith("VmFlags:") && / (um|dp)\b/.test(line)) ranges.push(current);
   }
   return ranges;
 }

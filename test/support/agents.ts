@@ -42,7 +42,7 @@ export async function startAgent(
       listen: { host: "127.0.0.1", port },
       dockerSocket: join(dir, "docker.sock"),
       pageHandler: "own",
-      dump: "lean",
+      dump: "full",
       logLevel: "silent",
     },
     (context) => {
