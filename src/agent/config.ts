@@ -17,8 +17,6 @@ export interface AgentConfig {
   readonly dockerSocket: string;
   /** Who serves the pages of tasks that were restored here: this agent, or the stock `criu lazy-pages`. */
   readonly pageHandler: "own" | "criu";
-  /** Whether dumps spare CRIU the lazy pages (src/criu/page-decoy.ts), if the kernel can do that, or have it take each of them. */
-  readonly dump: "lean" | "full";
   readonly logLevel: "debug" | "info" | "warn" | "error" | "silent";
 }
 
@@ -26,8 +24,8 @@ export interface AgentConfig {
 export type RawConfig = { readonly [Key in keyof AgentConfig]?: string | undefined };
 
 /**
- * Flags win over DMIGRATE_STATE_DIR, DMIGRATE_RUN_DIR, DMIGRATE_LISTEN, DMIGRATE_DOCKER_SOCKET, DMIGRATE_PAGE_HANDLER,
- * DMIGRATE_DUMP and DMIGRATE_LOG_LEVEL.
+ * Flags win over DMIGRATE_STATE_DIR, DMIGRATE_RUN_DIR, DMIGRATE_LISTEN, DMIGRATE_DOCKER_SOCKET, DMIGRATE_PAGE_HANDLER and
+ * DMIGRATE_LOG_LEVEL.
  */
 export function rawConfig(flags: RawConfig, env: Readonly<Record<string, string | undefined>>): RawConfig {
   return {
@@ -36,7 +34,6 @@ export function rawConfig(flags: RawConfig, env: Readonly<Record<string, string 
     listen: flags.listen ?? env["DMIGRATE_LISTEN"],
     dockerSocket: flags.dockerSocket ?? env["DMIGRATE_DOCKER_SOCKET"],
     pageHandler: flags.pageHandler ?? env["DMIGRATE_PAGE_HANDLER"],
-    dump: flags.dump ?? env["DMIGRATE_DUMP"],
     logLevel: flags.logLevel ?? env["DMIGRATE_LOG_LEVEL"],
   };
 }
@@ -49,7 +46,6 @@ const Config = z.object({
   listen: z.string().default(`:${DEFAULT_PORT}`).transform(parseAddress),
   dockerSocket: absolutePath.default("/var/run/docker.sock"),
   pageHandler: z.enum(["own", "criu"]).default("own"),
-  dump: z.enum(["lean", "full"]).default("full"),
   logLevel: z.enum(["debug", "info", "warn", "error", "silent"]).default("info"),
 });
 

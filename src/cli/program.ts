@@ -216,12 +216,6 @@ function addSetup(program: Command, surroundings: Surroundings, run: Run): void 
         "who serves the pages of restored tasks: the agent, or `criu lazy-pages`; default: own",
       ).choices(["own", "criu"]),
     )
-    .addOption(
-      new Option(
-        "--dump <kind>",
-        "full has CRIU take each lazy page, lean spares it that (an experiment: it can lose pages); default: full",
-      ).choices(["lean", "full"]),
-    )
     .addOption(new Option("--log-level <level>", "how much it says; default: info").choices(["debug", "info", "warn", "error", "silent"]))
     .action((flags: Readonly<Record<string, string>>) => surroundings.serve(flags));
   example(agent, "dmigrate agent", "dmigrate agent --listen 10.0.0.1:7461 --log-level debug");

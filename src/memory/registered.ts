@@ -57,6 +57,6 @@ function notRegistered(process: number, page: number): DmigrateError {
   const where = `0x${(page * PAGE_BYTES).toString(16)}`;
   return new DmigrateError(
     "RESTORE_FAILED",
-    `CRIU did not restore the memory of process ${process} at ${where} to be filled later; start the source's agent with \`--dump full\``,
+    `CRIU did not restore the memory of process ${process} at ${where} to be filled later; please report this as a bug`,
   );
 }

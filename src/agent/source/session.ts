@@ -15,9 +15,8 @@ import type { ByteCounts, MigrationEvent, Outcome, PageCounts, Report } from "..
 import { dumpConfiguration } from "../../criu/configuration.ts";
 import { freezerOf, type Freezer } from "../../criu/freezer.ts";
 import { sendImages } from "../../criu/image-stream.ts";
-import { prepareDump, type LazyDump, type PreparedDump } from "../../criu/lazy-dump.ts";
-import { PageDecoys } from "../../criu/page-decoy.ts";
-import { addLazyRanges, lazyPageCount, readLazyRanges } from "../../criu/pagemap.ts";
+import { prepareDump, type LazyDump } from "../../criu/lazy-dump.ts";
+import { lazyPageCount, readLazyRanges } from "../../criu/pagemap.ts";
 import { thawAfterDump } from "../../criu/thaw.ts";
 import { describe } from "../../docker/describe.ts";
 import { writeDescription, type ContainerDescription } from "../../docker/description.ts";
@@ -46,7 +45,7 @@ import { SourceFiles } from "./files.ts";
 import { refuseBlockers, runPreflight } from "./preflight.ts";
 import { memoryLost, removeShell } from "./shell.ts";
 import { strangersIn } from "./strangers.ts";
-import { pidsIn, tasksIn } from "../tasks.ts";
+import { tasksIn } from "../tasks.ts";
 
 const PROGRESS_INTERVAL_MS = 200;
 const REACH_RETRY_MS = 1000;
@@ -192,7 +191,7 @@ export class SourceSession {
   /** Stops the container and dumps it. When this returns the target has all it needs to restore, and nobody runs the container. */
   async #freeze(): Promise<Frozen> {
     const timeline = this.#timeline;
-    const { dump, decoys, lastRound, imageChannel, pageChannel, held, freezer } = await this.#prepareFreeze();
+    const { dump, lastRound, imageChannel, pageChannel, held, freezer } = await this.#prepareFreeze();
     this.#cancelled.throwIfAborted();
 
     let thaw = (): Promise<void> => freezer.thaw();
@@ -205,8 +204,6 @@ export class SourceSession {
 
     const sendingFiles = timeline.step("last file difference", () => lastRound.send());
     sendingFiles.catch(() => {}); // told below
-    const tasks = tasksIn(freezer.folder);
-    const lazyPages = await timeline.step("list lazy pages", async () => await decoys?.update(tasks.values()));
     using closedImages = new ClosedWrites(dump.images);
     const sendingImages = sendAll(imageChannel, sendImages(dump.images, closedImages));
     sendingImages.catch(() => {}); // told below
@@ -218,14 +215,13 @@ export class SourceSession {
     // CRIU has thawed the cgroup and stops the tasks by itself: without this they would run if it were killed.
     const fencing = timeline.step("fence", () => freezer.fence());
     fencing.catch(() => {}); // told below
+    closedImages.close();
     await timeline.step("send last images", async () => {
-      if (lazyPages !== undefined) addLazyRanges(dump.images, new Map([...tasks].map(([id, pid]) => [id, lazyPages.get(pid) ?? []])));
-      closedImages.close();
       await sendingImages;
       await imageChannel.close();
     });
     await Promise.all([sendingFiles, fencing]);
-    PageServer.serve(pageChannel, tasks, (byteCount) => (this.#pageBytes += byteCount));
+    PageServer.serve(pageChannel, tasksIn(freezer.folder), (byteCount) => (this.#pageBytes += byteCount));
     return { dump: running, images: dump.images, held, pageChannel };
   }
 
@@ -289,7 +285,6 @@ export class SourceSession {
     const pageChannel = (await this.#context.link.open(this.#subject.request.target, id, CHANNELS.pages)).raw();
     this.#undo.defer(() => void pageChannel.destroy());
     this.#counters.push({ kind: "memory", read: () => this.#pageBytes });
-    const decoys = await this.#prepareDecoys(freezer, dump);
     const lastRound = await files.prepareLast();
     const namespace = this.#open.use(NetworkNamespace.open(`/proc/${initPid}/ns/net`));
     const held = this.#open.use(new HeldNetwork(namespace));
@@ -304,20 +299,7 @@ export class SourceSession {
     const listening = new AbortController();
     this.#open.defer(() => listening.abort());
     await this.#engine.watchForEnd(description.id, () => (this.#wasToldToEnd = true), listening.signal);
-    return { dump, decoys, lastRound, imageChannel, pageChannel, held, freezer };
-  }
-
-  /** Decoys of the tasks that are there by now; nothing if dumps are to be full, or if this kernel can't do it. */
-  async #prepareDecoys(freezer: Freezer, dump: PreparedDump): Promise<PageDecoys | undefined> {
-    if (this.#context.config.dump === "full") return undefined;
-    const decoys = this.#open.use(new PageDecoys((decoy, pid) => dump.show(decoy, pid)));
-    try {
-      await decoys.update(pidsIn(freezer.folder));
-      return decoys;
-    } catch (error) {
-      this.#context.log.warn({ err: error, migration: this.#subject.id }, "CRIU can't be spared the lazy pages");
-      return undefined;
-    }
+    return { dump, lastRound, imageChannel, pageChannel, held, freezer };
   }
 
   /**

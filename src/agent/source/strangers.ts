@@ -3,11 +3,11 @@
  * CRIU can't dump a container while they are there.
  */
 import { readFile } from "node:fs/promises";
-import path from "node:path";
+import { pidsIn } from "../tasks.ts";
 
 /** Process ids, as the host counts, of those in the cgroup that are neither `initPid` nor descend from it. */
 export async function strangersIn(cgroup: string, initPid: number): Promise<number[]> {
-  const pids = (await readFile(path.join(cgroup, "cgroup.procs"), "utf8")).split("\n").filter(Boolean).map(Number);
+  const pids = pidsIn(cgroup);
   const parents = new Map<number, number>();
   for (const pid of pids) {
     const status = await readFile(`/proc/${pid}/status`, "utf8").catch(() => "");
