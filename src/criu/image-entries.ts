@@ -80,6 +80,15 @@ function readVarint(image: Uint8Array, at: number, end: number): { value: bigint
   throw malformed();
 }
 
+/** A field of a message that is a number. */
+export function numberField(number: number, value: number | bigint): number[] {
+  return [...varint(BigInt(number << 3)), ...varint(BigInt(value))];
+}
+
+export function varint(value: bigint): number[] {
+  return value < 0x80n ? [Number(value)] : [Number(value & 0x7fn) | 0x80, ...varint(value >> 7n)];
+}
+
 function malformed(): DmigrateError {
   return new DmigrateError("PROTOCOL", "Malformed CRIU image; the CRIU of the source writes a format that this release does not know");
 }

@@ -5,8 +5,8 @@ import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import * as fc from "fast-check";
 import { DmigrateError } from "../core/errors.ts";
-import { entriesOf, fieldsOf, type Span } from "./image-entries.ts";
-import { bytesField, imageOf, numberField } from "./image-fixture.ts";
+import { entriesOf, fieldsOf, type Span, numberField } from "./image-entries.ts";
+import { bytesField, imageOf } from "./image-fixture.ts";
 import { mendInterruptedCalls } from "./interrupted-calls.ts";
 
 /** What matters of a thread. */

@@ -35,6 +35,8 @@ export interface PreparedDump extends AsyncDisposable {
   readonly images: string;
   /** The page server's port on the loopback interface. */
   readonly port: number;
+  /** Has CRIU see the page map of a decoy as that of a task: before `start`. */
+  show(decoyPid: number, pid: number): void;
   /**
    * Begins the dump. The container's cgroup must be frozen already: then CRIU finds it so, does not poll, and leaves it frozen
    * whatever happens (docs/decisions/0002-fence.md). When this returns or throws, the source holds the container, frozen.
@@ -99,6 +101,7 @@ export async function prepareDump({ container, folder, configuration }: LazyDump
   return {
     images,
     port,
+    show: (decoyPid, pid) => void child.stdin?.write(`show ${decoyPid} ${pid}\n`),
     start: () => {
       child.stdin?.end("go\n");
       return dump;

@@ -4,8 +4,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { DmigrateError } from "../core/errors.ts";
-import { entriesOf, fieldsOf } from "./image-entries.ts";
-import { bytesField, imageOf, numberField } from "./image-fixture.ts";
+import { entriesOf, fieldsOf, numberField } from "./image-entries.ts";
+import { bytesField, imageOf } from "./image-fixture.ts";
 import { mendMaskedPaths } from "./masked-paths.ts";
 
 interface Mount {

@@ -5,7 +5,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import * as fc from "fast-check";
 import { DmigrateError } from "../core/errors.ts";
-import { bytesField, imageOf, numberField } from "./image-fixture.ts";
+import { numberField } from "./image-entries.ts";
+import { bytesField, imageOf } from "./image-fixture.ts";
 import { mendOverdueTimers } from "./overdue-timers.ts";
 
 interface Timer {

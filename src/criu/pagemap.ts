@@ -1,14 +1,19 @@
 /**
- * Reads CRIU's pagemap images: which pages of the address spaces exist, and which of them are lazy.
+ * CRIU's pagemap images: which pages of the address spaces exist, and which of them are lazy.
  *
  * The first entry is the head, the others are `pagemap_entry` (CRIU images/pagemap.proto).
  */
+import { readFileSync, writeFileSync } from "node:fs";
 import { readdir, readFile } from "node:fs/promises";
 import path from "node:path";
-import { entriesOf, fieldsOf } from "./image-entries.ts";
+import { DmigrateError } from "../core/errors.ts";
+import type { AddressRange } from "../kernel/pagemap.ts";
+import { entriesOf, fieldsOf, numberField } from "./image-entries.ts";
 
 const FIELD = { ADDRESS: 1, PAGE_COUNT_32: 2, FLAGS: 4, PAGE_COUNT: 5 } as const;
 const PAGE_BYTES = 4096n;
+/** Of what stands before each entry. */
+const LENGTH_BYTES = 4;
 /** Flag of a range whose pages the page server keeps (CRIU include/pagemap.h, PE_LAZY). */
 const PE_LAZY = 2n;
 
@@ -22,7 +27,8 @@ export interface PageRange {
 /** The lazy ranges of a pagemap image, in ascending order. Throws PROTOCOL if it is cut short or no image. */
 export function lazyRanges(image: Uint8Array): PageRange[] {
   const [, ...entries] = entriesOf(image);
-  return entries.map(({ start, end }) => decodeEntry(image, start, end)).filter(({ lazy }) => lazy);
+  const decoded = entries.map(({ start, end }) => decodeEntry(image, start, end));
+  return decoded.filter(({ lazy }) => lazy).map(({ page, pageCount }) => ({ page, pageCount }));
 }
 
 /** The lazy ranges of every process in a folder of images, by process id inside the container. Throws PROTOCOL. */
@@ -33,6 +39,53 @@ export async function readLazyRanges(images: string): Promise<Map<number, PageRa
     if (process !== undefined) processes.set(Number(process), lazyRanges(await readFile(path.join(images, name))));
   }
   return processes;
+}
+
+/**
+ * The image with these lazy ranges among its entries, as a lazy dump would have written it that knew of them. Throws PROTOCOL if it is no
+ * such image, DUMP_FAILED if it has some of their pages: CRIU saw what it was not to see.
+ * @param ranges in ascending order
+ */
+function withLazyRanges(image: Buffer, ranges: readonly PageRange[]): Buffer {
+  const [head, ...spans] = entriesOf(image);
+  const begin = image.subarray(0, head?.end ?? image.length);
+  const entries = [
+    ...spans.map(({ start, end }) => ({ range: decodeEntry(image, start, end), bytes: image.subarray(start - LENGTH_BYTES, end) })),
+    ...ranges.map((range) => ({ range, bytes: encodeLazy(range) })),
+  ].toSorted((a, b) => a.range.page - b.range.page);
+  for (const [at, { range }] of entries.entries()) {
+    const before = entries[at - 1]?.range;
+    if (before !== undefined && before.page + before.pageCount > range.page)
+      throw new DmigrateError("DUMP_FAILED", "CRIU has dumped pages that were to come later; migrate again");
+  }
+  return Buffer.concat([begin, ...entries.map(({ bytes }) => bytes)]);
+}
+
+/** An entry with its length before it. Newer releases read the count of 64 bits, older ones that of 32. */
+function encodeLazy({ page, pageCount }: PageRange): Buffer {
+  const fields = [
+    ...numberField(FIELD.ADDRESS, BigInt(page) * PAGE_BYTES),
+    ...numberField(FIELD.PAGE_COUNT_32, pageCount),
+    ...numberField(FIELD.FLAGS, PE_LAZY),
+    ...numberField(FIELD.PAGE_COUNT, pageCount),
+  ];
+  const length = Buffer.alloc(LENGTH_BYTES);
+  length.writeUInt32LE(fields.length);
+  return Buffer.concat([length, Buffer.from(fields)]);
+}
+
+/**
+ * Writes lazy ranges into the pagemap images of a folder, by process id inside the container. The container stands still meanwhile: so
+ * nobody waits for any of these small files. Throws PROTOCOL or DUMP_FAILED.
+ * @param ranges in bytes, in ascending order
+ */
+export function addLazyRanges(images: string, ranges: ReadonlyMap<number, readonly AddressRange[]>): void {
+  for (const [process, own] of ranges) {
+    if (own.length === 0) continue; // of a zombie there is no image
+    const file = path.join(images, `pagemap-${process}.img`);
+    const pages = own.map(({ start, end }) => ({ page: start / Number(PAGE_BYTES), pageCount: (end - start) / Number(PAGE_BYTES) }));
+    writeFileSync(file, withLazyRanges(readFileSync(file), pages));
+  }
 }
 
 /** How many pages all processes have in them. */

@@ -43,6 +43,12 @@ export interface AddressRange {
   readonly end: number;
 }
 
+/** Whether this kernel has PAGEMAP_SCAN. */
+export function canScan(): boolean {
+  using own = new Pagemap(process.pid);
+  return own.scans;
+}
+
 /** The page tables of one address space: of what the process runs at the time when this is opened, even if it runs something else later. */
 export class Pagemap implements Disposable {
   readonly #fd: number;
@@ -52,6 +58,11 @@ export class Pagemap implements Disposable {
   /** Throws ENOENT or ESRCH if the process has ended. */
   constructor(pid: number) {
     this.#fd = openSync(`/proc/${pid}/pagemap`, "r");
+  }
+
+  /** Whether the kernel can scan it. */
+  get scans(): boolean {
+    return ioctl(this.#fd, PAGEMAP_SCAN, this.#ask({ start: 0, end: 0 }, 0n, 0n, 0n)) >= 0;
   }
 
   /** The pages with content of the process's own: neither zeros that nobody wrote, nor a file's. Ascending. Throws KERNEL. */
@@ -86,11 +97,13 @@ export class Pagemap implements Disposable {
     return this.#scan(range, PROTECT_MATCHING | CHECK_PROTECTION, PAGE_IS.ZERO | PAGE_IS.FILE, PAGE_IS.WRITTEN);
   }
 
-  #scan({ start, end }: AddressRange, flags: bigint, without: bigint, withAll: bigint): AddressRange[] | undefined {
+  /** What to pass to the kernel. */
+  #ask({ start, end }: AddressRange, flags: bigint, without: bigint, withAll: bigint): BigUint64Array {
     const argument = this.#argument;
     argument.fill(0n);
     argument[ARGUMENT.SIZE] = BigInt(argument.byteLength);
     argument[ARGUMENT.FLAGS] = flags;
+    argument[ARGUMENT.START] = BigInt(start);
     argument[ARGUMENT.END] = BigInt(end);
     argument[ARGUMENT.VECTOR] = addressOf(new Uint8Array(this.#regions.buffer));
     argument[ARGUMENT.VECTOR_LENGTH] = BigInt(REGIONS_MAX);
@@ -98,8 +111,13 @@ export class Pagemap implements Disposable {
     argument[ARGUMENT.ALL_OF] = without | withAll;
     argument[ARGUMENT.ANY_OF] = PAGE_IS.PRESENT | PAGE_IS.SWAPPED;
     argument[ARGUMENT.RETURN] = PAGE_IS.PRESENT;
+    return argument;
+  }
+
+  #scan(range: AddressRange, flags: bigint, without: bigint, withAll: bigint): AddressRange[] | undefined {
+    const argument = this.#ask(range, flags, without, withAll);
     const found: AddressRange[] = [];
-    for (let at = BigInt(start); at < BigInt(end); at = argument[ARGUMENT.WALK_END] ?? 0n) {
+    for (let at = BigInt(range.start); at < BigInt(range.end); at = argument[ARGUMENT.WALK_END] ?? 0n) {
       argument[ARGUMENT.START] = at;
       const count = orErrno(ioctl(this.#fd, PAGEMAP_SCAN, argument));
       if (count === -EPERM) return undefined;

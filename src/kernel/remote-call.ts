@@ -18,7 +18,7 @@ const STOP_LIMIT_MS = 100;
 /** Looked at without a pause for so long: a thread stops, and makes its call, in microseconds. */
 const SPIN_MS = 2;
 /** The instruction that makes a system call. */
-const SYSCALL = Buffer.of(0x0f, 0x05);
+export const SYSCALL: Buffer = Buffer.of(0x0f, 0x05);
 /** No system call is under way, and none is to be made again. */
 const NO_CALL = -1n;
 /** What a thread gets that can't go on where it is: SIGILL, SIGBUS, SIGSEGV. */
@@ -61,9 +61,9 @@ export class StoppedThread implements Disposable {
   /**
    * Makes one system call; returns its result or throws KERNEL.
    * @param name for the error
+   * @param instruction the address of an instruction that makes system calls, if it is not to be one of the vDSO
    */
-  async call(name: string, number: number, args: readonly (number | bigint)[]): Promise<bigint> {
-    const instruction = this.#instruction;
+  async call(name: string, number: number, args: readonly (number | bigint)[], instruction = this.#instruction): Promise<bigint> {
     const registers = this.#registers.copy();
     registers.set("ip", instruction);
     registers.set("ax", BigInt(number));

@@ -16,7 +16,8 @@ import { dumpConfiguration } from "../../criu/configuration.ts";
 import { freezerOf, type Freezer } from "../../criu/freezer.ts";
 import { sendImages } from "../../criu/image-stream.ts";
 import { prepareDump, type LazyDump } from "../../criu/lazy-dump.ts";
-import { lazyPageCount, readLazyRanges } from "../../criu/pagemap.ts";
+import { PageDecoys } from "../../criu/page-decoy.ts";
+import { addLazyRanges, lazyPageCount, readLazyRanges } from "../../criu/pagemap.ts";
 import { thawAfterDump } from "../../criu/thaw.ts";
 import { describe } from "../../docker/describe.ts";
 import { writeDescription, type ContainerDescription } from "../../docker/description.ts";
@@ -45,7 +46,7 @@ import { SourceFiles } from "./files.ts";
 import { refuseBlockers, runPreflight } from "./preflight.ts";
 import { memoryLost, removeShell } from "./shell.ts";
 import { strangersIn } from "./strangers.ts";
-import { tasksIn } from "../tasks.ts";
+import { pidsIn, tasksIn } from "../tasks.ts";
 
 const PROGRESS_INTERVAL_MS = 200;
 const REACH_RETRY_MS = 1000;
@@ -191,7 +192,7 @@ export class SourceSession {
   /** Stops the container and dumps it. When this returns the target has all it needs to restore, and nobody runs the container. */
   async #freeze(): Promise<Frozen> {
     const timeline = this.#timeline;
-    const { dump, lastRound, imageChannel, pageChannel, held, freezer } = await this.#prepareFreeze();
+    const { dump, decoys, lastRound, imageChannel, pageChannel, held, freezer } = await this.#prepareFreeze();
     this.#cancelled.throwIfAborted();
 
     let thaw = (): Promise<void> => freezer.thaw();
@@ -204,6 +205,8 @@ export class SourceSession {
 
     const sendingFiles = timeline.step("last file difference", () => lastRound.send());
     sendingFiles.catch(() => {}); // told below
+    const tasks = tasksIn(freezer.folder);
+    const unknownToCriu = await timeline.step("list lazy pages", () => decoys.update(tasks));
     using closedImages = new ClosedWrites(dump.images);
     const sendingImages = sendAll(imageChannel, sendImages(dump.images, closedImages));
     sendingImages.catch(() => {}); // told below
@@ -215,13 +218,14 @@ export class SourceSession {
     // CRIU has thawed the cgroup and stops the tasks by itself: without this they would run if it were killed.
     const fencing = timeline.step("fence", () => freezer.fence());
     fencing.catch(() => {}); // told below
-    closedImages.close();
     await timeline.step("send last images", async () => {
+      addLazyRanges(dump.images, unknownToCriu);
+      closedImages.close();
       await sendingImages;
       await imageChannel.close();
     });
     await Promise.all([sendingFiles, fencing]);
-    PageServer.serve(pageChannel, tasksIn(freezer.folder), (byteCount) => (this.#pageBytes += byteCount));
+    PageServer.serve(pageChannel, tasks, (byteCount) => (this.#pageBytes += byteCount));
     return { dump: running, images: dump.images, held, pageChannel };
   }
 
@@ -285,6 +289,8 @@ export class SourceSession {
     const pageChannel = (await this.#context.link.open(this.#subject.request.target, id, CHANNELS.pages)).raw();
     this.#undo.defer(() => void pageChannel.destroy());
     this.#counters.push({ kind: "memory", read: () => this.#pageBytes });
+    const decoys = this.#open.use(new PageDecoys());
+    if (PageDecoys.isPossible) await decoys.prepare(pidsIn(freezer.folder), (decoyPid, pid) => dump.show(decoyPid, pid));
     const lastRound = await files.prepareLast();
     const namespace = this.#open.use(NetworkNamespace.open(`/proc/${initPid}/ns/net`));
     const held = this.#open.use(new HeldNetwork(namespace));
@@ -299,7 +305,7 @@ export class SourceSession {
     const listening = new AbortController();
     this.#open.defer(() => listening.abort());
     await this.#engine.watchForEnd(description.id, () => (this.#wasToldToEnd = true), listening.signal);
-    return { dump, lastRound, imageChannel, pageChannel, held, freezer };
+    return { dump, decoys, lastRound, imageChannel, pageChannel, held, freezer };
   }
 
   /**

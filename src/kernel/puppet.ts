@@ -1,0 +1,94 @@
+/**
+ * A process that does nothing but have memory where it is told to: it was stopped, gave up all that it had, and makes system calls for us
+ * alone. When this is disposed of, or this process dies, it ends: it has no program to run. On x86-64.
+ */
+import { execFile } from "node:child_process";
+import { closeSync, openSync, writeSync } from "node:fs";
+import { promisify } from "node:util";
+import type { AddressRange } from "./pagemap.ts";
+import { killProcess } from "./pidfd.ts";
+import { StoppedThread, SYSCALL } from "./remote-call.ts";
+
+const CALL = { mmap: 9, munmap: 11 } as const;
+const PAGE_BYTES = 4096;
+const PROTECTION = { READ_WRITE: 3, READ_EXECUTE: 5 } as const;
+/** MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, and MAP_POPULATE. */
+const [FIXED, POPULATED] = [0x32, 0x8032];
+/** Every address of a program is below, with four levels of page tables; above are those that a program must ask for. */
+const ADDRESSES_END = 0x7fff_ffff_f000;
+
+/** Whether this is a processor whose calls this knows. */
+export function canPuppet(): boolean {
+  return process.arch === "x64";
+}
+
+export class Puppet implements Disposable {
+  readonly pid: number;
+  readonly #thread: StoppedThread;
+  /** Of its one page that is left: there lies the instruction that makes system calls. */
+  readonly #instruction: number;
+
+  private constructor(pid: number, thread: StoppedThread, instruction: number) {
+    this.pid = pid;
+    this.#thread = thread;
+    this.#instruction = instruction;
+  }
+
+  /**
+   * Makes one.
+   * @param free a page that will not be asked for
+   */
+  static async begin(free: number): Promise<Puppet> {
+    // Not a child of this process: libuv would take notice of its stops. Without rseq(2), which wants memory of it as long as it runs.
+    const env = { ...process.env, GLIBC_TUNABLES: "glibc.pthread.rseq=0" };
+    const { stdout } = await promisify(execFile)("sh", ["-c", "sleep infinity <&- >&- 2>&- & echo $!"], { env });
+    const pid = Number(stdout);
+    try {
+      using held = new DisposableStack();
+      const thread = held.use(await StoppedThread.of(pid));
+      await thread.call("mmap", CALL.mmap, [free, PAGE_BYTES, PROTECTION.READ_EXECUTE, FIXED, -1, 0]);
+      write(pid, free, SYSCALL);
+      const puppet = new Puppet(pid, thread, free);
+      await puppet.clear();
+      held.move();
+      return puppet;
+    } catch (error) {
+      killProcess(pid);
+      throw error;
+    }
+  }
+
+  /** Gives all its memory up. Throws KERNEL if it has been killed. */
+  async clear(): Promise<void> {
+    await this.#unmap({ start: 0, end: this.#instruction });
+    await this.#unmap({ start: this.#instruction + PAGE_BYTES, end: ADDRESSES_END });
+  }
+
+  /** Has memory there, every page of it. Throws KERNEL. */
+  async populate({ start, end }: AddressRange): Promise<void> {
+    await this.#call("mmap", CALL.mmap, [start, end - start, PROTECTION.READ_WRITE, POPULATED, -1, 0]);
+  }
+
+  async #unmap({ start, end }: AddressRange): Promise<void> {
+    await this.#call("munmap", CALL.munmap, [start, end - start]);
+  }
+
+  async #call(name: string, number: number, args: readonly number[]): Promise<void> {
+    await this.#thread.call(name, number, args, BigInt(this.#instruction));
+  }
+
+  [Symbol.dispose](): void {
+    this.#thread[Symbol.dispose](); // first: else its end would be told to us, and nobody take notice of it
+    killProcess(this.pid);
+  }
+}
+
+/** Writes into the memory of a process, wherever it may not write itself (proc_pid_mem(5)). */
+function write(pid: number, address: number, bytes: Uint8Array): void {
+  const memory = openSync(`/proc/${pid}/mem`, "r+");
+  try {
+    writeSync(memory, bytes, 0, bytes.length, address);
+  } finally {
+    closeSync(memory);
+  }
+}
