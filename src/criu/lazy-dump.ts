@@ -12,6 +12,7 @@ import { promisify } from "node:util";
 import path from "node:path";
 import { DmigrateError } from "../core/errors.ts";
 import type { ContainerId } from "../core/ids.ts";
+import { ClosedWrites } from "../kernel/inotify.ts";
 import { lastErrors } from "./log.ts";
 import { withConfiguration } from "./runc-state.ts";
 
@@ -33,6 +34,8 @@ export interface LazyDumpRequest {
 export interface PreparedDump extends AsyncDisposable {
   /** The folder of the image files. */
   readonly images: string;
+  /** The names of those, each as it is complete. To be closed when the dump is ready. */
+  readonly closedImages: ClosedWrites;
   /** The page server's port on the loopback interface. */
   readonly port: number;
   /** Has CRIU see the page map of a decoy as that of a task: before `start`. */
@@ -55,44 +58,26 @@ export interface LazyDump {
   end(): Promise<void>;
 }
 
-/** Makes everything ready for a lazy dump. Disposing of what it returns leaves a dump that has begun alone. */
+/**
+ * Makes everything ready for a lazy dump: runc and CRIU have started, and wait for CRIU's configuration, the last thing that they read
+ * before they look at the container (src/shim/when-told). Disposing of what it returns leaves a dump that has begun alone.
+ */
 export async function prepareDump({ container, folder, configuration }: LazyDumpRequest): Promise<PreparedDump> {
   const [images, work, root] = [path.join(folder, "images"), path.join(folder, "work"), path.join(folder, "runc")];
   for (const each of [images, work]) await mkdir(each, { recursive: true, mode: 0o700 });
-  const configurationFile = path.join(folder, "criu.conf");
+  const [configurationFile, configurationPipe] = [path.join(folder, "criu.conf"), path.join(folder, "criu.conf.pipe")];
   await writeFile(configurationFile, configuration, { mode: 0o600 });
-  await copyState(container, root, configurationFile);
+  await promisify(execFile)("mkfifo", ["-m", "600", configurationPipe]);
+  await copyState(container, root, configurationPipe);
   const port = await freePort();
   const argv = [
     // The container stands still meanwhile: CRIU goes before whatever else this host does.
-    ...[
-      "-n",
-      "-20",
-      "unshare",
-      "--mount",
-      "sh",
-      WHEN_TOLD,
-      "runc",
-      "--root",
-      root,
-      "checkpoint",
-      "--image-path",
-      images,
-      "--work-path",
-      work,
-    ],
-    ...[
-      "--leave-running",
-      "--lazy-pages",
-      "--page-server",
-      `127.0.0.1:${port}`,
-      "--status-fd",
-      "3",
-      "--tcp-established",
-      "--file-locks",
-      container,
-    ],
+    ...["-n", "-20", "unshare", "--mount", "sh", WHEN_TOLD, configurationFile, configurationPipe],
+    ...["runc", "--root", root, "checkpoint", "--image-path", images, "--work-path", work],
+    ...["--leave-running", "--lazy-pages", "--page-server", `127.0.0.1:${port}`, "--status-fd", "3"],
+    ...["--tcp-established", "--file-locks", container],
   ];
+  const closedImages = new ClosedWrites(images);
   const status = await StatusPipe.open(path.join(folder, "status"));
   const child = spawn("nice", argv, { stdio: ["pipe", "ignore", "pipe", status.writeEnd], detached: true });
   status.closeWriteEnd();
@@ -100,6 +85,7 @@ export async function prepareDump({ container, folder, configuration }: LazyDump
   const { dump, ended } = follow(child, port, work, status);
   return {
     images,
+    closedImages,
     port,
     show: (decoyPid, pid) => void child.stdin?.write(`show ${decoyPid} ${pid}\n`),
     start: () => {
@@ -107,6 +93,7 @@ export async function prepareDump({ container, folder, configuration }: LazyDump
       return dump;
     },
     [Symbol.asyncDispose]: async () => {
+      closedImages.close();
       if (child.stdin?.writableEnded === true) return;
       child.stdin?.end();
       await ended;

@@ -102,8 +102,8 @@ export class PageDecoys implements Disposable {
   }
 
   /**
-   * Brings the decoys up to date with the tasks, which are frozen now. Tasks that have none are CRIU's. Throws KERNEL, or DUMP_FAILED if one
-   * has locked memory since.
+   * Brings the decoys up to date with the tasks, which are frozen now. Tasks that have none are CRIU's. Throws KERNEL, or DUMP_FAILED
+   * if one has locked memory since.
    * @param tasks process ids on this host by those inside the container
    * @returns the lazy pages of each task that has a decoy, by its id inside the container, in ascending order: CRIU does not know of them
    */

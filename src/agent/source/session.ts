@@ -28,7 +28,6 @@ import { giveBackPolicy, NEVER_RESTART, policyText, setRestartPolicy } from "../
 import { despiteRestart } from "../../docker/restart.ts";
 import { isNotFound } from "../../docker/transport.ts";
 import { liesOnHost, volumeIdentity } from "../../docker/volumes.ts";
-import { ClosedWrites } from "../../kernel/inotify.ts";
 import { NetworkNamespace } from "../../kernel/netns.ts";
 import { PAGE_BYTES } from "../../memory/page-protocol.ts";
 import { PageServer } from "../../memory/page-server.ts";
@@ -192,7 +191,7 @@ export class SourceSession {
   /** Stops the container and dumps it. When this returns the target has all it needs to restore, and nobody runs the container. */
   async #freeze(): Promise<Frozen> {
     const timeline = this.#timeline;
-    const { dump, decoys, lastRound, imageChannel, pageChannel, held, freezer } = await this.#prepareFreeze();
+    const { dump, decoys, lastRound, imageChannel, sendingImages, pageChannel, held, freezer } = await this.#prepareFreeze();
     this.#cancelled.throwIfAborted();
 
     let thaw = (): Promise<void> => freezer.thaw();
@@ -207,9 +206,6 @@ export class SourceSession {
     sendingFiles.catch(() => {}); // told below
     const tasks = tasksIn(freezer.folder);
     const unknownToCriu = await timeline.step("list lazy pages", () => decoys.update(tasks));
-    using closedImages = new ClosedWrites(dump.images);
-    const sendingImages = sendAll(imageChannel, sendImages(dump.images, closedImages));
-    sendingImages.catch(() => {}); // told below
     const running = dump.start();
     this.#dump = running;
     thaw = () => thawAfterDump(freezer);
@@ -220,7 +216,7 @@ export class SourceSession {
     fencing.catch(() => {}); // told below
     await timeline.step("send last images", async () => {
       addLazyRanges(dump.images, unknownToCriu);
-      closedImages.close();
+      dump.closedImages.close();
       await sendingImages;
       await imageChannel.close();
     });
@@ -285,6 +281,8 @@ export class SourceSession {
     const freezer = await freezerOf(initPid);
     const dump = this.#open.use(await prepareDump({ container: description.id, folder, configuration }));
     const imageChannel = await this.#channel(CHANNELS.images, "metadata");
+    const sendingImages = sendAll(imageChannel, sendImages(dump.images, dump.closedImages));
+    sendingImages.catch(() => {}); // told in the freeze
     // Not cut by the loss of the target: after the commit it must outlive a link that is gone for a while.
     const pageChannel = (await this.#context.link.open(this.#subject.request.target, id, CHANNELS.pages)).raw();
     this.#undo.defer(() => void pageChannel.destroy());
@@ -305,7 +303,7 @@ export class SourceSession {
     const listening = new AbortController();
     this.#open.defer(() => listening.abort());
     await this.#engine.watchForEnd(description.id, () => (this.#wasToldToEnd = true), listening.signal);
-    return { dump, decoys, lastRound, imageChannel, pageChannel, held, freezer };
+    return { dump, decoys, lastRound, imageChannel, sendingImages, pageChannel, held, freezer };
   }
 
   /**
