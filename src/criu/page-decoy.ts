@@ -9,6 +9,7 @@ import { DmigrateError } from "../core/errors.ts";
 import { parseMaps, type MapsEntry } from "../kernel/maps.ts";
 import { canScan, Pagemap, type AddressRange } from "../kernel/pagemap.ts";
 import { canPuppet, Puppet } from "../kernel/puppet.ts";
+import { withLazyRanges } from "./pagemap.ts";
 
 /** Where the decoy keeps the one page that it needs itself: below what a program may use, with the kernel's default of vm.mmap_min_addr. */
 const OWN_PAGE = 0x10000;
@@ -54,23 +55,24 @@ export function lazinessOf({ shared, inode, path }: MapsEntry): Laziness {
   return inode === 0n ? "lazy" : "eager";
 }
 
-/** The pages of a process that may come later, and those that must be in the images. */
-interface Pages {
-  readonly lazy: readonly AddressRange[];
+/** The memory of a process: where its lazy pages are, and the pages that must be in the images. */
+interface Memory {
+  readonly lazy: readonly MapsEntry[];
   readonly eager: readonly AddressRange[];
 }
 
 /** undefined: it has locked memory, which can't be lazy, and which it is this does not know. Throws ENOENT or ESRCH if it has ended. */
-function pagesOf(pid: number): Pages | undefined {
+function memoryOf(pid: number): Memory | undefined {
   if (/^VmLck:\s+[1-9]/m.test(readFileSync(`/proc/${pid}/status`, "utf8"))) return undefined;
+  const mappings = parseMaps(readFileSync(`/proc/${pid}/maps`, "utf8"));
+  const eager = mappings.filter((mapping) => lazinessOf(mapping) === "eager");
+  return { lazy: mappings.filter((mapping) => lazinessOf(mapping) === "lazy"), eager: presentIn(pid, eager) };
+}
+
+/** The pages of these mappings that are there. */
+function presentIn(pid: number, mappings: readonly MapsEntry[]): AddressRange[] {
   using pagemap = new Pagemap(pid);
-  const pages = { lazy: [] as AddressRange[], eager: [] as AddressRange[] };
-  for (const mapping of parseMaps(readFileSync(`/proc/${pid}/maps`, "utf8"))) {
-    const laziness = lazinessOf(mapping);
-    const start = Math.max(mapping.start, OWN_PAGE + PAGE_BYTES);
-    if (laziness !== "none") pages[laziness].push(...pagemap.present({ start, end: mapping.end }));
-  }
-  return pages;
+  return mappings.flatMap(({ start, end }) => pagemap.present({ start: Math.max(start, OWN_PAGE + PAGE_BYTES), end }));
 }
 
 function isSame(some: readonly AddressRange[], others: readonly AddressRange[]): boolean {
@@ -80,6 +82,10 @@ function isSame(some: readonly AddressRange[], others: readonly AddressRange[]):
 /** The decoys of a container's tasks. Disposing of it ends them. */
 export class PageDecoys implements Disposable {
   readonly #decoys = new Map<number, PageDecoy>();
+  /** The lazy mappings of each frozen task that has a decoy, by its id inside the container. */
+  #mappings: ReadonlyMap<number, { readonly pid: number; readonly lazy: readonly MapsEntry[] }> = new Map();
+  /** The lazy pages of each, in ascending order. */
+  #lazy: ReadonlyMap<number, readonly AddressRange[]> | undefined;
 
   /** Whether this processor and this kernel can do it. Without, CRIU takes every page. */
   static get isPossible(): boolean {
@@ -92,32 +98,51 @@ export class PageDecoys implements Disposable {
    */
   async prepare(pids: Iterable<number>, show: (decoyPid: number, pid: number) => void): Promise<void> {
     for (const pid of pids) {
-      const pages = ofRunning(pid);
-      if (pages === undefined) continue;
+      const memory = ofRunning(pid);
+      if (memory === undefined) continue;
       const decoy = await PageDecoy.begin();
       this.#decoys.set(pid, decoy);
-      await decoy.show(pages.eager);
+      await decoy.show(memory.eager);
       show(decoy.pid, pid);
     }
   }
 
   /**
-   * Brings the decoys up to date with the tasks, which are frozen now. Tasks that have none are CRIU's. Throws KERNEL, or DUMP_FAILED
-   * if one has locked memory since.
+   * Brings the decoys up to date with the tasks, which are frozen now. Those that have none are CRIU's. Throws KERNEL, or DUMP_FAILED if
+   * one has locked memory since.
    * @param tasks process ids on this host by those inside the container
-   * @returns the lazy pages of each task that has a decoy, by its id inside the container, in ascending order: CRIU does not know of them
    */
-  async update(tasks: ReadonlyMap<number, number>): Promise<ReadonlyMap<number, readonly AddressRange[]>> {
-    const lazy = new Map<number, readonly AddressRange[]>();
+  async update(tasks: ReadonlyMap<number, number>): Promise<void> {
+    const mappings = new Map<number, { readonly pid: number; readonly lazy: readonly MapsEntry[] }>();
     for (const [process, pid] of tasks) {
       const decoy = this.#decoys.get(pid);
       if (decoy === undefined) continue;
-      const pages = pagesOf(pid);
-      if (pages === undefined) throw new DmigrateError("DUMP_FAILED", `Process ${process} locks memory now; migrate again`);
-      await decoy.show(pages.eager);
-      lazy.set(process, pages.lazy);
+      const memory = memoryOf(pid);
+      if (memory === undefined) throw new DmigrateError("DUMP_FAILED", `Process ${process} locks memory now; migrate again`);
+      await decoy.show(memory.eager);
+      mappings.set(process, { pid, lazy: memory.lazy });
     }
-    return lazy;
+    this.#mappings = mappings;
+  }
+
+  /**
+   * Lists the lazy pages, 5 ms for half a gigabyte. CRIU may work meanwhile: it puts nothing of its own where the tasks have
+   * mapped something. To be called in the same turn as the dump begins, so that no image is amended before. Throws KERNEL.
+   */
+  list(): void {
+    this.#lazy = new Map([...this.#mappings].map(([process, { pid, lazy }]) => [process, presentIn(pid, lazy)]));
+  }
+
+  /** The image, if it is one that lacks pages because of a decoy, with those. Throws PROTOCOL or DUMP_FAILED. */
+  amended(images: string, name: string): Buffer | undefined {
+    const process = /^pagemap-(\d+)\.img$/.exec(name)?.[1];
+    const lazy = process === undefined ? undefined : this.#lazy?.get(Number(process));
+    return lazy === undefined ? undefined : withLazyRanges(readFileSync(`${images}/${name}`), lazy);
+  }
+
+  /** How many pages the images lack because of decoys. */
+  get pageCount(): number {
+    return [...(this.#lazy?.values() ?? [])].flat().reduce((sum, { start, end }) => sum + (end - start) / PAGE_BYTES, 0);
   }
 
   [Symbol.dispose](): void {
@@ -125,10 +150,10 @@ export class PageDecoys implements Disposable {
   }
 }
 
-/** Its pages as they are, if it has not ended. */
-function ofRunning(pid: number): Pages | undefined {
+/** Its memory as it is, if it has not ended. */
+function ofRunning(pid: number): Memory | undefined {
   try {
-    return pagesOf(pid);
+    return memoryOf(pid);
   } catch (error) {
     if (error instanceof Error && "code" in error && (error.code === "ENOENT" || error.code === "ESRCH")) return undefined;
     throw error;

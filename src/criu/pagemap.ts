@@ -3,7 +3,6 @@
  *
  * The first entry is the head, the others are `pagemap_entry` (CRIU images/pagemap.proto).
  */
-import { readFileSync, writeFileSync } from "node:fs";
 import { readdir, readFile } from "node:fs/promises";
 import path from "node:path";
 import { DmigrateError } from "../core/errors.ts";
@@ -46,12 +45,12 @@ export async function readLazyRanges(images: string): Promise<Map<number, PageRa
  * such image, DUMP_FAILED if it has some of their pages: CRIU saw what it was not to see.
  * @param ranges in ascending order
  */
-function withLazyRanges(image: Buffer, ranges: readonly PageRange[]): Buffer {
+export function withLazyRanges(image: Buffer, ranges: readonly AddressRange[]): Buffer {
   const [head, ...spans] = entriesOf(image);
   const begin = image.subarray(0, head?.end ?? image.length);
   const entries = [
     ...spans.map(({ start, end }) => ({ range: decodeEntry(image, start, end), bytes: image.subarray(start - LENGTH_BYTES, end) })),
-    ...ranges.map((range) => ({ range, bytes: encodeLazy(range) })),
+    ...ranges.map(pagesOf).map((range) => ({ range, bytes: encodeLazy(range) })),
   ].toSorted((a, b) => a.range.page - b.range.page);
   for (const [at, { range }] of entries.entries()) {
     const before = entries[at - 1]?.range;
@@ -59,6 +58,10 @@ function withLazyRanges(image: Buffer, ranges: readonly PageRange[]): Buffer {
       throw new DmigrateError("DUMP_FAILED", "CRIU has dumped pages that were to come later; migrate again");
   }
   return Buffer.concat([begin, ...entries.map(({ bytes }) => bytes)]);
+}
+
+function pagesOf({ start, end }: AddressRange): PageRange {
+  return { page: start / Number(PAGE_BYTES), pageCount: (end - start) / Number(PAGE_BYTES) };
 }
 
 /** An entry with its length before it. Newer releases read the count of 64 bits, older ones that of 32. */
@@ -72,20 +75,6 @@ function encodeLazy({ page, pageCount }: PageRange): Buffer {
   const length = Buffer.alloc(LENGTH_BYTES);
   length.writeUInt32LE(fields.length);
   return Buffer.concat([length, Buffer.from(fields)]);
-}
-
-/**
- * Writes lazy ranges into the pagemap images of a folder, by process id inside the container. The container stands still meanwhile: so
- * nobody waits for any of these small files. Throws PROTOCOL or DUMP_FAILED.
- * @param ranges in bytes, in ascending order
- */
-export function addLazyRanges(images: string, ranges: ReadonlyMap<number, readonly AddressRange[]>): void {
-  for (const [process, own] of ranges) {
-    if (own.length === 0) continue; // of a zombie there is no image
-    const file = path.join(images, `pagemap-${process}.img`);
-    const pages = own.map(({ start, end }) => ({ page: start / Number(PAGE_BYTES), pageCount: (end - start) / Number(PAGE_BYTES) }));
-    writeFileSync(file, withLazyRanges(readFileSync(file), pages));
-  }
 }
 
 /** How many pages all processes have in them. */

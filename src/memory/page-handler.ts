@@ -80,6 +80,7 @@ export class PageHandler implements Disposable {
   readonly #again: { readonly space: LazySpace; readonly page: number }[] = [];
   #willTry = false;
   #isRestored = false;
+  #mayFetchAhead = false;
   /** What comes from the source: pages, then the answer to CLOSE, then nothing that matters. */
   #stage: "pages" | "closing" | "over" = "pages";
 
@@ -119,6 +120,12 @@ export class PageHandler implements Disposable {
     this.#isRestored = true;
     this.#waiting.length = 0; // what arrives is given to all from now on
     for (const memory of this.#memories.values()) memory.restored();
+    this.#orFail(() => this.#goOn());
+  }
+
+  /** From now on pages come that no task waits for. The downtime lasts as long as the restore and the commit, which need the processors. */
+  fetchAhead(): void {
+    this.#mayFetchAhead = true;
     this.#orFail(() => this.#goOn());
   }
 
@@ -321,14 +328,13 @@ export class PageHandler implements Disposable {
       this.#willTry = true;
       setImmediate(() => this.#orFail(() => this.#tryAgain()));
     }
-    const isAllHere = this.#isRestored && this.#plan.isIdle && this.#arrival === undefined && this.#kept.length === 0;
+    const isAllHere = this.#mayFetchAhead && this.#plan.isIdle && this.#arrival === undefined && this.#kept.length === 0;
     if (isAllHere && this.#stage === "pages") this.#close();
   }
 
   #ask(): void {
     const gets: Buffer[] = [];
-    // Before the tasks run nothing is fetched ahead: the restore needs the processors more, and the downtime lasts as long as it does.
-    const roomPages = this.#isRestored ? KEPT_PAGES_MAX - this.#keptPages : 0;
+    const roomPages = this.#mayFetchAhead ? KEPT_PAGES_MAX - this.#keptPages : 0;
     for (let run = this.#plan.next(roomPages); run !== undefined; run = this.#plan.next(roomPages))
       gets.push(encodeMessage({ kind: "get", run }));
     if (gets.length > 0) this.#source.write(Buffer.concat(gets));

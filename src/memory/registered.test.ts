@@ -24,10 +24,10 @@ test("the mappings that are registered for missing pages, or droppable, are told
   ]);
 });
 
-test("of a process like this one, which has no userfaultfd, no page would be asked for", () => {
+test("of a process like this one, which has no userfaultfd, no page would be asked for", async () => {
   const lazy = new Map([[1, [{ page: 16, pageCount: 1 }]]]);
   for (const tasks of [new Map([[1, process.pid]]), new Map<number, number>()])
-    assert.throws(() => assertRegistered(lazy, tasks), { code: "RESTORE_FAILED" });
+    await assert.rejects(assertRegistered(lazy, tasks), { code: "RESTORE_FAILED" });
 });
 
 test("the first page outside is the first page outside", () => {

@@ -2,7 +2,7 @@
  * Whether the kernel will ask for the pages that a restored task lacks. Lazy memory that CRIU did not register for page faults would begin
  * with zeros, and nobody would be told.
  */
-import { readFileSync } from "node:fs";
+import { readFile } from "node:fs/promises";
 import { DmigrateError } from "../core/errors.ts";
 import { PAGE_BYTES } from "./page-protocol.ts";
 import type { PageRange } from "./page-ranges.ts";
@@ -29,11 +29,11 @@ export function registeredRanges(smaps: string): PageRange[] {
  * @param lazy by process id inside the container, in ascending order
  * @param tasks process ids on this host by those inside the container
  */
-export function assertRegistered(lazy: ReadonlyMap<number, readonly PageRange[]>, tasks: ReadonlyMap<number, number>): void {
+export async function assertRegistered(lazy: ReadonlyMap<number, readonly PageRange[]>, tasks: ReadonlyMap<number, number>): Promise<void> {
   for (const [process, ranges] of lazy) {
     if (ranges.length === 0) continue;
     const pid = tasks.get(process);
-    const smaps = pid === undefined ? "" : readFileSync(`/proc/${pid}/smaps`, "utf8");
+    const smaps = pid === undefined ? "" : await readFile(`/proc/${pid}/smaps`, "utf8");
     const missing = firstOutside(ranges, registeredRanges(smaps));
     if (missing !== undefined) throw notRegistered(process, missing);
   }

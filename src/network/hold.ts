@@ -12,7 +12,6 @@ import { inject, type Injected } from "./inject.ts";
 import { ipHeaderOf, PROTOCOL } from "./ip.ts";
 import { packetsOf } from "./offload.ts";
 import { Quarantine } from "./quarantine.ts";
-import { unsettledCount } from "./unsettled.ts";
 
 const ROUTER_SOLICITATION = 133;
 const REDIRECT = 137;
@@ -43,11 +42,6 @@ export class HeldNetwork implements AsyncDisposable {
     this.#tap.receive(); // what came since a release was heard
     this.#tap.open(); // first: a packet that is both held and heard does no harm, one that is neither costs a retransmission
     this.#quarantine.impose();
-  }
-
-  /** How many connections are there that no process holds (see unsettled.ts). */
-  unsettledCount(): number {
-    return unsettledCount(this.#namespace);
   }
 
   /** The IP packets held since the last call, in their order and ready to be injected elsewhere. */

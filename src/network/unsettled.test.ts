@@ -42,11 +42,11 @@ void describe("connections that no process holds", { timeout: 60_000 }, () => {
       ["closed", 1],
     ] as const) {
       assert.equal(await next(), step);
-      assert.equal(unsettledCount(host.namespace), count, step);
+      assert.equal(await unsettledCount(child.pid ?? 0), count, step);
       child.stdin.write("\n");
     }
     assert.equal(await next(), "read");
-    await until("the kernel to say its last word", 10_000, () => unsettledCount(host.namespace) === 0);
+    await until("the kernel to say its last word", 10_000, async () => (await unsettledCount(child.pid ?? 0)) === 0);
     child.stdin.end();
   });
 

@@ -2,17 +2,19 @@
  * Connections that no process holds at a moment: an application has yet to accept them, or has closed them while they still have
  * something to say. CRIU dumps what processes hold: at such a moment it loses those of TCP without a word, and refuses some of Unix.
  */
-import { existsSync, readFileSync } from "node:fs";
-import type { NetworkNamespace } from "../kernel/netns.ts";
+import { readFile } from "node:fs/promises";
 
 /** include/net/tcp_states.h. */
 const TCP = { ESTABLISHED: 1, SYN_RECV: 3, FIN_WAIT1: 4, CLOSE_WAIT: 8, LAST_ACK: 9, CLOSING: 11 } as const;
 const NOT_ACCEPTED: ReadonlySet<number> = new Set([TCP.ESTABLISHED, TCP.SYN_RECV, TCP.CLOSE_WAIT]);
 const CLOSED: ReadonlySet<number> = new Set([TCP.FIN_WAIT1, TCP.LAST_ACK, TCP.CLOSING]);
 
-/** How many a network namespace has. */
-export function unsettledCount(namespace: NetworkNamespace): number {
-  const [unix = "", ...tcp] = namespace.run(() => ["unix", "tcp", "tcp6"].map((name) => readTable(`/proc/thread-self/net/${name}`)));
+/**
+ * How many the network namespace of a process has. The kernel looks through all connections of the host for each of the tables, some
+ * milliseconds long, so they are read at the same time.
+ */
+export async function unsettledCount(pid: number): Promise<number> {
+  const [unix = "", ...tcp] = await Promise.all(["unix", "tcp", "tcp6"].map((name) => readTable(`/proc/${pid}/net/${name}`)));
   return tcp.reduce((count, table) => count + countUnsettledTcp(table), countUnsettledUnix(unix));
 }
 
@@ -32,6 +34,9 @@ export function countUnsettledTcp(table: string): number {
 }
 
 /** A kernel without IPv6 has no tcp6. */
-function readTable(file: string): string {
-  return existsSync(file) ? readFileSync(file, "utf8") : "";
+function readTable(file: string): Promise<string> {
+  return readFile(file, "utf8").catch((error: unknown) => {
+    if (error instanceof Error && "code" in error && error.code === "ENOENT") return "";
+    throw error;
+  });
 }

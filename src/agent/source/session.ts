@@ -17,7 +17,7 @@ import { freezerOf, type Freezer } from "../../criu/freezer.ts";
 import { sendImages } from "../../criu/image-stream.ts";
 import { prepareDump, type LazyDump } from "../../criu/lazy-dump.ts";
 import { PageDecoys } from "../../criu/page-decoy.ts";
-import { addLazyRanges, lazyPageCount, readLazyRanges } from "../../criu/pagemap.ts";
+import { lazyPageCount, readLazyRanges } from "../../criu/pagemap.ts";
 import { thawAfterDump } from "../../criu/thaw.ts";
 import { describe } from "../../docker/describe.ts";
 import { writeDescription, type ContainerDescription } from "../../docker/description.ts";
@@ -32,6 +32,7 @@ import { NetworkNamespace } from "../../kernel/netns.ts";
 import { PAGE_BYTES } from "../../memory/page-protocol.ts";
 import { PageServer } from "../../memory/page-server.ts";
 import { HeldNetwork } from "../../network/hold.ts";
+import { unsettledCount } from "../../network/unsettled.ts";
 import { interfacesOf, namesByAddress } from "../../network/interfaces.ts";
 import { CHANNELS } from "../channels.ts";
 import type { AgentContext } from "../context.ts";
@@ -200,13 +201,12 @@ export class SourceSession {
       this.#resumedAtMs = timeline.now();
     });
     this.#undo.defer(() => void held.release());
-    await this.#standStill(freezer, held);
+    const tasks = await this.#standStill(freezer, held, decoys);
 
     const sendingFiles = timeline.step("last file difference", () => lastRound.send());
     sendingFiles.catch(() => {}); // told below
-    const tasks = tasksIn(freezer.folder);
-    const unknownToCriu = await timeline.step("list lazy pages", () => decoys.update(tasks));
     const running = dump.start();
+    decoys.list();
     this.#dump = running;
     thaw = () => thawAfterDump(freezer);
     this.#undo.defer(() => running.end());
@@ -215,21 +215,21 @@ export class SourceSession {
     const fencing = timeline.step("fence", () => freezer.fence());
     fencing.catch(() => {}); // told below
     await timeline.step("send last images", async () => {
-      addLazyRanges(dump.images, unknownToCriu);
       dump.closedImages.close();
       await sendingImages;
       await imageChannel.close();
     });
     await Promise.all([sendingFiles, fencing]);
     PageServer.serve(pageChannel, tasks, (byteCount) => (this.#pageBytes += byteCount));
-    return { dump: running, images: dump.images, held, pageChannel };
+    return { dump: running, images: dump.images, decoys, held, pageChannel };
   }
 
   /**
    * Freezes the tasks and holds their network, at a moment at which CRIU sees all that there is to move: other moments are let pass.
    * When this returns, or throws, nobody runs the container.
+   * @returns process ids of the tasks on this host by those inside the container
    */
-  async #standStill(freezer: Freezer, held: HeldNetwork): Promise<void> {
+  async #standStill(freezer: Freezer, held: HeldNetwork, decoys: PageDecoys): Promise<ReadonlyMap<number, number>> {
     const timeline = this.#timeline;
     const beganAtMs = timeline.now();
     for (;;) {
@@ -239,16 +239,22 @@ export class SourceSession {
       const frozenMs = timeline.now();
       held.lock();
       const lockedMs = timeline.now();
-      const strangers = await strangersIn(freezer.folder, this.#subject.initPid);
-      const unsettled = held.unsettledCount();
+      const tasks = tasksIn(freezer.folder);
+      const [unsettled, strangers] = await Promise.all([
+        unsettledCount(this.#subject.initPid),
+        strangersIn(freezer.folder, this.#subject.initPid),
+        decoys.update(tasks),
+      ]);
       const waitedMs = startMs - beganAtMs;
       if (strangers.length === 0 && (unsettled === 0 || waitedMs > UNSETTLED_LIMIT_MS)) {
         if (unsettled > 0) this.#warn(unsettledWarning(unsettled));
         const steps = [
           { name: "freeze tasks", startMs, endMs: frozenMs },
           { name: "hold network", startMs: frozenMs, endMs: lockedMs },
+          { name: "look at tasks", startMs: lockedMs, endMs: timeline.now() },
         ];
-        return timeline.adopt(steps, 0);
+        timeline.adopt(steps, 0);
+        return tasks;
       }
       held.release();
       await freezer.thaw();
@@ -280,15 +286,18 @@ export class SourceSession {
     const configuration = dumpConfiguration((await stat(`/proc/${initPid}/ns/net`)).ino, this.#criuOptions);
     const freezer = await freezerOf(initPid);
     const dump = this.#open.use(await prepareDump({ container: description.id, folder, configuration }));
+    const decoys = this.#open.use(new PageDecoys());
+    if (PageDecoys.isPossible) await decoys.prepare(pidsIn(freezer.folder), (decoyPid, pid) => dump.show(decoyPid, pid));
     const imageChannel = await this.#channel(CHANNELS.images, "metadata");
-    const sendingImages = sendAll(imageChannel, sendImages(dump.images, dump.closedImages));
+    const sendingImages = sendAll(
+      imageChannel,
+      sendImages(dump.images, dump.closedImages, (name) => decoys.amended(dump.images, name)),
+    );
     sendingImages.catch(() => {}); // told in the freeze
     // Not cut by the loss of the target: after the commit it must outlive a link that is gone for a while.
     const pageChannel = (await this.#context.link.open(this.#subject.request.target, id, CHANNELS.pages)).raw();
     this.#undo.defer(() => void pageChannel.destroy());
     this.#counters.push({ kind: "memory", read: () => this.#pageBytes });
-    const decoys = this.#open.use(new PageDecoys());
-    if (PageDecoys.isPossible) await decoys.prepare(pidsIn(freezer.folder), (decoyPid, pid) => dump.show(decoyPid, pid));
     const lastRound = await files.prepareLast();
     const namespace = this.#open.use(NetworkNamespace.open(`/proc/${initPid}/ns/net`));
     const held = this.#open.use(new HeldNetwork(namespace));
@@ -368,10 +377,10 @@ export class SourceSession {
   }
 
   /** The container runs on the target; its remaining pages follow, as long as they have a way to it. Throws MEMORY_LOST. */
-  async #postCopy({ images, pageChannel }: Frozen): Promise<void> {
+  async #postCopy({ images, decoys, pageChannel }: Frozen): Promise<void> {
     const { id, description, request } = this.#subject;
-    this.#expected = await lazyBytesIn(images).then(
-      (lazyBytes) => ({ "post-copy": lazyBytes }),
+    this.#expected = await readLazyRanges(images).then(
+      (known) => ({ "post-copy": (lazyPageCount(known) + decoys.pageCount) * PAGE_BYTES }),
       () => ({}), // the migration goes on without an estimate
     );
     const tellLost = (error: unknown): void =>
@@ -543,6 +552,7 @@ interface Frozen {
   readonly dump: LazyDump;
   /** Where its images lie. */
   readonly images: string;
+  readonly decoys: PageDecoys;
   readonly held: HeldNetwork;
   /** What the lazy pages cross by. There is no other: a target that has lost it has lost them. */
   readonly pageChannel: Duplex;
@@ -556,10 +566,6 @@ class NotOurs extends Error {
     super(error.message);
     this.error = error;
   }
-}
-
-async function lazyBytesIn(images: string): Promise<number> {
-  return PAGE_BYTES * lazyPageCount(await readLazyRanges(images));
 }
 
 /** Asks the target again after the link was lost, until that is hopeless. Tells of it once. */

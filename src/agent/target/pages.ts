@@ -36,7 +36,10 @@ export interface TaskPages extends AsyncDisposable {
   readonly failure: Promise<never>;
   /** Every task is restored and none runs yet. When this returns, they wait for missing pages even if this process dies. */
   restored(): void;
-  /** Returns when no task lacks a page; throws TRANSFER_FAILED, PROTOCOL or KERNEL if that can't be. The tasks wait then. */
+  /**
+   * The tasks run: from now on also such pages come as none waits for. Returns when no task lacks a page; throws TRANSFER_FAILED, PROTOCOL or
+   * KERNEL if that can't be. The tasks wait then.
+   */
   finish(): Promise<PageCounts>;
 }
 
@@ -88,6 +91,7 @@ class OwnPages implements TaskPages {
 
   async finish(): Promise<PageCounts> {
     const handler = needed(this.#handler);
+    handler.fetchAhead();
     await handler.finished;
     await this.#open.disposeAsync();
     return { ...handler.counts, copiedAhead: 0, zero: 0 };

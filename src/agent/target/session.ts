@@ -81,8 +81,8 @@ export class TargetSession {
   #pageChannel: Duplex | undefined;
   #pages: TaskPages | undefined;
   #imagesReceived = Promise.withResolvers<void>();
-  /** From the restore on: whether the engine takes calls. It is asked while it has much to do, so nobody waits for the answer yet. */
-  #pinged: Promise<void> | undefined;
+  /** From the restore on: whether the engine takes calls, and the kernel will ask for what the tasks lack. The commit waits for it. */
+  #checked: Promise<unknown> | undefined;
   /** True from the commit on: the container is this host's, whatever becomes of the session. */
   #isCommitted = false;
   /** From the commit on. */
@@ -179,11 +179,10 @@ export class TargetSession {
       this.#context.log.error({ err: error, migration: this.subject.id }, "the restore failed");
       throw error;
     });
-    assertRegistered(pages.lazy, tasksIn(staging.cgroup));
     pages.restored();
     step("restore", restoreAt);
-    this.#pinged = this.#engine.ping();
-    this.#pinged.catch(() => {}); // told to `commit`
+    this.#checked = Promise.all([this.#engine.ping(), assertRegistered(pages.lazy, tasksIn(staging.cgroup))]);
+    this.#checked.catch(() => {}); // told to `commit`
     this.#context.journal.move(this.subject.id, "prepared");
     return steps;
   }
@@ -204,7 +203,7 @@ export class TargetSession {
         "RESTORE_FAILED",
         "The restored container was ended before the handover; the container keeps running on the source",
       );
-    await this.#pinged; // an engine that has been told to end would end the container
+    await this.#checked; // an engine that has been told to end would end the container
     // Sent by a source that was lost meanwhile: since then it may have ended, or taken the container back.
     if (this.#brokenBy !== undefined) this.#contact.use(await this.#context.peers.to(this.subject.source).attend(this.subject.id));
     this.#context.journal.move(this.subject.id, "owner");
