@@ -1,12 +1,13 @@
 /**
  * The judgement of the page handler: what to ask the source next. Pure: it knows no sockets and no clock.
  *
- * First the pages that tasks touched, then those around them, since tasks touch neighbours; then all others: small ranges before
- * large ones, because that is where a task's stack, its libraries' data and its own lie, each in the order of addresses.
+ * First the pages that tasks touched, then those around them, since tasks touch neighbours; then those that they wrote last, and small
+ * ranges, because that is where a task's stack, its libraries' data and its own lie: these even before the tasks run. At last all others.
  */
 import { DmigrateError } from "../core/errors.ts";
 import type { LazyMemory } from "./lazy-memory.ts";
 import type { PageRun } from "./page-protocol.ts";
+import type { PageRange } from "./page-ranges.ts";
 
 /** How much is asked for, in pages. */
 export interface FetchLimits {
@@ -50,6 +51,8 @@ export class FetchPlan {
   readonly #limits: FetchLimits;
   #touched: { readonly memory: LazyMemory; readonly index: number }[] = [];
   readonly #around: Trail[] = [];
+  /** Written last on the source; then small ranges. The next one last. */
+  readonly #early: Trail[];
   /** The next one last. */
   readonly #rest: Trail[];
   /** In the order in which they were asked for: so they are answered. */
@@ -58,16 +61,17 @@ export class FetchPlan {
   #inFlightLimit: number;
   #demandedPages = 0;
 
-  constructor(memories: ReadonlyMap<number, LazyMemory>, limits: FetchLimits) {
+  /** @param hot by process, what it wrote last; pages that are not lazy may be among it */
+  constructor(memories: ReadonlyMap<number, LazyMemory>, limits: FetchLimits, hot: ReadonlyMap<number, readonly PageRange[]> = new Map()) {
     this.#memories = memories;
     this.#limits = limits;
     this.#inFlightLimit = limits.inFlightMax;
     const ranges = [...memories.values()].flatMap((memory) => memory.ranges.all.map((range) => ({ memory, range })));
-    const isLarge = (pageCount: number): number => (pageCount > limits.small ? 1 : 0);
-    this.#rest = ranges
-      .toSorted((a, b) => isLarge(a.range.pageCount) - isLarge(b.range.pageCount))
-      .map(({ memory, range }) => ({ memory, from: range.index, end: range.index + range.pageCount }))
-      .toReversed();
+    const trails = ranges.map(({ memory, range }) => ({ memory, from: range.index, end: range.index + range.pageCount })).toReversed();
+    const small = trails.filter(({ from, end }) => end - from <= limits.small);
+    const written = [...hot].flatMap(([process, pages]) => hotTrails(memories.get(process), pages));
+    this.#early = [...small, ...written.toReversed()];
+    this.#rest = trails.filter(({ from, end }) => end - from > limits.small);
   }
 
   /** Pages asked for because tasks touched them. */
@@ -87,15 +91,16 @@ export class FetchPlan {
   /**
    * What to ask the source next, if anything now.
    * @param roomPages how many may be fetched that no task waits for
+   * @param isEarly the tasks do not run yet
    */
-  next(roomPages: number): PageRun | undefined {
+  next(roomPages: number, isEarly = false): PageRun | undefined {
     for (let touched = this.#touched.shift(); touched !== undefined; touched = this.#touched.shift()) {
       if (!touched.memory.isWanted(touched.index)) continue;
       this.#demandedPages += 1;
       return this.#get({ memory: touched.memory, from: touched.index, end: touched.index + this.#limits.touched }, true);
     }
     if (this.#inFlightPages >= Math.min(this.#inFlightLimit, roomPages)) return undefined;
-    for (const trails of [this.#around, this.#rest]) {
+    for (const trails of [this.#around, this.#early, ...(isEarly ? [] : [this.#rest])]) {
       for (let trail = trails.at(-1); trail !== undefined; trail = trails.at(-1)) {
         while (trail.from < trail.end && !trail.memory.isWanted(trail.from)) trail.from += 1;
         if (trail.from < trail.end) return this.#get(trail, false);
@@ -139,4 +144,12 @@ export class FetchPlan {
     this.#inFlightPages += pageCount;
     return { process: memory.process, page: range.page, pageCount };
   }
+}
+
+/** The lazy ones of some pages. */
+function hotTrails(memory: LazyMemory | undefined, pages: readonly PageRange[]): Trail[] {
+  if (memory === undefined) return [];
+  return pages.flatMap(({ page, pageCount }) =>
+    memory.ranges.within(page, pageCount).map(({ index, pageCount: count }) => ({ memory, from: index, end: index + count })),
+  );
 }

@@ -12,7 +12,7 @@ import { Userfaultfd, type UserfaultEvent } from "../kernel/userfaultfd.ts";
 import { whenClosed } from "./closed.ts";
 import { FetchPlan, type Fetch, type FetchLimits } from "./fetch-plan.ts";
 import { LazyMemory, type LazySpace, type MappedRun } from "./lazy-memory.ts";
-import { encodeMessage, MessageReader, PAGE_BYTES } from "./page-protocol.ts";
+import { encodeMessage, MessageReader, PAGE_BYTES, type PageRun } from "./page-protocol.ts";
 import type { PageRange } from "./page-ranges.ts";
 
 const MEBIBYTE = (1 << 20) / PAGE_BYTES;
@@ -88,15 +88,22 @@ export class PageHandler implements Disposable {
    * @param source the connection to the source's page server
    * @param processes the lazy ranges of each process, in ascending order
    * @param keep makes a duplicate of a userfaultfd that outlives this process
+   * @param hot what each process wrote last
    */
-  constructor(source: Duplex, processes: ReadonlyMap<number, readonly PageRange[]>, watch: InputWatch, keep: (fd: number) => void) {
+  constructor(
+    source: Duplex,
+    processes: ReadonlyMap<number, readonly PageRange[]>,
+    watch: InputWatch,
+    keep: (fd: number) => void,
+    hot: ReadonlyMap<number, readonly PageRange[]>,
+  ) {
     this.finished = this.#settled.promise;
     this.finished.catch(() => {}); // told to whoever waits for it
     this.#source = source;
     this.#watch = watch;
     this.#keep = keep;
     this.#memories = new Map([...processes].map(([process, ranges]) => [process, new LazyMemory(process, ranges)]));
-    this.#plan = new FetchPlan(this.#memories, LIMITS);
+    this.#plan = new FetchPlan(this.#memories, LIMITS, hot);
     source.on("data", (chunk: Buffer) => this.#orFail(() => this.#takeFromSource(chunk)));
     source.on("error", (error) => this.fail(error));
     whenClosed(source, () => this.#sourceClosed());
@@ -123,7 +130,7 @@ export class PageHandler implements Disposable {
     this.#orFail(() => this.#goOn());
   }
 
-  /** From now on pages come that no task waits for. The downtime lasts as long as the restore and the commit, which need the processors. */
+  /** The tasks run: from now on all pages come. Before, the restore and the commit need the processors more. */
   fetchAhead(): void {
     this.#mayFetchAhead = true;
     this.#orFail(() => this.#goOn());
@@ -334,9 +341,8 @@ export class PageHandler implements Disposable {
 
   #ask(): void {
     const gets: Buffer[] = [];
-    const roomPages = this.#mayFetchAhead ? KEPT_PAGES_MAX - this.#keptPages : 0;
-    for (let run = this.#plan.next(roomPages); run !== undefined; run = this.#plan.next(roomPages))
-      gets.push(encodeMessage({ kind: "get", run }));
+    const next = (): PageRun | undefined => this.#plan.next(KEPT_PAGES_MAX - this.#keptPages, !this.#mayFetchAhead);
+    for (let run = next(); run !== undefined; run = next()) gets.push(encodeMessage({ kind: "get", run }));
     if (gets.length > 0) this.#source.write(Buffer.concat(gets));
   }
 

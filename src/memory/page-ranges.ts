@@ -33,6 +33,27 @@ export class PageRanges {
     return range.index + page - range.page;
   }
 
+  /** The parts of the ranges that lie within `pageCount` pages from `page` on. */
+  within(page: number, pageCount: number): IndexedRange[] {
+    const parts: IndexedRange[] = [];
+    const end = page + pageCount;
+    for (
+      let at = Math.max(
+        0,
+        lastAtMost(page, this.all.length, (n) => this.all[n]?.page),
+      );
+      at < this.all.length;
+      at++
+    ) {
+      const range = this.all[at];
+      if (range === undefined || range.page >= end) break;
+      const from = Math.max(page, range.page);
+      const count = Math.min(end, range.page + range.pageCount) - from;
+      if (count > 0) parts.push({ page: from, index: range.index + from - range.page, pageCount: count });
+    }
+    return parts;
+  }
+
   /** Up to `pageCount` pages from the one at `index` on, cut at the end of a range. Throws RangeError if there is no such page. */
   at(index: number, pageCount: number): PageRange {
     const range = this.all[lastAtMost(index, this.all.length, (at) => this.all[at]?.index)];

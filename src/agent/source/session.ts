@@ -13,6 +13,7 @@ import type { MigrationId } from "../../core/ids.ts";
 import { RateMeter, remainingMs, type ExpectedBytes } from "../../core/progress.ts";
 import type { ByteCounts, MigrationEvent, Outcome, PageCounts, Report } from "../../core/migration.ts";
 import { dumpConfiguration } from "../../criu/configuration.ts";
+import { writeHotPages } from "../../criu/hot-pages.ts";
 import { freezerOf, type Freezer } from "../../criu/freezer.ts";
 import { sendImages } from "../../criu/image-stream.ts";
 import { prepareDump, type LazyDump } from "../../criu/lazy-dump.ts";
@@ -30,6 +31,7 @@ import { isNotFound } from "../../docker/transport.ts";
 import { liesOnHost, volumeIdentity } from "../../docker/volumes.ts";
 import { NetworkNamespace } from "../../kernel/netns.ts";
 import { PAGE_BYTES } from "../../memory/page-protocol.ts";
+import { RecentWrites } from "../../memory/tracking/recent-writes.ts";
 import { PageServer } from "../../memory/page-server.ts";
 import { HeldNetwork } from "../../network/hold.ts";
 import { unsettledCount } from "../../network/unsettled.ts";
@@ -51,6 +53,8 @@ import { pidsIn, tasksIn } from "../tasks.ts";
 const PROGRESS_INTERVAL_MS = 200;
 const REACH_RETRY_MS = 1000;
 const STAND_STILL_RETRY_MS = 20;
+/** What the tasks wrote in so long before the freeze they will want first. */
+const RECENT_WRITES_MS = 20;
 /** How long to wait for the end of what came in by `docker exec`, and of health probes. */
 const STRANGERS_LIMIT_MS = 10_000;
 /** How long to wait for a target that cleans up; it goes on by itself. */
@@ -193,6 +197,8 @@ export class SourceSession {
   async #freeze(): Promise<Frozen> {
     const timeline = this.#timeline;
     const { dump, decoys, lastRound, imageChannel, sendingImages, pageChannel, held, freezer } = await this.#prepareFreeze();
+    using writes = await RecentWrites.begin(pidsIn(freezer.folder));
+    await sleep(RECENT_WRITES_MS);
     this.#cancelled.throwIfAborted();
 
     let thaw = (): Promise<void> => freezer.thaw();
@@ -205,6 +211,8 @@ export class SourceSession {
 
     const sendingFiles = timeline.step("last file difference", () => lastRound.send());
     sendingFiles.catch(() => {}); // told below
+    writeHotPages(dump.images, writes.told(tasks));
+    writes[Symbol.dispose](); // before CRIU looks at the tasks
     const running = dump.start();
     decoys.list();
     this.#dump = running;

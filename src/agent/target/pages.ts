@@ -6,6 +6,7 @@ import { DmigrateError } from "../../core/errors.ts";
 import type { PageCounts } from "../../core/migration.ts";
 import { startLazyPages, type LazyPages } from "../../criu/lazy-pages.ts";
 import { LazySocket } from "../../criu/lazy-socket.ts";
+import { readHotPages } from "../../criu/hot-pages.ts";
 import { readLazyRanges } from "../../criu/pagemap.ts";
 import { InputWatch } from "../../kernel/epoll.ts";
 import { PageHandler } from "../../memory/page-handler.ts";
@@ -37,8 +38,8 @@ export interface TaskPages extends AsyncDisposable {
   /** Every task is restored and none runs yet. When this returns, they wait for missing pages even if this process dies. */
   restored(): void;
   /**
-   * The tasks run: from now on also such pages come as none waits for. Returns when no task lacks a page; throws TRANSFER_FAILED, PROTOCOL or
-   * KERNEL if that can't be. The tasks wait then.
+   * The tasks run: from now on also such pages come as none waits for. Returns when no task lacks a page; throws TRANSFER_FAILED,
+   * PROTOCOL or KERNEL if that can't be. The tasks wait then.
    */
   finish(): Promise<PageCounts>;
 }
@@ -77,7 +78,7 @@ class OwnPages implements TaskPages {
 
   async serve(source: Duplex): Promise<void> {
     this.lazy = await readLazyRanges(this.#images);
-    this.#handler = new PageHandler(source, this.lazy, this.#watch, (fd) => this.#keeper.keep(fd));
+    this.#handler = new PageHandler(source, this.lazy, this.#watch, (fd) => this.#keeper.keep(fd), readHotPages(this.#images));
   }
 
   get failure(): Promise<never> {

@@ -1,0 +1,77 @@
+/**
+ * The pages that tasks wrote just before they were frozen. They will be wanted first, so they cross first.
+ *
+ * A hint: what this does not tell comes later or when it is touched. Whatever fails here costs time and nothing else.
+ */
+import { readFileSync } from "node:fs";
+import { parseMaps, type MapsEntry } from "../../kernel/maps.ts";
+import { Pagemap, type AddressRange } from "../../kernel/pagemap.ts";
+import { WriteProtection } from "../../kernel/write-protection.ts";
+import type { PageRange } from "../page-ranges.ts";
+import { PAGE_BYTES } from "../page-protocol.ts";
+import { isTracked } from "./tracker.ts";
+
+/** So many pages of all tasks together are told. */
+const PAGES_MAX = 4096;
+
+export class RecentWrites implements Disposable {
+  readonly #protections = new Map<number, WriteProtection>();
+
+  /** From now on the tasks' writes are noted, as far as that can be. Each of them is stopped for some hundred microseconds. */
+  static async begin(pids: Iterable<number>): Promise<RecentWrites> {
+    const writes = new RecentWrites();
+    for (const pid of pids) await writes.#watch(pid).catch(() => {}); // it has ended, is traced, or the kernel can't do this
+    return writes;
+  }
+
+  async #watch(pid: number): Promise<void> {
+    const protection = await WriteProtection.begin(pid);
+    this.#protections.set(pid, protection);
+    using pagemap = new Pagemap(pid);
+    for (const mapping of trackedOf(pid)) if (protection.add(mapping)) pagemap.written(mapping); // which begins anew
+  }
+
+  /**
+   * What was written since, by process id inside the container, in ascending order.
+   * @param tasks process ids on this host by those inside the container; none of them runs
+   */
+  told(tasks: ReadonlyMap<number, number>): Map<number, readonly PageRange[]> {
+    const all = new Map<number, readonly PageRange[]>();
+    let room = PAGES_MAX;
+    for (const [process, pid] of tasks) {
+      if (!this.#protections.has(pid)) continue;
+      const ranges = cut(writtenBy(pid), room);
+      room -= ranges.reduce((sum, { pageCount }) => sum + pageCount, 0);
+      all.set(process, ranges);
+    }
+    return all;
+  }
+
+  /** Ends it: nothing is left in the tasks. */
+  [Symbol.dispose](): void {
+    for (const protection of this.#protections.values()) protection[Symbol.dispose]();
+    this.#protections.clear();
+  }
+}
+
+function trackedOf(pid: number): MapsEntry[] {
+  return parseMaps(readFileSync(`/proc/${pid}/maps`, "utf8")).filter(isTracked);
+}
+
+function writtenBy(pid: number): AddressRange[] {
+  using pagemap = new Pagemap(pid);
+  return trackedOf(pid).flatMap((mapping) => pagemap.written(mapping) ?? []);
+}
+
+/** The first pages of them. */
+function cut(ranges: readonly AddressRange[], pageCountMax: number): PageRange[] {
+  const pages: PageRange[] = [];
+  let room = pageCountMax;
+  for (const { start, end } of ranges) {
+    const pageCount = Math.min(room, (end - start) / PAGE_BYTES);
+    if (pageCount === 0) break;
+    pages.push({ page: start / PAGE_BYTES, pageCount });
+    room -= pageCount;
+  }
+  return pages;
+}
