@@ -68,8 +68,13 @@ function openIfThere(file: string): number | undefined {
 /**
  * Writes the files of a stream into a folder, for its owner alone to read: images hold memory. Throws PROTOCOL for a name or length that
  * no image has, TRANSFER_FAILED for a stream that ends inside a file, NO_SPACE. However it ends, no file stays open.
+ * @param arrived is told the name of each file once it is complete
  */
-export async function receiveImages(stream: AsyncIterable<Uint8Array>, folder: string): Promise<void> {
+export async function receiveImages(
+  stream: AsyncIterable<Uint8Array>,
+  folder: string,
+  arrived: (name: string) => void = () => {},
+): Promise<void> {
   const { uid, gid } = await stat(folder);
   await using reader = new ByteReader(stream);
   while (!(await reader.atEnd())) {
@@ -79,9 +84,12 @@ export async function receiveImages(stream: AsyncIterable<Uint8Array>, folder: s
     if (!FILE_NAME.test(name) || size > FILE_BYTES_MAX) {
       throw new DmigrateError("PROTOCOL", "The source sent an image of an impossible name or size; update both agents to the same release");
     }
-    await using file = await open(path.join(folder, name), "w", 0o600);
-    fchownSync(file.fd, uid, gid);
-    for await (const chunk of reader.stream(size)) await file.writeFile(chunk).catch((error: unknown) => failWriting(folder, error));
+    {
+      await using file = await open(path.join(folder, name), "w", 0o600);
+      fchownSync(file.fd, uid, gid);
+      for await (const chunk of reader.stream(size)) await file.writeFile(chunk).catch((error: unknown) => failWriting(folder, error));
+    }
+    arrived(name);
   }
 }
 

@@ -45,6 +45,8 @@ const COMMIT_LIMIT_MS = 60_000;
 const COMMIT_POLL_MS = 20;
 /** How long a source may take to ask how a session ended that is complete; it need not know. */
 const FINISH_LIMIT_MS = 10_000;
+/** What runc wants to see of the images when a restore starts: it writes this when a dump starts, before the freeze. */
+const FIRST_IMAGE = "descriptors.json";
 
 /** What a session is about. */
 export interface SessionSubject {
@@ -444,7 +446,10 @@ export class TargetSession {
 
   async #receiveImages(channel: Channel): Promise<void> {
     try {
-      await receiveImages(receiveAll(channel), this.#need(this.#staging, "stage").images);
+      const staging = this.#need(this.#staging, "stage");
+      await receiveImages(receiveAll(channel), staging.images, (name) => {
+        if (name === FIRST_IMAGE) staging.startRestore();
+      });
       this.#imagesReceived.resolve();
     } catch (error) {
       this.#imagesReceived.reject(error);

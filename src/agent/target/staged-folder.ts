@@ -21,6 +21,9 @@ const HOLD_SCRIPT = fileURLToPath(new URL("../../shim/dmigrate-hold", import.met
 const ORPHANED = "orphaned";
 /** Where CRIU builds the mounts of a container that it restores (criu/mount.c, `create_mnt_roots`), as its log names it. */
 const MOUNT_ROOTS = /\/tmp\/\.criu\.mntns\.\w{6}/;
+/** CRIU's configuration, and the fifo from which CRIU reads it. */
+const CONFIGURATION = "criu.conf";
+const CONFIGURATION_PIPE = "criu.conf.pipe";
 /** How long CRIU may take to notice that what it restores was ended. It may wait for ever for a zombie that it traces itself. */
 const CRIU_END_LIMIT_MS = 5_000;
 
@@ -58,7 +61,7 @@ export class StagedFolder implements AsyncDisposable {
       await mkdir(path.join(folder, name), { mode: 0o700 });
       await chown(path.join(folder, name), root.uid, root.gid);
     }
-    await promisify(execFile)("mkfifo", ["-m", "600", gateOf(folder)]);
+    await promisify(execFile)("mkfifo", ["-m", "600", gateOf(folder), path.join(folder, CONFIGURATION_PIPE)]);
     await symlink(HOLD_SCRIPT, path.join(folder, "hold"));
     return new StagedFolder(folder);
   }
@@ -86,7 +89,22 @@ export class StagedFolder implements AsyncDisposable {
     await writeFile(fenceOf(this.path), `${control}\n${frozen}\n${member}\n${outside}\n`);
   }
 
-  /** Lets the held `create` restore. */
+  /** @param content for CRIU */
+  async writeConfiguration(content: string): Promise<void> {
+    await writeFile(path.join(this.path, CONFIGURATION), content);
+  }
+
+  /** Where CRIU is to look for its configuration. */
+  get configurationPipe(): string {
+    return path.join(this.path, CONFIGURATION_PIPE);
+  }
+
+  /** Has the held `create` start a restore that waits. When the fence, the configuration and images/descriptors.json are there. */
+  startRestore(): void {
+    this.#gate.write("start");
+  }
+
+  /** Lets the restore go. */
   openGate(): void {
     this.#gate.write("restore");
   }

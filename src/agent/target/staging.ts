@@ -5,7 +5,7 @@
 import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { existsSync, readFileSync } from "node:fs";
-import { readdir, readFile, writeFile } from "node:fs/promises";
+import { readdir, readFile } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import path from "node:path";
 import { DmigrateError, messageOf } from "../../core/errors.ts";
@@ -42,6 +42,7 @@ export class Staging implements AsyncDisposable {
   readonly #marks: Marks;
   readonly #started: Promise<void>;
   #hasFailed = false;
+  #isRestoring = false;
 
   private constructor(parts: {
     bundle: Bundle;
@@ -59,8 +60,11 @@ export class Staging implements AsyncDisposable {
     this.#folder = parts.folder;
     this.#cleanup = parts.cleanup;
     this.#marks = parts.marks;
-    this.#started = parts.started;
-    this.#started.catch(() => (this.#hasFailed = true));
+    this.#started = parts.started.catch(async (error: unknown) => {
+      this.#hasFailed = true;
+      throw this.#isRestoring ? await this.#restoreFailed(error) : error;
+    });
+    this.#started.catch(() => {}); // told to whoever waits for it
   }
 
   /**
@@ -84,8 +88,7 @@ export class Staging implements AsyncDisposable {
       ...cgroupRootOptions(fence.version, bundle.cgroup),
       ...(bundle.cgroupsSeenAt === undefined ? [] : cgroupMountOptions(mounts, bundle.cgroupsSeenAt, bundle.cgroup)),
     ];
-    const configuration = path.join(folder.path, "criu.conf");
-    await writeFile(configuration, restoreConfiguration(folder.holdScript, [...criuOptions, ...cgroups]));
+    await folder.writeConfiguration(restoreConfiguration(folder.holdScript, [...criuOptions, ...cgroups]));
 
     const namespace = cleanup.use(NetworkNamespace.create());
     const silence = cleanup.use(new SilentNetwork(namespace));
@@ -96,7 +99,7 @@ export class Staging implements AsyncDisposable {
       for (const hook of bundle.networkHooks) await runHook(hook, bundle, container, holder);
     }
     setSysctls(namespace, bundle.networkSysctls);
-    await bundle.rewrite(await engineNameOf(namespace), configuration);
+    await bundle.rewrite(await engineNameOf(namespace), folder.configurationPipe);
 
     return new Staging({ bundle, namespace, silence, folder, cleanup: cleanup.move(), marks, started });
   }
@@ -119,9 +122,17 @@ export class Staging implements AsyncDisposable {
     return this.#folder.work;
   }
 
-  /** Lets the held `create` restore. Returns when every task is restored, and frozen; throws RESTORE_FAILED. */
+  /** Has runc and CRIU started, which then wait. Once the first of the images, `descriptors.json`, is there. */
+  startRestore(): void {
+    if (this.#isRestoring) return;
+    this.#isRestoring = true;
+    this.#folder.startRestore();
+  }
+
+  /** Lets the restore go. Returns when every task is restored, and frozen; throws RESTORE_FAILED. */
   async restore(): Promise<void> {
     using _pivot = this.#isReadOnly ? pivotFolder(this.rootfs) : undefined;
+    this.startRestore();
     this.#folder.openGate();
     const over = new AbortController();
     try {
@@ -129,15 +140,19 @@ export class Staging implements AsyncDisposable {
       await Promise.race([restored, this.#givenUp(over.signal)]);
       await this.#freezer().freeze();
     } catch (error) {
-      const log = await this.#restoreLog();
-      throw new DmigrateError(
-        "RESTORE_FAILED",
-        `CRIU could not restore the container on the target: ${lastErrors(log) || messageOf(error)}; the agent's log there has more`,
-        new Error(`CRIU's log ends with:\n${lastLines(log)}`, { cause: error }),
-      );
+      throw this.#hasFailed ? error : await this.#restoreFailed(error);
     } finally {
       over.abort();
     }
+  }
+
+  async #restoreFailed(reason: unknown): Promise<DmigrateError> {
+    const log = await this.#restoreLog();
+    return new DmigrateError(
+      "RESTORE_FAILED",
+      `CRIU could not restore the container on the target: ${lastErrors(log) || messageOf(reason)}; the agent's log there has more`,
+      new Error(`CRIU's log ends with:\n${lastLines(log)}`, { cause: reason }),
+    );
   }
 
   /** Rejected when CRIU has given up. It may not end then: it waits for its tasks, among them zombies that it traces itself. */
