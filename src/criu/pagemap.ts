@@ -3,7 +3,7 @@
  *
  * The first entry is the head, the others are `pagemap_entry` (CRIU images/pagemap.proto).
  */
-import { readdir, readFile } from "node:fs/promises";
+import { readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { DmigrateError } from "../core/errors.ts";
 import type { AddressRange } from "../kernel/pagemap.ts";
@@ -30,12 +30,15 @@ export function lazyRanges(image: Uint8Array): PageRange[] {
   return decoded.filter(({ lazy }) => lazy).map(({ page, pageCount }) => ({ page, pageCount }));
 }
 
-/** The lazy ranges of every process in a folder of images, by process id inside the container. Throws PROTOCOL. */
-export async function readLazyRanges(images: string): Promise<Map<number, PageRange[]>> {
+/**
+ * The lazy ranges of every process in a folder of images, by process id inside the container. The container stands still meanwhile: so
+ * nobody waits for any of these small files. Throws PROTOCOL.
+ */
+export function readLazyRanges(images: string): Map<number, PageRange[]> {
   const processes = new Map<number, PageRange[]>();
-  for (const name of await readdir(images)) {
+  for (const name of readdirSync(images)) {
     const process = /^pagemap-(\d+)\.img$/.exec(name)?.[1];
-    if (process !== undefined) processes.set(Number(process), lazyRanges(await readFile(path.join(images, name))));
+    if (process !== undefined) processes.set(Number(process), lazyRanges(readFileSync(path.join(images, name))));
   }
   return processes;
 }

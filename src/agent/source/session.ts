@@ -387,10 +387,11 @@ export class SourceSession {
   /** The container runs on the target; its remaining pages follow, as long as they have a way to it. Throws MEMORY_LOST. */
   async #postCopy({ images, decoys, pageChannel }: Frozen): Promise<void> {
     const { id, description, request } = this.#subject;
-    this.#expected = await readLazyRanges(images).then(
-      (known) => ({ "post-copy": (lazyPageCount(known) + decoys.pageCount) * PAGE_BYTES }),
-      () => ({}), // the migration goes on without an estimate
-    );
+    try {
+      this.#expected = { "post-copy": (lazyPageCount(readLazyRanges(images)) + decoys.pageCount) * PAGE_BYTES };
+    } catch {
+      // The migration goes on without an estimate.
+    }
     const tellLost = (error: unknown): void =>
       this.#warn(
         `${messageOf(error)}: ${description.name} runs on ${request.target}, but what touches memory that has not crossed waits until ` +

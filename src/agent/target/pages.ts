@@ -77,7 +77,7 @@ class OwnPages implements TaskPages {
   }
 
   async serve(source: Duplex): Promise<void> {
-    this.lazy = await readLazyRanges(this.#images);
+    this.lazy = readLazyRanges(this.#images);
     this.#handler = new PageHandler(source, this.lazy, this.#watch, (fd) => this.#keeper.keep(fd), readHotPages(this.#images));
   }
 
@@ -116,7 +116,7 @@ class CriuPages implements TaskPages {
   async serve(source: Duplex): Promise<void> {
     const { images, work } = this.#folders;
     this.#daemon = await startLazyPages(images, work);
-    this.lazy = await readLazyRanges(images);
+    this.lazy = readLazyRanges(images);
     this.#proxy = new PageProxy(this.#daemon.pageServer, source, this.lazy);
   }
 

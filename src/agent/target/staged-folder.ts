@@ -21,9 +21,9 @@ const HOLD_SCRIPT = fileURLToPath(new URL("../../shim/dmigrate-hold", import.met
 const ORPHANED = "orphaned";
 /** Where CRIU builds the mounts of a container that it restores (criu/mount.c, `create_mnt_roots`), as its log names it. */
 const MOUNT_ROOTS = /\/tmp\/\.criu\.mntns\.\w{6}/;
-/** CRIU's configuration, and the fifo from which CRIU reads it. */
+/** The fifo from which CRIU reads its configuration. */
 const CONFIGURATION = "criu.conf";
-const CONFIGURATION_PIPE = "criu.conf.pipe";
+const CONFIGURATION_POLL_MS = 1;
 /** How long CRIU may take to notice that what it restores was ended. It may wait for ever for a zombie that it traces itself. */
 const CRIU_END_LIMIT_MS = 5_000;
 
@@ -61,7 +61,7 @@ export class StagedFolder implements AsyncDisposable {
       await mkdir(path.join(folder, name), { mode: 0o700 });
       await chown(path.join(folder, name), root.uid, root.gid);
     }
-    await promisify(execFile)("mkfifo", ["-m", "600", gateOf(folder), path.join(folder, CONFIGURATION_PIPE)]);
+    await promisify(execFile)("mkfifo", ["-m", "600", gateOf(folder), path.join(folder, CONFIGURATION)]);
     await symlink(HOLD_SCRIPT, path.join(folder, "hold"));
     return new StagedFolder(folder);
   }
@@ -89,24 +89,30 @@ export class StagedFolder implements AsyncDisposable {
     await writeFile(fenceOf(this.path), `${control}\n${frozen}\n${member}\n${outside}\n`);
   }
 
-  /** @param content for CRIU */
-  async writeConfiguration(content: string): Promise<void> {
-    await writeFile(path.join(this.path, CONFIGURATION), content);
-  }
-
   /** Where CRIU is to look for its configuration. */
-  get configurationPipe(): string {
-    return path.join(this.path, CONFIGURATION_PIPE);
+  get configuration(): string {
+    return path.join(this.path, CONFIGURATION);
   }
 
-  /** Has the held `create` start a restore that waits. When the fence, the configuration and images/descriptors.json are there. */
+  /** Has the held `create` start a restore that waits. When the fence and images/descriptors.json are there. */
   startRestore(): void {
     this.#gate.write("start");
   }
 
-  /** Lets the restore go. */
-  openGate(): void {
-    this.#gate.write("restore");
+  /**
+   * Lets the restore go, as soon as CRIU waits for its configuration. First comes that, then the word that this host's agent has lived to
+   * give it: without, the restore is ended.
+   */
+  async openGate(configuration: string, signal: AbortSignal): Promise<void> {
+    for (;;) {
+      const pipe = openForReader(this.configuration);
+      if (pipe !== undefined) {
+        writeSync(pipe, configuration);
+        this.#gate.write("restore");
+        return closeSync(pipe);
+      }
+      await sleep(CONFIGURATION_POLL_MS, undefined, { signal });
+    }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -188,6 +194,16 @@ function gateOf(folder: string): string {
 
 function fenceOf(folder: string): string {
   return path.join(folder, "fence");
+}
+
+/** Opens a named pipe that somebody reads; undefined if nobody does. */
+function openForReader(file: string): number | undefined {
+  try {
+    return openSync(file, constants.O_WRONLY | constants.O_NONBLOCK);
+  } catch (error) {
+    if (error instanceof Error && "code" in error && error.code === "ENXIO") return undefined;
+    throw error;
+  }
 }
 
 /** A named pipe that this process keeps open at both ends: the reader waits, and sees the end when this process ends. */

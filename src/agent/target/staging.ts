@@ -12,8 +12,9 @@ import { DmigrateError, messageOf } from "../../core/errors.ts";
 import type { ContainerId } from "../../core/ids.ts";
 import { cgroupMountOptions, cgroupRootOptions } from "../../criu/cgroups.ts";
 import { restoreConfiguration } from "../../criu/configuration.ts";
-import { fenceOf, type Freezer } from "../../criu/freezer.ts";
+import { fenceOf, type Fence, type Freezer } from "../../criu/freezer.ts";
 import { lastErrors, lastLines } from "../../criu/log.ts";
+import { keepMovesQuick } from "../../kernel/cgroup-moves.ts";
 import { ClosedWrites } from "../../kernel/inotify.ts";
 import { NetworkNamespace } from "../../kernel/netns.ts";
 import { SilentNetwork } from "../../network/silence.ts";
@@ -41,6 +42,9 @@ export class Staging implements AsyncDisposable {
   readonly #cleanup: AsyncDisposableStack;
   readonly #marks: Marks;
   readonly #started: Promise<void>;
+  /** CRIU's. */
+  readonly #configuration: string;
+  readonly #fence: Fence;
   #hasFailed = false;
   #isRestoring = false;
 
@@ -52,6 +56,8 @@ export class Staging implements AsyncDisposable {
     cleanup: AsyncDisposableStack;
     marks: Marks;
     started: Promise<void>;
+    configuration: string;
+    fence: Fence;
   }) {
     this.rootfs = parts.bundle.rootfs;
     this.namespace = parts.namespace;
@@ -60,6 +66,8 @@ export class Staging implements AsyncDisposable {
     this.#folder = parts.folder;
     this.#cleanup = parts.cleanup;
     this.#marks = parts.marks;
+    this.#configuration = parts.configuration;
+    this.#fence = parts.fence;
     this.#started = parts.started.catch(async (error: unknown) => {
       this.#hasFailed = true;
       throw this.#isRestoring ? await this.#restoreFailed(error) : error;
@@ -88,7 +96,7 @@ export class Staging implements AsyncDisposable {
       ...cgroupRootOptions(fence.version, bundle.cgroup),
       ...(bundle.cgroupsSeenAt === undefined ? [] : cgroupMountOptions(mounts, bundle.cgroupsSeenAt, bundle.cgroup)),
     ];
-    await folder.writeConfiguration(restoreConfiguration(folder.holdScript, [...criuOptions, ...cgroups]));
+    const configuration = restoreConfiguration(folder.holdScript, [...criuOptions, ...cgroups]);
 
     const namespace = cleanup.use(NetworkNamespace.create());
     const silence = cleanup.use(new SilentNetwork(namespace));
@@ -99,9 +107,9 @@ export class Staging implements AsyncDisposable {
       for (const hook of bundle.networkHooks) await runHook(hook, bundle, container, holder);
     }
     setSysctls(namespace, bundle.networkSysctls);
-    await bundle.rewrite(await engineNameOf(namespace), folder.configurationPipe);
+    await bundle.rewrite(await engineNameOf(namespace), folder.configuration);
 
-    return new Staging({ bundle, namespace, silence, folder, cleanup: cleanup.move(), marks, started });
+    return new Staging({ bundle, namespace, silence, folder, cleanup: cleanup.move(), marks, started, configuration, fence });
   }
 
   /** The folder that is there as long as restored tasks may lack pages, whoever looks after them. */
@@ -132,11 +140,14 @@ export class Staging implements AsyncDisposable {
   /** Lets the restore go. Returns when every task is restored, and frozen; throws RESTORE_FAILED. */
   async restore(): Promise<void> {
     using _pivot = this.#isReadOnly ? pivotFolder(this.rootfs) : undefined;
+    using _quick = keepMovesQuick(this.#fence.outside);
     this.startRestore();
-    this.#folder.openGate();
     const over = new AbortController();
     try {
-      const restored = this.#marks.wait("restored", this.#started, AbortSignal.timeout(RESTORE_LIMIT_MS));
+      const signal = AbortSignal.any([over.signal, AbortSignal.timeout(RESTORE_LIMIT_MS)]);
+      const restored = this.#marks.wait("restored", this.#started, signal);
+      restored.catch(() => {}); // told below
+      await Promise.race([this.#folder.openGate(this.#configuration, signal), restored]);
       await Promise.race([restored, this.#givenUp(over.signal)]);
       await this.#freezer().freeze();
     } catch (error) {
