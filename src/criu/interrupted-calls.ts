@@ -11,6 +11,7 @@
  * one goes on with is known to the kernel alone, so it ends with EINTR. So do the calls of 32-bit programs; images of other processors
  * than x86-64 are left as they are.
  */
+import { INTERRUPTED_CALLS } from "../kernel/interrupted-calls.ts";
 import { entriesOf, fieldsOf, type Field, type Span } from "./image-entries.ts";
 
 /** Fields within fields of images/core.proto, core_entry: of its thread_info_x86, task_core_entry and thread_core_entry. */
@@ -25,33 +26,6 @@ const MODE_COMPAT = 2n;
 const EINTR = BigInt.asUintN(64, -4n);
 /** `ax` with EINTR in it, as an image has it: most images lack it, and are done with. */
 const AX_IS_EINTR = Buffer.of(REGISTER.ax << 3, 0xfc, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01);
-
-interface Call {
-  /** Which registers of a sleep point to its time, and to where the kernel wrote what was left of that; a wait has no such thing. */
-  readonly sleep?: { readonly time: "di" | "dx"; readonly left: "si" | "r10" };
-}
-
-/**
- * The calls for which the kernel returns ERESTART_RESTARTBLOCK, of which CRIU makes EINTR (compel/arch/x86/src/lib/infect.c), and those
- * that every stop ends with EINTR (signal(7), "Interruption of system calls and library functions by stop signals"). By way of a signal's
- * handler `orig_ax` is no call's number any more: so if both are there nothing but the freeze has interrupted it.
- */
-export const INTERRUPTED_CALLS: ReadonlyMap<bigint | undefined, Call> = new Map<bigint, Call>([
-  [7n, {}], // poll
-  [35n, { sleep: { time: "di", left: "si" } }], // nanosleep
-  [43n, {}], // accept with a timeout (SO_RCVTIMEO), like the next two and accept4
-  [45n, {}], // recvfrom
-  [47n, {}], // recvmsg
-  [65n, {}], // semop
-  [128n, {}], // rt_sigtimedwait
-  [202n, {}], // futex
-  [220n, {}], // semtimedop
-  [230n, { sleep: { time: "dx", left: "r10" } }], // clock_nanosleep; not until a point in time, which CRIU has made again
-  [232n, {}], // epoll_wait
-  [281n, {}], // epoll_pwait
-  [288n, {}], // accept4
-  [441n, {}], // epoll_pwait2
-]);
 
 /** Every address of a program is below. */
 const ADDRESSES_END = 1n << 56n;

@@ -8,6 +8,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { readFileSync } from "node:fs";
 import { DmigrateError } from "../core/errors.ts";
+import { goOnWithCall } from "./interrupted-calls.ts";
 import { kernelError } from "./libc.ts";
 import { parseMaps } from "./maps.ts";
 import { readMemory } from "./process-memory.ts";
@@ -47,9 +48,11 @@ export class StoppedThread implements Disposable {
     const instruction = syscallInstruction(pid);
     using held = new DisposableStack();
     const tracee = Tracee.seize(pid, { suspendsSeccomp: true });
-    if (tracee !== undefined) held.use(tracee);
-    if (tracee === undefined || !(await stops(tracee, STOP_LIMIT_MS)))
+    if (tracee === undefined || !(await stops(tracee, STOP_LIMIT_MS))) {
+      if (tracee !== undefined) void letGoOnceStopped(tracee);
       throw new DmigrateError("KERNEL", `Process ${pid} can't be stopped: it has ended, is traced, or waits in the kernel; try again`);
+    }
+    held.use(tracee);
     const registers = tracee.registers();
     const signalMask = tracee.signalMask();
     if (registers === undefined || signalMask === undefined) throw ended(pid);
@@ -90,6 +93,7 @@ export class StoppedThread implements Disposable {
   restore(): void {
     this.#tracee.setRegisters(this.#registers);
     this.#tracee.setSignalMask(this.#signalMask);
+    goOnWithCall(this.#tracee);
   }
 
   [Symbol.dispose](): void {
@@ -115,6 +119,13 @@ async function stops(tracee: Tracee, limitMs: number): Promise<boolean> {
     if (waitedMs > SPIN_MS) await sleep(1);
   }
   return true;
+}
+
+/** One that is still asked to stop can't be let go, and whoever let it alone would leave it stopped for ever. */
+async function letGoOnceStopped(tracee: Tracee): Promise<void> {
+  while (!tracee.hasStopped) await sleep(1, undefined, { ref: false });
+  goOnWithCall(tracee);
+  tracee[Symbol.dispose]();
 }
 
 /** Where in a process there is an instruction that makes a system call: its vDSO has some, for what it can't answer by itself (vdso(7)). */

@@ -84,6 +84,33 @@ test("small ranges come first; a touched page comes before all that is not on it
   assert.equal(plan.demandedPages, 1);
 });
 
+test("before the tasks run only what they wrote last comes, and small ranges", () => {
+  const all = [
+    { page: 100, pageCount: 40 },
+    { page: 200, pageCount: 3 },
+  ];
+  const memories = new Map([[1, new LazyMemory(1, all)]]);
+  const hot = new Map([
+    [
+      1,
+      [
+        { page: 90, pageCount: 12 },
+        { page: 138, pageCount: 100 },
+      ],
+    ],
+    [2, [{ page: 0, pageCount: 1 }]],
+  ]);
+  const plan = new FetchPlan(memories, LIMITS, hot);
+  const early: PageRun[] = [];
+  for (let run = plan.next(Infinity, true); run !== undefined; run = plan.next(Infinity, true)) early.push(run);
+  assert.deepEqual(early, [
+    { process: 1, page: 100, pageCount: 2 },
+    { process: 1, page: 138, pageCount: 2 },
+    { process: 1, page: 200, pageCount: 3 },
+  ]);
+  assert.deepEqual(plan.next(Infinity), { process: 1, page: 102, pageCount: 4 });
+});
+
 test("a plan asks for no more than there is room for", () => {
   const { plan } = planOf([{ page: 100, pageCount: 400 }]);
   assert.deepEqual(gets(plan, 0), []);

@@ -1,8 +1,8 @@
-/** A thread that CRIU left with EINTR makes its call again, and no other. */
+/** A thread that was stopped in a call makes it again, and no other. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Registers, type RegisterName } from "../kernel/ptrace.ts";
-import { callAgain } from "./thaw.ts";
+import { Registers, type RegisterName } from "./ptrace.ts";
+import { callAgain } from "./interrupted-calls.ts";
 
 const EINTR = -4n;
 const [CLOCK_NANOSLEEP, POLL, READ] = [230n, 7n, 0n];
