@@ -114,6 +114,11 @@ export class Pagemap implements Disposable {
     return argument;
   }
 
+  /** Like `written`, without a new beginning: they will be told again. */
+  writtenByNow(range: AddressRange): AddressRange[] | undefined {
+    return this.#scan(range, CHECK_PROTECTION, PAGE_IS.ZERO | PAGE_IS.FILE, PAGE_IS.WRITTEN);
+  }
+
   #scan(range: AddressRange, flags: bigint, without: bigint, withAll: bigint): AddressRange[] | undefined {
     const argument = this.#ask(range, flags, without, withAll);
     const found: AddressRange[] = [];

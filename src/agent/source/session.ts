@@ -38,6 +38,7 @@ import { unsettledCount } from "../../network/unsettled.ts";
 import { interfacesOf, namesByAddress } from "../../network/interfaces.ts";
 import { CHANNELS } from "../channels.ts";
 import type { AgentContext } from "../context.ts";
+import { collectGarbage } from "../garbage.ts";
 import { sendAll, type Channel } from "../link.ts";
 import { migrationFolder, removeMigrationFolder } from "../migration-folder.ts";
 import type { CallOptions, MigrateRequest, PeerCalls, Reservation } from "../migrations.ts";
@@ -53,8 +54,6 @@ import { pidsIn, tasksIn } from "../tasks.ts";
 const PROGRESS_INTERVAL_MS = 200;
 const REACH_RETRY_MS = 1000;
 const STAND_STILL_RETRY_MS = 20;
-/** What the tasks wrote in so long before the freeze they will want first. */
-const RECENT_WRITES_MS = 20;
 /** How long to wait for the end of what came in by `docker exec`, and of health probes. */
 const STRANGERS_LIMIT_MS = 10_000;
 /** How long to wait for a target that cleans up; it goes on by itself. */
@@ -196,9 +195,8 @@ export class SourceSession {
   /** Stops the container and dumps it. When this returns the target has all it needs to restore, and nobody runs the container. */
   async #freeze(): Promise<Frozen> {
     const timeline = this.#timeline;
-    const { dump, decoys, lastRound, imageChannel, sendingImages, pageChannel, held, freezer } = await this.#prepareFreeze();
-    using writes = await RecentWrites.begin(pidsIn(freezer.folder));
-    await sleep(RECENT_WRITES_MS);
+    const { dump, decoys, writes, lastRound, imageChannel, sendingImages, pageChannel, held, freezer } = await this.#prepareFreeze();
+    collectGarbage();
     this.#cancelled.throwIfAborted();
 
     let thaw = (): Promise<void> => freezer.thaw();
@@ -209,15 +207,14 @@ export class SourceSession {
     this.#undo.defer(() => void held.release());
     const tasks = await this.#standStill(freezer, held, decoys);
 
-    const sendingFiles = timeline.step("last file difference", () => lastRound.send());
-    sendingFiles.catch(() => {}); // told below
-    writeHotPages(dump.images, writes.told(tasks));
-    writes[Symbol.dispose](); // before CRIU looks at the tasks
     const running = dump.start();
-    decoys.list();
     this.#dump = running;
     thaw = () => thawAfterDump(freezer);
     this.#undo.defer(() => running.end());
+    decoys.list();
+    writeHotPages(dump.images, writes.told(tasks));
+    const sendingFiles = timeline.step("last file difference", () => lastRound.send());
+    sendingFiles.catch(() => {}); // told below
     await timeline.step("dump", () => running.ready);
     // CRIU has thawed the cgroup and stops the tasks by itself: without this they would run if it were killed.
     const fencing = timeline.step("fence", () => freezer.fence());
@@ -293,6 +290,7 @@ export class SourceSession {
     this.#open.defer(() => removeMigrationFolder(this.#context.config, id));
     const configuration = dumpConfiguration((await stat(`/proc/${initPid}/ns/net`)).ino, this.#criuOptions);
     const freezer = await freezerOf(initPid);
+    const writes = this.#open.use(await RecentWrites.begin(pidsIn(freezer.folder)));
     const dump = this.#open.use(await prepareDump({ container: description.id, folder, configuration }));
     const decoys = this.#open.use(new PageDecoys());
     if (PageDecoys.isPossible) await decoys.prepare(pidsIn(freezer.folder), (decoyPid, pid) => dump.show(decoyPid, pid));
@@ -320,7 +318,7 @@ export class SourceSession {
     const listening = new AbortController();
     this.#open.defer(() => listening.abort());
     await this.#engine.watchForEnd(description.id, () => (this.#wasToldToEnd = true), listening.signal);
-    return { dump, decoys, lastRound, imageChannel, sendingImages, pageChannel, held, freezer };
+    return { dump, decoys, writes, lastRound, imageChannel, sendingImages, pageChannel, held, freezer };
   }
 
   /**

@@ -27,6 +27,7 @@ import { RUNTIME } from "../../core/preflight-hosts.ts";
 import { assertRegistered } from "../../memory/registered.ts";
 import { CHANNELS, treeChannel } from "../channels.ts";
 import type { AgentContext } from "../context.ts";
+import { collectGarbage } from "../garbage.ts";
 import { receiveAll, type Channel, type ChannelHandler } from "../link.ts";
 import { migrationFolder, removeMigrationFolder } from "../migration-folder.ts";
 import { rootOfEngine } from "../id-maps.ts";
@@ -448,7 +449,9 @@ export class TargetSession {
     try {
       const staging = this.#need(this.#staging, "stage");
       await receiveImages(receiveAll(channel), staging.images, (name) => {
-        if (name === FIRST_IMAGE) staging.startRestore();
+        if (name !== FIRST_IMAGE) return;
+        staging.startRestore();
+        collectGarbage();
       });
       this.#imagesReceived.resolve();
     } catch (error) {

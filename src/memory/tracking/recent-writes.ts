@@ -12,7 +12,7 @@ import { PAGE_BYTES } from "../page-protocol.ts";
 import { isTracked } from "./tracker.ts";
 
 /** So many pages of all tasks together are told. */
-const PAGES_MAX = 4096;
+const PAGES_MAX = 1024;
 
 export class RecentWrites implements Disposable {
   readonly #protections = new Map<number, WriteProtection>();
@@ -60,7 +60,7 @@ function trackedOf(pid: number): MapsEntry[] {
 
 function writtenBy(pid: number): AddressRange[] {
   using pagemap = new Pagemap(pid);
-  return trackedOf(pid).flatMap((mapping) => pagemap.written(mapping) ?? []);
+  return trackedOf(pid).flatMap((mapping) => pagemap.writtenByNow(mapping) ?? []);
 }
 
 /** The first pages of them. */
