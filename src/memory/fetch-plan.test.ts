@@ -22,6 +22,13 @@ function gets(plan: FetchPlan, roomPages = Infinity): PageRun[] {
   return runs;
 }
 
+/** The same before the tasks run. */
+function early(plan: FetchPlan): PageRun[] {
+  const runs: PageRun[] = [];
+  for (let run = plan.next(Infinity, true); run !== undefined; run = plan.next(Infinity, true)) runs.push(run);
+  return runs;
+}
+
 const ranges = fc.array(fc.tuple(fc.nat(20), fc.integer({ min: 1, max: 40 })), { minLength: 1, maxLength: 6 }).map(rangesOf);
 const step = fc.record({
   touches: fc.array(fc.tuple(fc.nat(), fc.nat()), { maxLength: 2 }),
@@ -101,14 +108,24 @@ test("before the tasks run only what they wrote last comes, and small ranges", (
     [2, [{ page: 0, pageCount: 1 }]],
   ]);
   const plan = new FetchPlan(memories, LIMITS, hot);
-  const early: PageRun[] = [];
-  for (let run = plan.next(Infinity, true); run !== undefined; run = plan.next(Infinity, true)) early.push(run);
-  assert.deepEqual(early, [
+  assert.deepEqual(early(plan), [
     { process: 1, page: 100, pageCount: 2 },
     { process: 1, page: 138, pageCount: 2 },
     { process: 1, page: 200, pageCount: 3 },
   ]);
   assert.deepEqual(plan.next(Infinity), { process: 1, page: 102, pageCount: 4 });
+});
+
+test("what an answer left out is asked for again, even before the tasks run: one may wait for it", () => {
+  const { memories, plan } = planOf([{ page: 100, pageCount: 40 }]);
+  const memory = memories.get(1);
+  assert.ok(memory !== undefined);
+  plan.touch(memory, 8);
+  const asked = early(plan);
+  assert.deepEqual(asked[0], { process: 1, page: 108, pageCount: 2 });
+  plan.touch(memory, 9); // it is on its way
+  for (const run of asked) plan.begin({ ...run, pageCount: 1 });
+  assert.ok(early(plan).some(({ page, pageCount }) => page <= 109 && page + pageCount > 109));
 });
 
 test("a plan asks for no more than there is room for", () => {

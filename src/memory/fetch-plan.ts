@@ -130,7 +130,7 @@ export class FetchPlan {
     const [from, end] = [index + run.pageCount, index + asked.pageCount];
     if (from < end) {
       memory.setAsked(from, end - from, false);
-      this.#rest.push({ memory, from, end });
+      this.#around.push({ memory, from, end }); // a task may wait for them, which was not told while they were on their way
     }
     return { ...asked, pageCount: run.pageCount };
   }
