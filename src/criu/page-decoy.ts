@@ -6,7 +6,7 @@
  */
 import { readFileSync } from "node:fs";
 import { DmigrateError } from "../core/errors.ts";
-import { parseMaps, type MapsEntry } from "../kernel/maps.ts";
+import { mappingsOf, type MapsEntry } from "../kernel/maps.ts";
 import { canScan, Pagemap, type AddressRange } from "../kernel/pagemap.ts";
 import { canPuppet, Puppet } from "../kernel/puppet.ts";
 import { withLazyRanges } from "./pagemap.ts";
@@ -64,7 +64,7 @@ interface Memory {
 /** undefined: it has locked memory, which can't be lazy, and which it is this does not know. Throws ENOENT or ESRCH if it has ended. */
 function memoryOf(pid: number): Memory | undefined {
   if (/^VmLck:\s+[1-9]/m.test(readFileSync(`/proc/${pid}/status`, "utf8"))) return undefined;
-  const mappings = parseMaps(readFileSync(`/proc/${pid}/maps`, "utf8"));
+  const mappings = mappingsOf(pid);
   const eager = mappings.filter((mapping) => lazinessOf(mapping) === "eager");
   return { lazy: mappings.filter((mapping) => lazinessOf(mapping) === "lazy"), eager: presentIn(pid, eager) };
 }

@@ -4,10 +4,10 @@
  * images (see interrupted-calls.ts). Here, too, the tasks make them again.
  */
 import { existsSync, readdirSync, readFileSync } from "node:fs";
-import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { goOnWithCall, INTERRUPTED_CALLS } from "../kernel/interrupted-calls.ts";
 import { Tracee } from "../kernel/ptrace.ts";
+import { pidsIn } from "../kernel/tasks.ts";
 import type { Freezer } from "./freezer.ts";
 
 /** As long as a thread may take to stop. */
@@ -35,8 +35,9 @@ export async function thawAfterDump(freezer: Freezer): Promise<void> {
 }
 
 function threadsIn(cgroup: string): number[] {
-  const pids = readFileSync(path.join(cgroup, "cgroup.procs"), "utf8").split("\n").filter(Boolean);
-  return pids.flatMap((pid) => (existsSync(`/proc/${pid}/task`) ? readdirSync(`/proc/${pid}/task`) : [])).map(Number);
+  return pidsIn(cgroup)
+    .flatMap((pid) => (existsSync(`/proc/${pid}/task`) ? readdirSync(`/proc/${pid}/task`) : []))
+    .map(Number);
 }
 
 /**

@@ -1,6 +1,7 @@
 /**
  * The mappings of a process, as /proc/PID/maps tells them (proc_pid_maps(5)).
  */
+import { readFileSync } from "node:fs";
 import { unescapeOctal } from "./mountinfo.ts";
 
 /** A mapping: bytes `start` up to the one before `end`. */
@@ -21,6 +22,11 @@ export interface MapsEntry {
 }
 
 const LINE = /^([0-9a-f]+)-([0-9a-f]+) (.)(.).(.) ([0-9a-f]+) (\S+) (\d+) *(.*)$/;
+
+/** The mappings of a process as they are now, in ascending order. Throws ENOENT or ESRCH if it has ended. */
+export function mappingsOf(pid: number): MapsEntry[] {
+  return parseMaps(readFileSync(`/proc/${pid}/maps`, "utf8"));
+}
 
 /** Parses the text of such a file, in ascending order of addresses. Addresses of the kernel's half, like `[vsyscall]`, are left out. */
 export function parseMaps(text: string): MapsEntry[] {

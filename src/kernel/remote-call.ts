@@ -6,11 +6,10 @@
  * calls itself. If this process is killed meanwhile, the thread runs on from the middle of that; so a call must be short.
  */
 import { setTimeout as sleep } from "node:timers/promises";
-import { readFileSync } from "node:fs";
 import { DmigrateError } from "../core/errors.ts";
 import { goOnWithCall } from "./interrupted-calls.ts";
 import { kernelError } from "./libc.ts";
-import { parseMaps } from "./maps.ts";
+import { mappingsOf } from "./maps.ts";
 import { readMemory } from "./process-memory.ts";
 import { Tracee, type Registers, type RegisterName } from "./ptrace.ts";
 
@@ -130,7 +129,7 @@ async function letGoOnceStopped(tracee: Tracee): Promise<void> {
 
 /** Where in a process there is an instruction that makes a system call: its vDSO has some, for what it can't answer by itself (vdso(7)). */
 function syscallInstruction(pid: number): bigint {
-  const vdso = parseMaps(readFileSync(`/proc/${pid}/maps`, "utf8")).find(({ path }) => path === "[vdso]");
+  const vdso = mappingsOf(pid).find(({ path }) => path === "[vdso]");
   if (vdso !== undefined) {
     const code = Buffer.alloc(vdso.end - vdso.start);
     const at = code.subarray(0, readMemory(pid, vdso.start, code)).indexOf(SYSCALL);

@@ -16,17 +16,15 @@ function planOf(...all: readonly (readonly PageRange[])[]): { memories: Map<numb
 }
 
 /** All GETs that are sent until one has to be answered. */
-function gets(plan: FetchPlan, roomPages = Infinity): PageRun[] {
+function gets(plan: FetchPlan, roomPages = Infinity, isEarly = false): PageRun[] {
   const runs: PageRun[] = [];
-  for (let run = plan.next(roomPages); run !== undefined; run = plan.next(roomPages)) runs.push(run);
+  for (let run = plan.next(roomPages, isEarly); run !== undefined; run = plan.next(roomPages, isEarly)) runs.push(run);
   return runs;
 }
 
 /** The same before the tasks run. */
 function early(plan: FetchPlan): PageRun[] {
-  const runs: PageRun[] = [];
-  for (let run = plan.next(Infinity, true); run !== undefined; run = plan.next(Infinity, true)) runs.push(run);
-  return runs;
+  return gets(plan, Infinity, true);
 }
 
 const ranges = fc.array(fc.tuple(fc.nat(20), fc.integer({ min: 1, max: 40 })), { minLength: 1, maxLength: 6 }).map(rangesOf);

@@ -49,7 +49,7 @@ import { SourceFiles } from "./files.ts";
 import { refuseBlockers, runPreflight } from "./preflight.ts";
 import { memoryLost, removeShell } from "./shell.ts";
 import { strangersIn } from "./strangers.ts";
-import { pidsIn, tasksIn } from "../tasks.ts";
+import { pidsIn, tasksIn } from "../../kernel/tasks.ts";
 
 const PROGRESS_INTERVAL_MS = 200;
 const REACH_RETRY_MS = 1000;

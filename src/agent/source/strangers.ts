@@ -3,7 +3,7 @@
  * CRIU can't dump a container while they are there.
  */
 import { readFile } from "node:fs/promises";
-import { pidsIn } from "../tasks.ts";
+import { pidsIn } from "../../kernel/tasks.ts";
 
 /** Process ids, as the host counts, of those in the cgroup that are neither `initPid` nor descend from it. */
 export async function strangersIn(cgroup: string, initPid: number): Promise<number[]> {

@@ -35,7 +35,7 @@ import type { Committed, Reservation, StageRequest } from "../migrations.ts";
 import { TargetFiles } from "./files.ts";
 import { Made } from "./made.ts";
 import { openTaskPages, type TaskPages } from "./pages.ts";
-import { tasksIn } from "../tasks.ts";
+import { tasksIn } from "../../kernel/tasks.ts";
 import { orphan } from "./staged-folder.ts";
 import { Staging } from "./staging.ts";
 import type { Undoing } from "./undoing.ts";

@@ -107,9 +107,12 @@ export class StagedFolder implements AsyncDisposable {
     for (;;) {
       const pipe = openForReader(this.configuration);
       if (pipe !== undefined) {
-        writeSync(pipe, configuration);
-        this.#gate.write("restore");
-        return closeSync(pipe);
+        try {
+          writeSync(pipe, configuration);
+        } finally {
+          closeSync(pipe);
+        }
+        return this.#gate.write("restore");
       }
       await sleep(CONFIGURATION_POLL_MS, undefined, { signal });
     }

@@ -3,13 +3,11 @@
  * process nothing, and the host about a second of a processor for each gigabyte and call.
  */
 import { hash } from "node:crypto";
-import { readFileSync } from "node:fs";
 import { setImmediate as letOthersRun } from "node:timers/promises";
-import { parseMaps } from "../../kernel/maps.ts";
 import { appendRange, Pagemap, type AddressRange } from "../../kernel/pagemap.ts";
 import { readMemory } from "../../kernel/process-memory.ts";
 import { PAGE_BYTES } from "../page-protocol.ts";
-import { isTracked, type DirtyTracker } from "./tracker.ts";
+import { trackedMappings, type DirtyTracker } from "./tracker.ts";
 
 /** So much is read at once, and has its digests in one buffer. */
 const BLOCK_BYTES = 1 << 20;
@@ -30,7 +28,7 @@ export class ComparisonTracker implements DirtyTracker {
     using pagemap = new Pagemap(this.#pid);
     const digests = new Map<number, Buffer>();
     const found: AddressRange[] = [];
-    for (const mapping of parseMaps(readFileSync(`/proc/${this.#pid}/maps`, "utf8")).filter(isTracked)) {
+    for (const mapping of trackedMappings(this.#pid)) {
       for (const { start, end } of pagemap.presentByReading(mapping)) {
         for (let at = start; at < end;) {
           const next = Math.min(end, at - (at % BLOCK_BYTES) + BLOCK_BYTES);

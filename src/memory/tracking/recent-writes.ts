@@ -3,13 +3,11 @@
  *
  * A hint: what this does not tell comes later or when it is touched. Whatever fails here costs time and nothing else.
  */
-import { readFileSync } from "node:fs";
-import { parseMaps, type MapsEntry } from "../../kernel/maps.ts";
 import { Pagemap, type AddressRange } from "../../kernel/pagemap.ts";
 import { WriteProtection } from "../../kernel/write-protection.ts";
 import type { PageRange } from "../page-ranges.ts";
 import { PAGE_BYTES } from "../page-protocol.ts";
-import { isTracked } from "./tracker.ts";
+import { trackedMappings } from "./tracker.ts";
 
 /** So many pages of all tasks together are told. */
 const PAGES_MAX = 1024;
@@ -28,7 +26,7 @@ export class RecentWrites implements Disposable {
     const protection = await WriteProtection.begin(pid);
     this.#protections.set(pid, protection);
     using pagemap = new Pagemap(pid);
-    for (const mapping of trackedOf(pid)) if (protection.add(mapping)) pagemap.written(mapping); // which begins anew
+    for (const mapping of trackedMappings(pid)) if (protection.add(mapping)) pagemap.written(mapping); // which begins anew
   }
 
   /**
@@ -54,13 +52,9 @@ export class RecentWrites implements Disposable {
   }
 }
 
-function trackedOf(pid: number): MapsEntry[] {
-  return parseMaps(readFileSync(`/proc/${pid}/maps`, "utf8")).filter(isTracked);
-}
-
 function writtenBy(pid: number): AddressRange[] {
   using pagemap = new Pagemap(pid);
-  return trackedOf(pid).flatMap((mapping) => pagemap.writtenByNow(mapping) ?? []);
+  return trackedMappings(pid).flatMap((mapping) => pagemap.writtenByNow(mapping) ?? []);
 }
 
 /** The first pages of them. */

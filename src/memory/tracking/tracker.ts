@@ -4,7 +4,7 @@
  *
  * Tracked is private memory: what a process has to itself, or shares with its forked parent until one of them writes.
  */
-import type { MapsEntry } from "../../kernel/maps.ts";
+import { mappingsOf, type MapsEntry } from "../../kernel/maps.ts";
 import type { AddressRange } from "../../kernel/pagemap.ts";
 
 /** Watches one process, whatever program it runs. Disposing of it leaves the process as it was, and so does the death of this one. */
@@ -15,6 +15,11 @@ export interface DirtyTracker extends Disposable {
    * Throws ENOENT, ESRCH or KERNEL if the process has ended.
    */
   written(): Promise<readonly AddressRange[]>;
+}
+
+/** The tracked mappings of a process as they are now. Throws ENOENT or ESRCH if it has ended. */
+export function trackedMappings(pid: number): MapsEntry[] {
+  return mappingsOf(pid).filter(isTracked);
 }
 
 /** Whether the pages of a mapping are tracked: it is private, and its content is not the kernel's (vdso(7)). */

@@ -4,12 +4,10 @@
  *
  * A mapping that is not protected yet, because it is new, was moved, or came with another program, is told as a whole.
  */
-import { readFileSync } from "node:fs";
 import { DmigrateError } from "../../core/errors.ts";
-import { parseMaps } from "../../kernel/maps.ts";
 import { Pagemap, type AddressRange } from "../../kernel/pagemap.ts";
 import { WriteProtection } from "../../kernel/write-protection.ts";
-import { isTracked, type DirtyTracker } from "./tracker.ts";
+import { trackedMappings, type DirtyTracker } from "./tracker.ts";
 
 export class WriteProtectionTracker implements DirtyTracker {
   readonly #pid: number;
@@ -29,7 +27,7 @@ export class WriteProtectionTracker implements DirtyTracker {
     using pagemap = new Pagemap(this.#pid);
     const found: AddressRange[] = [];
     let isRenewed = false;
-    for (const mapping of parseMaps(readFileSync(`/proc/${this.#pid}/maps`, "utf8")).filter(isTracked)) {
+    for (const mapping of trackedMappings(this.#pid)) {
       const written = pagemap.written(mapping);
       if (written !== undefined) {
         found.push(...written);
