@@ -1,6 +1,6 @@
 /**
- * Spares CRIU the lazy pages. For each page that is there a lazy dump takes a reference, in the freeze, which takes 0.1 to 0.2 ms for
- * each megabyte, and nothing is done with it: lazy pages are read from the frozen process when they are wanted. So CRIU is shown the page
+ * Spares CRIU the lazy pages. For each page that is there a lazy dump takes a reference, in the freeze, which takes 0.05 ms for each
+ * megabyte, and nothing is done with it: lazy pages are read from the frozen process when they are wanted. So CRIU is shown the page
  * map of a decoy instead: a process that has pages only where the real one has such as must be in the images
  * (docs/decisions/0013-page-server.md).
  */

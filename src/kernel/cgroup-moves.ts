@@ -1,5 +1,5 @@
 /**
- * Makes moves of processes between cgroups quick while it matters. Each waits for a grace period of RCU, 5 to 20 ms, unless another one
+ * Makes moves of processes between cgroups quick while it matters. Each waits for a grace period of RCU, 11 to 15 ms, unless another one
  * was made just before (cgroup_threadgroup_rwsem in kernel/cgroup/cgroup.c, a percpu semaphore: kernel/rcu/sync.c).
  */
 import { writeFileSync } from "node:fs";
