@@ -83,6 +83,8 @@ export class SourceSession {
   readonly #doubts: Doubts;
   /** Aborted by the user, or, until the commit, by the loss of the target. */
   #cancelled: AbortSignal;
+  /** Aborted by the loss of the target, with what its agent said of its end. */
+  #lostTarget: AbortSignal | undefined;
   /** Undone on a rollback, the newest first. */
   readonly #undo = new AsyncDisposableStack();
   /** Closed when the migration ended, however it did. */
@@ -166,6 +168,7 @@ export class SourceSession {
   async #reserve(): Promise<Reservation> {
     const { id, description } = this.#subject;
     const presence = this.#open.use(await this.#target.attend(undefined, this.#options));
+    this.#lostTarget = presence.signal;
     this.#cancelled = AbortSignal.any([this.#cancelled, presence.signal]);
     this.#undo.defer(() => this.#abortTarget());
     const request = { migration: id, source: this.#context.self(), description: writeDescription(description) };
@@ -447,7 +450,13 @@ export class SourceSession {
         ),
       );
     }
-    return this.#report("rolled-back", cause);
+    return this.#report("rolled-back", this.#lastWord(cause));
+  }
+
+  /** A connection to an agent that ends may break before its last word has come; by now it has. */
+  #lastWord(cause: unknown): unknown {
+    const isLoss = ["PEER_UNREACHABLE", "TRANSFER_FAILED"].includes(DmigrateError.from(cause).code);
+    return isLoss && this.#lostTarget?.aborted === true ? this.#lostTarget.reason : cause;
   }
 
   async #restoreRestartPolicy(policy: RestartPolicy, sinceMs: number): Promise<void> {
