@@ -58,6 +58,7 @@ export class FetchPlan {
   /** In the order in which they were asked for: so they are answered. */
   readonly #onTheWay: Fetch[] = [];
   #inFlightPages = 0;
+  #isFull = false;
   #inFlightLimit: number;
   #demandedPages = 0;
 
@@ -99,7 +100,7 @@ export class FetchPlan {
       this.#demandedPages += 1;
       return this.#get({ memory: touched.memory, from: touched.index, end: touched.index + this.#limits.touched }, true);
     }
-    if (this.#inFlightPages >= Math.min(this.#inFlightLimit, roomPages)) return undefined;
+    if (!this.#hasRoom(Math.min(this.#inFlightLimit, roomPages))) return undefined;
     for (const trails of [this.#around, this.#early, ...(isEarly ? [] : [this.#rest])]) {
       for (let trail = trails.at(-1); trail !== undefined; trail = trails.at(-1)) {
         while (trail.from < trail.end && !trail.memory.isWanted(trail.from)) trail.from += 1;
@@ -133,6 +134,13 @@ export class FetchPlan {
       this.#around.push({ memory, from, end }); // a task may wait for them, which was not told while they were on their way
     }
     return { ...asked, pageCount: run.pageCount };
+  }
+
+  /** What is on its way falls to half before more is asked for, so that many GETs cross together. */
+  #hasRoom(limitPages: number): boolean {
+    if (this.#inFlightPages >= limitPages) this.#isFull = true;
+    else if (this.#inFlightPages <= limitPages / 2) this.#isFull = false;
+    return !this.#isFull;
   }
 
   #get({ memory, from, end }: Trail, isTouched: boolean): PageRun {

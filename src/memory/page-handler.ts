@@ -251,8 +251,14 @@ export class PageHandler implements Disposable {
     if (message.kind !== "pages")
       throw new DmigrateError("PROTOCOL", "The source's page server asked instead of answering; please report this as a bug");
     const fetch = this.#plan.begin(message.run);
-    this.#arrival = { fetch, bytes: this.#free.pop() ?? Buffer.allocUnsafeSlow(LIMITS.get * PAGE_BYTES), filledBytes: 0 };
+    this.#arrival = { fetch, bytes: this.#bufferFor(fetch), filledBytes: 0 };
     return next;
+  }
+
+  /** What arrives before the restore is over is kept, much of it single pages: those get no more than they need. */
+  #bufferFor({ pageCount }: Fetch): Buffer {
+    if (!this.#isRestored) return Buffer.allocUnsafeSlow(pageCount * PAGE_BYTES);
+    return this.#free.pop() ?? Buffer.allocUnsafeSlow(LIMITS.get * PAGE_BYTES);
   }
 
   #takePages(arrival: Arrival, chunk: Buffer, at: number): number {
@@ -271,7 +277,10 @@ export class PageHandler implements Disposable {
     this.#arrival = undefined;
     this.#arrivedPages += fetch.pageCount;
     const piece = { ...fetch, bytes };
-    if (this.#isRestored && this.#give(piece)) return void this.#free.push(bytes);
+    if (this.#isRestored && this.#give(piece)) {
+      if (bytes.length === LIMITS.get * PAGE_BYTES) this.#free.push(bytes);
+      return;
+    }
     this.#kept.push(piece);
     this.#keptPages += piece.pageCount;
     for (const { space, page } of this.#waiting.splice(0)) this.#fault(space, page);

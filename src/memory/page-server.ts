@@ -67,15 +67,18 @@ export class PageServer {
     this.#answer();
   }
 
-  /** Answers as many GETs as there are buffers, in order. */
+  /** Answers as many GETs as there is room for in buffers, in order; short answers leave together. */
   #answer(): void {
     while (this.#gets.length > 0) {
       const buffer = this.#free.pop();
-      const run = buffer && this.#gets.shift();
-      if (buffer === undefined || run === undefined) return;
-      const answer = this.#read(run, buffer);
-      this.#sent(answer.length);
-      this.#channel.write(answer, () => {
+      if (buffer === undefined) return;
+      let byteCount = 0;
+      for (let run = this.#gets[0]; run !== undefined && byteCount + answerBytes(run) <= buffer.length; run = this.#gets[0]) {
+        byteCount += this.#read(run, buffer.subarray(byteCount, byteCount + answerBytes(run)));
+        this.#gets.shift();
+      }
+      this.#sent(byteCount);
+      this.#channel.write(buffer.subarray(0, byteCount), () => {
         this.#free.push(buffer);
         this.#orFail(() => this.#answer());
       });
@@ -83,14 +86,17 @@ export class PageServer {
     if (this.#isClosing) this.#channel.end(CLOSED);
   }
 
-  #read({ process, page, pageCount }: PageRun, into: Buffer): Buffer {
+  #read({ process, page, pageCount }: PageRun, answer: Buffer): number {
     const pid = this.#tasks.get(process);
     if (pid === undefined)
       throw new DmigrateError("PROTOCOL", `The target asked for pages of process ${process}, which the container does not have`);
     const run = { process, page, pageCount: Math.min(pageCount, ANSWER_PAGES_MAX) };
-    const answer = into.subarray(0, HEADER_BYTES + run.pageCount * PAGE_BYTES);
     encodeMessage({ kind: "pages", run }).copy(answer);
     readAllMemory(pid, page * PAGE_BYTES, answer.subarray(HEADER_BYTES));
-    return answer;
+    return answer.length;
   }
+}
+
+function answerBytes({ pageCount }: PageRun): number {
+  return HEADER_BYTES + Math.min(pageCount, ANSWER_PAGES_MAX) * PAGE_BYTES;
 }

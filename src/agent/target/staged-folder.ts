@@ -101,7 +101,7 @@ export class StagedFolder implements AsyncDisposable {
 
   /**
    * Lets the restore go, as soon as CRIU waits for its configuration. First comes that, then the word that this host's agent has lived to
-   * give it: without, the restore is ended.
+   * give it: without, the restore is ended. If runc has ended by then, the start fails with what it said.
    */
   async openGate(configuration: string, signal: AbortSignal): Promise<void> {
     for (;;) {
@@ -114,6 +114,7 @@ export class StagedFolder implements AsyncDisposable {
         }
         return this.#gate.write("restore");
       }
+      if (hasEnded(this.path, "runc")) return this.#gate.write("end");
       await sleep(CONFIGURATION_POLL_MS, undefined, { signal });
     }
   }
@@ -177,10 +178,27 @@ export function freezerIn(folder: string): Freezer | undefined {
 
 /** The process id of the CRIU that restores there, as long as it runs. */
 function criuIn(folder: string): number | undefined {
-  const file = path.join(folder, "criu");
+  const pid = pidIn(folder, "criu");
+  if (pid === undefined || !hasProgram(pid)) return undefined;
+  return path.basename(readlinkSync(`/proc/${pid}/exe`)).startsWith("criu") ? pid : undefined;
+}
+
+/** Whether a program that the scripts have started there has ended, though nobody may have waited for it. */
+function hasEnded(folder: string, name: string): boolean {
+  const pid = pidIn(folder, name);
+  return pid !== undefined && !hasProgram(pid);
+}
+
+/** What the scripts have noted there, if they have. */
+function pidIn(folder: string, name: string): number | undefined {
+  const file = path.join(folder, name);
   const pid = existsSync(file) ? readFileSync(file, "utf8").trim() : "";
-  if (pid === "" || !existsSync(`/proc/${pid}/exe`)) return undefined; // a zombie has no program any more
-  return path.basename(readlinkSync(`/proc/${pid}/exe`)).startsWith("criu") ? Number(pid) : undefined;
+  return pid === "" ? undefined : Number(pid);
+}
+
+/** A zombie has none any more. */
+function hasProgram(pid: number): boolean {
+  return existsSync(`/proc/${pid}/exe`);
 }
 
 /** Removes a container's folder, and what a restore that failed left elsewhere. */
