@@ -28,7 +28,7 @@ export interface Listener extends AsyncDisposable {
   readonly address: string;
 }
 
-/** Listens until disposed of; then every connection is cut. Throws AGENT if it cannot. */
+/** Listens until disposed of: calls under way may end, and who comes meanwhile is answered; then it cuts all. Throws AGENT if it cannot. */
 export async function listen(at: Address, cluster: Cluster, handlers: ListenerHandlers, log: Logger): Promise<Listener> {
   const calls = createHttp2Server(handlers.calls);
   const sessions = new Set<ServerHttp2Session>();
@@ -87,9 +87,10 @@ export async function listen(at: Address, cluster: Cluster, handlers: ListenerHa
     address: formatAddress({ ...at, port: (server.address() as AddressInfo).port }), // it listens on TCP
     async [Symbol.asyncDispose]() {
       cluster.off("changed", renew);
+      await closeSessions(sessions);
       const closed = once(server, "close");
       server.close();
-      await closeSessions(sessions);
+      server.on("secureConnection", (socket) => socket.destroy()); // of a handshake that was under way
       for (const socket of sockets) socket.destroy();
       await closed;
     },

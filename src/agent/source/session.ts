@@ -4,6 +4,7 @@
  * Until the commit the source owns the container: whatever fails, it runs on here as if nothing had happened, and the target is
  * clean. From the commit on it never runs here again by itself.
  */
+import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { stat } from "node:fs/promises";
 import type { Duplex } from "node:stream";
@@ -60,6 +61,8 @@ const STRANGERS_LIMIT_MS = 10_000;
 const ABORT_LIMIT_MS = 90_000;
 /** How long to ask a target that has all pages how it ended the migration. */
 const FINISH_LIMIT_MS = 30_000;
+/** How long to wait for what an agent says of its end. */
+const LAST_WORD_LIMIT_MS = 1_000;
 /** How long to wait for a moment without connections that no process holds. */
 const UNSETTLED_LIMIT_MS = 2_000;
 const NO_PAGES: PageCounts = { total: 0, copiedAhead: 0, demanded: 0, pushed: 0, zero: 0 };
@@ -450,13 +453,16 @@ export class SourceSession {
         ),
       );
     }
-    return this.#report("rolled-back", this.#lastWord(cause));
+    return this.#report("rolled-back", await this.#lastWord(cause));
   }
 
-  /** A connection to an agent that ends may break before its last word has come; by now it has. */
-  #lastWord(cause: unknown): unknown {
+  /** A connection to an agent that ends may break before its last word has come. */
+  async #lastWord(cause: unknown): Promise<unknown> {
+    const target = this.#lostTarget;
     const isLoss = ["PEER_UNREACHABLE", "TRANSFER_FAILED"].includes(DmigrateError.from(cause).code);
-    return isLoss && this.#lostTarget?.aborted === true ? this.#lostTarget.reason : cause;
+    if (target === undefined || !isLoss) return cause;
+    if (!target.aborted) await Promise.race([once(target, "abort"), sleep(LAST_WORD_LIMIT_MS, undefined, { ref: false })]);
+    return target.aborted ? target.reason : cause;
   }
 
   async #restoreRestartPolicy(policy: RestartPolicy, sinceMs: number): Promise<void> {
