@@ -2,17 +2,17 @@
  * The lazy dump of a frozen container: runc checkpoint writes all but the lazy pages and then holds the tasks, ready to serve those, which
  * nobody asks it for: the agent reads them itself.
  */
-import { execFile, spawn, type ChildProcess } from "node:child_process";
+import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { closeSync, constants, createReadStream, existsSync, openSync, type ReadStream } from "node:fs";
 import { mkdir, readdir, readFile, writeFile } from "node:fs/promises";
 import { connect, createServer } from "node:net";
 import { fileURLToPath } from "node:url";
-import { promisify } from "node:util";
 import path from "node:path";
 import { DmigrateError } from "../core/errors.ts";
 import type { ContainerId } from "../core/ids.ts";
 import { ClosedWrites } from "../kernel/inotify.ts";
+import { makeFifo } from "../kernel/pipes.ts";
 import { lastErrors } from "./log.ts";
 import { withConfiguration } from "./runc-state.ts";
 
@@ -67,7 +67,7 @@ export async function prepareDump({ container, folder, configuration }: LazyDump
   for (const each of [images, work]) await mkdir(each, { recursive: true, mode: 0o700 });
   const [configurationFile, configurationPipe] = [path.join(folder, "criu.conf"), path.join(folder, "criu.conf.pipe")];
   await writeFile(configurationFile, configuration, { mode: 0o600 });
-  await promisify(execFile)("mkfifo", ["-m", "600", configurationPipe]);
+  makeFifo(configurationPipe);
   await copyState(container, root, configurationPipe);
   const port = await freePort();
   const argv = [
@@ -78,7 +78,7 @@ export async function prepareDump({ container, folder, configuration }: LazyDump
     ...["--tcp-established", "--file-locks", container],
   ];
   const closedImages = new ClosedWrites(images);
-  const status = await StatusPipe.open(path.join(folder, "status"));
+  const status = StatusPipe.open(path.join(folder, "status"));
   const child = spawn("nice", argv, { stdio: ["pipe", "ignore", "pipe", status.writeEnd], detached: true });
   status.closeWriteEnd();
   child.stdin?.on("error", () => {}); // it ended already: `ready` tells
@@ -175,8 +175,8 @@ class StatusPipe {
     this.writeEnd = writeEnd;
   }
 
-  static async open(file: string): Promise<StatusPipe> {
-    await promisify(execFile)("mkfifo", ["-m", "600", file]);
+  static open(file: string): StatusPipe {
+    makeFifo(file);
     // A pipe opens for writing at once only if somebody has it open for reading, and blocks readers unless somebody writes.
     const opener = openSync(file, constants.O_RDONLY | constants.O_NONBLOCK);
     const writeEnd = openSync(file, constants.O_WRONLY);

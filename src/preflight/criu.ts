@@ -10,12 +10,13 @@ import { messageOf } from "../core/errors.ts";
 import { CRIU_FEATURES, type CriuFeature, type Feature } from "../core/preflight-facts.ts";
 import { AF, RawSocket } from "../kernel/socket.ts";
 import { feature, run } from "./program.ts";
+import { runOnce, tryOnce } from "./trials.ts";
 
 const IPPROTO_ICMP = 1;
 
 /** `criu check`, by something that says it is CRIU. */
 export async function tryCriu(): Promise<Feature> {
-  const [check, { said }] = await Promise.all([run("criu", ["check"]), run("criu", ["--version"])]);
+  const [check, { said }] = await Promise.all([runOnce("criu", ["check"]), runOnce("criu", ["--version"])]);
   const version = /Version: (\S+)/.exec(said)?.[1];
   if (check.succeeded && version === undefined) return { works: false, reason: "`criu --version` tells no version" };
   return feature(check, version ?? "");
@@ -23,7 +24,7 @@ export async function tryCriu(): Promise<Feature> {
 
 /** The features that `criu check --feature` confirms. */
 export async function criuFeatures(): Promise<CriuFeature[]> {
-  const checks = await Promise.all(CRIU_FEATURES.map((name) => run("criu", ["check", "--feature", name])));
+  const checks = await Promise.all(CRIU_FEATURES.map((name) => runOnce("criu", ["check", "--feature", name])));
   return CRIU_FEATURES.filter((_, index) => checks[index]?.succeeded === true);
 }
 
@@ -31,7 +32,11 @@ export async function criuFeatures(): Promise<CriuFeature[]> {
  * Dumps a process of our own that holds a socket of the Internet family: under Linux 6.16 and later a CRIU that asks it for an option of
  * other families can't, though `criu check` is content.
  */
-export async function tryDump(): Promise<Feature> {
+export function tryDump(): Promise<Feature> {
+  return tryOnce({ program: "criu", name: "a dump of ours", attempt: dumpOfOurs, hasWorked: ({ works }) => works });
+}
+
+async function dumpOfOurs(): Promise<Feature> {
   const folder = await mkdtemp(path.join(tmpdir(), "dmigrate-preflight-"));
   try {
     using socket = new RawSocket(AF.INET, IPPROTO_ICMP);
@@ -53,9 +58,9 @@ export async function tryDump(): Promise<Feature> {
 /** An OCI runtime whose checkpoint and restore know lazy pages. */
 export async function tryRunc(): Promise<Feature> {
   const [version, ...helps] = await Promise.all([
-    run("runc", ["--version"]),
-    run("runc", ["checkpoint", "--help"]),
-    run("runc", ["restore", "--help"]),
+    runOnce("runc", ["--version"]),
+    runOnce("runc", ["checkpoint", "--help"]),
+    runOnce("runc", ["restore", "--help"]),
   ]);
   if (!version.succeeded) return feature(version, "");
   if (!helps.every(({ said }) => said.includes("--lazy-pages"))) return { works: false, reason: "it does not know --lazy-pages" };

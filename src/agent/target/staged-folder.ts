@@ -2,16 +2,15 @@
  * The folder /run/dmigrate/expected/ID that the agent shares with the scripts in src/shim, which say what lies in it: made before the
  * container is started, removed with all that was restored unless the container belongs to this host by then.
  */
-import { execFile } from "node:child_process";
 import { closeSync, constants, existsSync, openSync, readFileSync, readlinkSync, writeSync } from "node:fs";
 import { chown, mkdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
-import { promisify } from "node:util";
 import path from "node:path";
 import type { ContainerId } from "../../core/ids.ts";
 import { freezerAt, type Fence, type Freezer } from "../../criu/freezer.ts";
 import { killProcess } from "../../kernel/pidfd.ts";
+import { makeFifo } from "../../kernel/pipes.ts";
 import { removeFolder } from "../migration-folder.ts";
 
 /** Where the runtime looks for the containers it must hold; src/shim/dmigrate-runtime has the same path. */
@@ -61,7 +60,7 @@ export class StagedFolder implements AsyncDisposable {
       await mkdir(path.join(folder, name), { mode: 0o700 });
       await chown(path.join(folder, name), root.uid, root.gid);
     }
-    await promisify(execFile)("mkfifo", ["-m", "600", gateOf(folder), path.join(folder, CONFIGURATION)]);
+    for (const fifo of [gateOf(folder), path.join(folder, CONFIGURATION)]) makeFifo(fifo);
     await symlink(HOLD_SCRIPT, path.join(folder, "hold"));
     return new StagedFolder(folder);
   }
