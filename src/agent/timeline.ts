@@ -1,5 +1,5 @@
 /**
- * The time line of a migration: phases and the steps inside the downtime, each told as it begins and ends.
+ * The time line of a migration: its phases, told as they begin and end, the downtime, and the steps inside that.
  */
 import type { MigrationEvent, Phase, PhaseSpan, Step } from "../core/migration.ts";
 
@@ -10,6 +10,8 @@ export class Timeline {
   readonly #steps: Step[] = [];
   readonly #tell: (event: MigrationEvent) => void;
   #phase: Phase = "preflight";
+  #frozenAtMs: number | undefined;
+  #resumedAtMs: number | undefined;
 
   constructor(tell: (event: MigrationEvent) => void) {
     this.#tell = tell;
@@ -31,6 +33,22 @@ export class Timeline {
 
   get steps(): readonly Step[] {
     return this.#steps;
+  }
+
+  /** Notes that the container stands still from now on; returns the time. */
+  froze(): number {
+    this.#frozenAtMs = this.now();
+    return this.#frozenAtMs;
+  }
+
+  /** Notes that the container runs again, on whichever host. */
+  resumed(): void {
+    this.#resumedAtMs = this.now();
+  }
+
+  /** For how long the container has stood still. */
+  get downtimeMs(): number {
+    return this.#frozenAtMs === undefined ? 0 : (this.#resumedAtMs ?? this.now()) - this.#frozenAtMs;
   }
 
   /** Runs a phase between its two events; the only place that emits them. */

@@ -12,6 +12,7 @@ import { DmigrateError } from "../core/errors.ts";
 import { FREEZER_FILES, freezerGroups, type FreezerGroup } from "../kernel/freezer-groups.ts";
 import { parseMountinfo } from "../kernel/mountinfo.ts";
 import { killProcess } from "../kernel/pidfd.ts";
+import { pidsIn } from "../kernel/tasks.ts";
 
 /** How long tasks may take to stop: one in an uninterruptible sleep (a dead NFS server) never does. */
 const FREEZE_LIMIT_MS = 5_000;
@@ -28,7 +29,7 @@ export interface Freezer {
   isFrozen(): Promise<boolean>;
   /** Returns at once; the tasks run. Thawing what is not frozen does nothing. */
   thaw(): Promise<void>;
-  /** Ends every task; none runs another instruction of its own, because the signal is there before the thaw. */
+  /** Ends every task, also of cgroups below; none runs another instruction of its own, because the signal is there before the thaw. */
   kill(): Promise<void>;
 }
 
@@ -91,7 +92,7 @@ export function freezerAt(folder: string): Freezer | undefined {
       isFrozen: async () => (await readFile(control, "utf8")).trim() !== thawed,
       kill: async () => {
         await fence();
-        for (const pid of (await readFile(path.join(folder, "cgroup.procs"), "utf8")).split("\n").filter(Boolean)) killProcess(Number(pid));
+        for (const pid of pidsIn(folder)) killProcess(pid);
         await thaw();
       },
       freeze: async () => {

@@ -13,6 +13,7 @@ import type { AgentContext } from "../context.ts";
 import { Doubts } from "./doubts.ts";
 import { runPreflight } from "./preflight.ts";
 import { recoverMigrations } from "./recovery.ts";
+import { SourceScope } from "./scope.ts";
 import { SourceSession } from "./session.ts";
 
 /** A container's name or a beginning of its id; anything else would be another path of the engine's API. */
@@ -40,7 +41,7 @@ export function sourceMigrations(context: AgentContext): Migrations {
         detail: {},
       });
       const cancel = new AbortController();
-      const session = new SourceSession(context, engine, doubts, { id, request, description, initPid }, cancel.signal);
+      const session = new SourceSession(new SourceScope(context, engine, { id, request, description, initPid }, cancel.signal), doubts);
       const over = session.run().then((report) => {
         context.events.publish(id, { kind: "ended", atMs: report.totalMs, report });
         running.delete(id);

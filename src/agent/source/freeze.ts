@@ -1,0 +1,254 @@
+/**
+ * The freeze at the source: what is made ready for it while the container runs, and how the container is stopped and dumped.
+ */
+import { stat } from "node:fs/promises";
+import type { Duplex } from "node:stream";
+import { setTimeout as sleep } from "node:timers/promises";
+import { DmigrateError, messageOf } from "../../core/errors.ts";
+import { dumpConfiguration } from "../../criu/configuration.ts";
+import { freezerOf, type Freezer } from "../../criu/freezer.ts";
+import { writeHotPages } from "../../criu/hot-pages.ts";
+import { sendImages } from "../../criu/image-stream.ts";
+import { prepareDump, type LazyDump, type PreparedDump } from "../../criu/lazy-dump.ts";
+import { PageDecoys } from "../../criu/page-decoy.ts";
+import { lazyPageCount, readLazyRanges } from "../../criu/pagemap.ts";
+import { thawAfterDump } from "../../criu/thaw.ts";
+import { describe } from "../../docker/describe.ts";
+import { writeDescription } from "../../docker/description.ts";
+import type { RestartPolicy } from "../../docker/inspect.ts";
+import { giveBackPolicy, NEVER_RESTART, policyText, setRestartPolicy } from "../../docker/lifecycle.ts";
+import { isNotFound } from "../../docker/transport.ts";
+import { liesOnHost, volumeIdentity } from "../../docker/volumes.ts";
+import { NetworkNamespace } from "../../kernel/netns.ts";
+import { pidsIn, tasksIn } from "../../kernel/tasks.ts";
+import { PageServer } from "../../memory/page-server.ts";
+import { RecentWrites } from "../../memory/tracking/recent-writes.ts";
+import { HeldNetwork } from "../../network/hold.ts";
+import { unsettledCount } from "../../network/unsettled.ts";
+import { CHANNELS } from "../channels.ts";
+import { collectGarbage } from "../garbage.ts";
+import { sendAll, type Channel } from "../link.ts";
+import { migrationFolder, removeMigrationFolder } from "../migration-folder.ts";
+import type { LastRound, SourceFiles } from "./files.ts";
+import type { SourceScope } from "./scope.ts";
+import { strangersIn } from "./strangers.ts";
+
+const STAND_STILL_RETRY_MS = 20;
+/** How long to wait for the end of what came in by `docker exec`, and of health probes. */
+const STRANGERS_LIMIT_MS = 10_000;
+/** How long to wait for a moment without connections that no process holds. */
+const UNSETTLED_LIMIT_MS = 2_000;
+
+/** What is there once the container is frozen and dumped. */
+export interface Frozen {
+  readonly held: HeldNetwork;
+  /** What the lazy pages cross by. There is no other: a target that has lost it has lost them. */
+  readonly pageChannel: Duplex;
+  /** How many pages CRIU has left out. Throws if its images can't be read any more. */
+  readonly lazyPageCount: () => number;
+}
+
+/** What is ready before the freeze, and waits for it. */
+interface Parts {
+  readonly dump: PreparedDump;
+  readonly decoys: PageDecoys;
+  readonly writes: RecentWrites;
+  readonly lastRound: LastRound;
+  readonly images: Sending;
+  readonly pageChannel: Duplex;
+  readonly held: HeldNetwork;
+  readonly freezer: Freezer;
+}
+
+/** CRIU's images on their way. */
+interface Sending {
+  readonly channel: Channel;
+  readonly sent: Promise<void>;
+}
+
+/** The freeze of one migration. */
+export class Freeze {
+  readonly #scope: SourceScope;
+  readonly #parts: Parts;
+  #running: LazyDump | undefined;
+  #wasToldToEnd = false;
+  #pageBytes = 0;
+
+  private constructor(scope: SourceScope, parts: Parts) {
+    this.#scope = scope;
+    this.#parts = parts;
+  }
+
+  /**
+   * Makes everything ready that can be before it; the container runs. Throws PREFLIGHT_BLOCKED if it is not any more what it was when
+   * the migration began.
+   */
+  static async prepare(scope: SourceScope, files: SourceFiles, criuOptions: readonly string[]): Promise<Freeze> {
+    const { context, engine, open, undo, subject } = scope;
+    const { id, description, initPid, request } = subject;
+    await assertUnchanged(scope);
+    const folder = migrationFolder(context.config, id);
+    open.defer(() => removeMigrationFolder(context.config, id));
+    const configuration = dumpConfiguration((await stat(`/proc/${initPid}/ns/net`)).ino, criuOptions);
+    const freezer = await freezerOf(initPid);
+    const writes = open.use(await RecentWrites.begin(pidsIn(freezer.folder)));
+    const dump = open.use(await prepareDump({ container: description.id, folder, configuration }));
+    const decoys = open.use(new PageDecoys());
+    if (PageDecoys.isPossible) await decoys.prepare(pidsIn(freezer.folder), (decoyPid, pid) => dump.show(decoyPid, pid));
+    const images = await sendAsTheyClose(scope, dump, decoys);
+    // Not cut by the loss of the target: after the commit it must outlive a link that is gone for a while.
+    const pageChannel = (await context.link.open(request.target, id, CHANNELS.pages)).raw();
+    undo.defer(() => void pageChannel.destroy());
+    const lastRound = await files.prepareLast();
+    const namespace = open.use(NetworkNamespace.open(`/proc/${initPid}/ns/net`));
+    const held = open.use(new HeldNetwork(namespace));
+    const freeze = new Freeze(scope, { dump, decoys, writes, lastRound, images, pageChannel, held, freezer });
+    scope.count("memory", () => freeze.#pageBytes);
+
+    const { RestartPolicy: restartPolicy } = description.hostConfig;
+    const volumes = await Promise.all(
+      description.volumes.filter(liesOnHost).map(async ({ name }) => ({ name, identity: await volumeIdentity(engine, name) })),
+    );
+    scope.note({ frozen: { initPid, restartPolicy, pagePort: dump.port, keepSource: request.keepSource, sinceMs: Date.now() }, volumes });
+    const policyLackedSinceMs = Date.now();
+    undo.defer(() => restoreRestartPolicy(scope, restartPolicy, policyLackedSinceMs));
+    await setRestartPolicy(engine, description.id, NEVER_RESTART);
+    const listening = new AbortController();
+    open.defer(() => listening.abort());
+    await engine.watchForEnd(description.id, () => (freeze.#wasToldToEnd = true), listening.signal);
+    return freeze;
+  }
+
+  /** From before the freeze on: whether somebody has asked this host's engine to end the container, or to end. */
+  get wasToldToEnd(): boolean {
+    return this.#wasToldToEnd;
+  }
+
+  /** Stops the container and dumps it. When this returns the target has all it needs to restore, and nobody runs the container. */
+  async run(): Promise<Frozen> {
+    const { timeline, undo, cancelled } = this.#scope;
+    const { dump, decoys, writes, lastRound, images, pageChannel, held, freezer } = this.#parts;
+    collectGarbage();
+    cancelled.throwIfAborted();
+
+    let thaw = (): Promise<void> => freezer.thaw();
+    undo.defer(async () => {
+      await thaw();
+      timeline.resumed();
+    });
+    undo.defer(() => void held.release());
+    const tasks = await this.#standStill();
+
+    const running = dump.start();
+    this.#running = running;
+    thaw = () => thawAfterDump(freezer);
+    undo.defer(() => running.end());
+    decoys.list();
+    writeHotPages(dump.images, writes.told(tasks));
+    const sendingFiles = timeline.step("last file difference", () => lastRound.send());
+    sendingFiles.catch(() => {}); // told below
+    await timeline.step("dump", () => running.ready);
+    // CRIU has thawed the cgroup and stops the tasks by itself: without this they would run if it were killed.
+    const fencing = timeline.step("fence", () => freezer.fence());
+    fencing.catch(() => {}); // told below
+    await timeline.step("send last images", async () => {
+      dump.closedImages.close();
+      await images.sent;
+      await images.channel.close();
+    });
+    await Promise.all([sendingFiles, fencing]);
+    PageServer.serve(pageChannel, tasks, (byteCount) => (this.#pageBytes += byteCount));
+    return { held, pageChannel, lazyPageCount: () => lazyPageCount(readLazyRanges(dump.images)) + decoys.pageCount };
+  }
+
+  /** Ends CRIU, if it has begun. The tasks stay as they are, frozen. */
+  async endDump(): Promise<void> {
+    await this.#running?.end();
+  }
+
+  /**
+   * Freezes the tasks and holds their network, at a moment at which CRIU sees all that there is to move: other moments are let pass.
+   * When this returns, or throws, nobody runs the container.
+   * @returns process ids of the tasks on this host by those inside the container
+   */
+  async #standStill(): Promise<ReadonlyMap<number, number>> {
+    const { timeline, cancelled, subject } = this.#scope;
+    const { freezer, held, decoys } = this.#parts;
+    const beganAtMs = timeline.now();
+    for (;;) {
+      const startMs = timeline.froze();
+      await freezer.freeze();
+      const frozenMs = timeline.now();
+      held.lock();
+      const lockedMs = timeline.now();
+      const tasks = tasksIn(freezer.folder);
+      const [unsettled, strangers] = await Promise.all([
+        unsettledCount(subject.initPid),
+        strangersIn(freezer.folder, subject.initPid),
+        decoys.update(tasks),
+      ]);
+      const waitedMs = startMs - beganAtMs;
+      if (strangers.length === 0 && (unsettled === 0 || waitedMs > UNSETTLED_LIMIT_MS)) {
+        if (unsettled > 0) this.#scope.warn(unsettledWarning(unsettled));
+        const steps = [
+          { name: "freeze tasks", startMs, endMs: frozenMs },
+          { name: "hold network", startMs: frozenMs, endMs: lockedMs },
+          { name: "look at tasks", startMs: lockedMs, endMs: timeline.now() },
+        ];
+        timeline.adopt(steps, 0);
+        return tasks;
+      }
+      held.release();
+      await freezer.thaw();
+      if (strangers.length > 0 && waitedMs > STRANGERS_LIMIT_MS) throw strangersStay(strangers);
+      cancelled.throwIfAborted();
+      await sleep(STAND_STILL_RETRY_MS);
+    }
+  }
+}
+
+async function assertUnchanged({ engine, subject }: SourceScope): Promise<void> {
+  const { id, name } = subject.description;
+  const { State } = await engine.inspectContainer(id);
+  const now = writeDescription(await describe(engine, id));
+  const isChanged = now !== writeDescription(subject.description);
+  if (!State.Paused && !isChanged) return;
+  const what = isChanged ? "changed (`docker update`, `rename`, `network`)" : "paused";
+  throw new DmigrateError("PREFLIGHT_BLOCKED", `${name} was ${what} while its migration copied; migrate again with it as it is to be`);
+}
+
+/** Sends images as CRIU closes them, amended for the pages that decoys hid from it. */
+async function sendAsTheyClose(scope: SourceScope, { images, closedImages }: PreparedDump, decoys: PageDecoys): Promise<Sending> {
+  const channel = await scope.channel(CHANNELS.images, "metadata");
+  const sent = sendAll(
+    channel,
+    sendImages(images, closedImages, (name) => decoys.amended(images, name)),
+  );
+  sent.catch(() => {}); // told in the freeze
+  return { channel, sent };
+}
+
+async function restoreRestartPolicy(scope: SourceScope, policy: RestartPolicy, sinceMs: number): Promise<void> {
+  const { id, name } = scope.subject.description;
+  try {
+    const end = await giveBackPolicy(scope.engine, id, policy, sinceMs);
+    if (end !== undefined) scope.warn(`${name} ${end}`);
+  } catch (error) {
+    if (isNotFound(error)) return; // it was removed
+    const remedy = `\`docker update --restart ${policyText(policy)} ${name}\``;
+    scope.warn(`${name} may have lost its restart policy (${messageOf(error)}): ${remedy} sets it again`);
+  }
+}
+
+/** A process that `docker exec` or a health check started can't be dumped. */
+function strangersStay(pids: readonly number[]): DmigrateError {
+  const text = `Processes ${pids.join(", ")} came into the container by \`docker exec\` and do not end; end them, then migrate again`;
+  return new DmigrateError("DUMP_FAILED", text);
+}
+
+function unsettledWarning(count: number): string {
+  return (
+    `${count} connections did not come along, which the container had not accepted for ${UNSETTLED_LIMIT_MS / 1000} s or had closed ` +
+    "with something left to send; their clients notice when they send something"
+  );
+}

@@ -1,0 +1,99 @@
+/**
+ * What every phase of a migration at its source has at hand: its subject, the two stacks of what is undone and closed, its channels and
+ * what crosses them, and whom it tells what.
+ */
+import type { MigrationId } from "../../core/ids.ts";
+import type { ByteCounts, MigrationEvent } from "../../core/migration.ts";
+import type { ContainerDescription } from "../../docker/description.ts";
+import type { Engine } from "../../docker/engine.ts";
+import type { AgentContext } from "../context.ts";
+import type { Channel } from "../link.ts";
+import type { CallOptions, MigrateRequest, PeerCalls } from "../migrations.ts";
+import { Timeline } from "../timeline.ts";
+import type { SourceDetail } from "./detail.ts";
+
+/** What a migration is about. */
+export interface SourceSubject {
+  readonly id: MigrationId;
+  readonly request: MigrateRequest;
+  readonly description: ContainerDescription;
+  /** Process id of the container's init, as the host counts. */
+  readonly initPid: number;
+}
+
+/** Of one migration. */
+export class SourceScope {
+  readonly context: AgentContext;
+  readonly engine: Engine;
+  readonly subject: SourceSubject;
+  readonly target: PeerCalls;
+  readonly timeline: Timeline;
+  /** Undone on a rollback, the newest first. */
+  readonly undo = new AsyncDisposableStack();
+  /** Closed when the migration ended, however it did. */
+  readonly open = new AsyncDisposableStack();
+  /** Aborted by the user, or, until the commit, by the loss of the target. */
+  cancelled: AbortSignal;
+  readonly #counters: { readonly kind: keyof ByteCounts; readonly read: () => number }[] = [];
+  readonly #warnings: string[] = [];
+
+  constructor(context: AgentContext, engine: Engine, subject: SourceSubject, cancelled: AbortSignal) {
+    this.context = context;
+    this.engine = engine;
+    this.subject = subject;
+    this.target = context.peers.to(subject.request.target);
+    this.timeline = new Timeline((event) => this.tell(event));
+    this.cancelled = cancelled;
+  }
+
+  /** For calls that end with the migration. */
+  get options(): CallOptions {
+    return { signal: this.cancelled };
+  }
+
+  /** Opens a channel to the target, cut by a rollback; counts what it sends, if it is of a kind. */
+  async channel(name: string, kind?: keyof ByteCounts): Promise<Channel> {
+    const { id, request } = this.subject;
+    const channel = await this.context.link.open(request.target, id, name, this.cancelled);
+    this.undo.defer(() => channel.destroy());
+    if (kind !== undefined) this.count(kind, () => channel.counts.sent);
+    return channel;
+  }
+
+  /** @param read returns how many bytes of that kind have crossed so far */
+  count(kind: keyof ByteCounts, read: () => number): void {
+    this.#counters.push({ kind, read });
+  }
+
+  /** What has crossed so far. */
+  get bytes(): ByteCounts {
+    const bytes = { memory: 0, files: 0, layers: 0, metadata: 0 };
+    for (const { kind, read } of this.#counters) bytes[kind] += read();
+    return bytes;
+  }
+
+  get warnings(): readonly string[] {
+    return this.#warnings;
+  }
+
+  warn(...messages: readonly string[]): void {
+    for (const message of messages) {
+      this.#warnings.push(message);
+      this.tell({ kind: "warning", atMs: this.timeline.now(), message });
+    }
+  }
+
+  tell(event: MigrationEvent): void {
+    this.context.events.publish(this.subject.id, event);
+  }
+
+  /** Enters in the journal what a next agent has to know. */
+  note(detail: SourceDetail): void {
+    this.context.journal.note(this.subject.id, detail);
+  }
+
+  /** For the agent's log. */
+  logWarning(error: unknown, what: string): void {
+    this.context.log.warn({ err: error, migration: this.subject.id }, what);
+  }
+}
