@@ -17,6 +17,8 @@ export interface FetchLimits {
    */
   readonly inFlightMin: number;
   readonly inFlightMax: number;
+  /** With as many on their way as may be, more is asked for once there is room for so many, or half of them. */
+  readonly together: number;
   /** Longest GET. */
   readonly get: number;
   /** Asked for at once where a task touched a page, from that one on. */
@@ -59,6 +61,8 @@ export class FetchPlan {
   readonly #onTheWay: Fetch[] = [];
   #inFlightPages = 0;
   #isFull = false;
+  /** The tasks do not run yet: there is little that may be asked for, and the sooner it is here the better. */
+  #isEarly = true;
   #inFlightLimit: number;
   #demandedPages = 0;
 
@@ -84,24 +88,29 @@ export class FetchPlan {
   touch(memory: LazyMemory, index: number): void {
     if (!memory.isWanted(index)) return; // on its way
     this.#touched.push({ memory, index });
-    this.#inFlightLimit = this.#limits.inFlightMin;
+    if (!this.#isEarly) this.#inFlightLimit = this.#limits.inFlightMin;
     const from = index - (index % this.#limits.around);
     this.#around.push({ memory, from, end: Math.min(from + this.#limits.around, memory.ranges.pageCount) });
+  }
+
+  /** The tasks run from now on: all pages are wanted, and what they touch at first must not queue behind many others. */
+  resumed(): void {
+    this.#isEarly = false;
+    this.#inFlightLimit = this.#limits.inFlightMin;
   }
 
   /**
    * What to ask the source next, if anything now.
    * @param roomPages how many may be fetched that no task waits for
-   * @param isEarly the tasks do not run yet
    */
-  next(roomPages: number, isEarly = false): PageRun | undefined {
+  next(roomPages: number): PageRun | undefined {
     for (let touched = this.#touched.shift(); touched !== undefined; touched = this.#touched.shift()) {
       if (!touched.memory.isWanted(touched.index)) continue;
       this.#demandedPages += 1;
       return this.#get({ memory: touched.memory, from: touched.index, end: touched.index + this.#limits.touched }, true);
     }
     if (!this.#hasRoom(Math.min(this.#inFlightLimit, roomPages))) return undefined;
-    for (const trails of [this.#around, this.#early, ...(isEarly ? [] : [this.#rest])]) {
+    for (const trails of [this.#around, this.#early, ...(this.#isEarly ? [] : [this.#rest])]) {
       for (let trail = trails.at(-1); trail !== undefined; trail = trails.at(-1)) {
         while (trail.from < trail.end && !trail.memory.isWanted(trail.from)) trail.from += 1;
         if (trail.from < trail.end) return this.#get(trail, false);
@@ -136,10 +145,10 @@ export class FetchPlan {
     return { ...asked, pageCount: run.pageCount };
   }
 
-  /** What is on its way falls to half before more is asked for, so that many GETs cross together. */
+  /** When as many are on their way as may be, more are asked for only once there is room for several GETs, which cross together. */
   #hasRoom(limitPages: number): boolean {
     if (this.#inFlightPages >= limitPages) this.#isFull = true;
-    else if (this.#inFlightPages <= limitPages / 2) this.#isFull = false;
+    else if (this.#inFlightPages <= limitPages - Math.min(this.#limits.together, limitPages / 2)) this.#isFull = false;
     return !this.#isFull;
   }
 

@@ -21,6 +21,7 @@ const MEBIBYTE = (1 << 20) / PAGE_BYTES;
 const LIMITS: FetchLimits = {
   inFlightMin: MEBIBYTE / 16,
   inFlightMax: MEBIBYTE / 2,
+  together: MEBIBYTE / 8,
   get: MEBIBYTE / 8,
   touched: 16,
   around: 64,
@@ -133,6 +134,7 @@ export class PageHandler implements Disposable {
   /** The tasks run: from now on all pages come. Before, the restore and the commit need the processors more. */
   fetchAhead(): void {
     this.#mayFetchAhead = true;
+    this.#plan.resumed();
     this.#orFail(() => this.#goOn());
   }
 
@@ -350,7 +352,7 @@ export class PageHandler implements Disposable {
 
   #ask(): void {
     const gets: Buffer[] = [];
-    const next = (): PageRun | undefined => this.#plan.next(KEPT_PAGES_MAX - this.#keptPages, !this.#mayFetchAhead);
+    const next = (): PageRun | undefined => this.#plan.next(KEPT_PAGES_MAX - this.#keptPages);
     for (let run = next(); run !== undefined; run = next()) gets.push(encodeMessage({ kind: "get", run }));
     if (gets.length > 0) this.#source.write(Buffer.concat(gets));
   }
