@@ -11,6 +11,8 @@ export const CHANNELS = {
   logOutput: "log/output",
   /** CRIU's images, each as it is closed. */
   images: "images",
+  /** A round of memory that is copied ahead, in the messages of CRIU's page protocol. */
+  memory: "memory",
   /** Raw: CRIU's page protocol. */
   pages: "pages",
 } as const;

@@ -38,7 +38,7 @@ suite("completion", () => {
 
   test("options and their choices", async (t) => {
     assert.deepEqual(await offered(t, ["migrate", "--ke"]), ["--keep-source"]);
-    assert.deepEqual(await offered(t, ["migrate", "--mode", ""]), ["post-copy"]);
+    assert.deepEqual(await offered(t, ["migrate", "--mode", ""]), ["warm", "post-copy"]);
     assert.deepEqual(await offered(t, ["agent", "--log-level", "e"]), ["error"]);
     assert.deepEqual(await offered(t, ["completion", ""]), ["bash", "zsh", "fish"]);
   });

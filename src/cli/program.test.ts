@@ -51,10 +51,10 @@ async function run(command: string, client: ControlClient, shape: Parameters<typ
   return Object.assign(surroundings, { exitCode });
 }
 
-const REQUEST = { container: "redis", target: "b", mode: "post-copy", keepSource: false };
+const REQUEST = { container: "redis", target: "b", mode: "warm", keepSource: false };
 const COMMANDS: Readonly<Record<string, unknown[]>> = {
   "dmigrate migrate redis b": ["migrate", REQUEST],
-  "dmigrate migrate --keep-source --mode post-copy redis b": ["migrate", { ...REQUEST, keepSource: true }],
+  "dmigrate migrate --keep-source --mode post-copy redis b": ["migrate", { ...REQUEST, mode: "post-copy", keepSource: true }],
   "dmigrate migrate redis b --detach": ["migrate", REQUEST],
   "dmigrate check redis b": ["check", "redis", "b"],
   "dmigrate cancel m0k3v9x2q7ab1": ["cancel", "m0k3v9x2q7ab1", { takeBack: false }],
@@ -122,7 +122,7 @@ suite("errors", () => {
     "dmigrate migrat redis b": [2, "USAGE", /Did you mean migrate\?/],
     "dmigrate migrate redis": [2, "USAGE", /^Missing required argument 'host'; see `dmigrate migrate --help`$/],
     "dmigrate migrate redis b c": [2, "USAGE", /^Too many arguments/],
-    "dmigrate migrate redis b --mode pre-copy": [2, "USAGE", /Allowed choices are post-copy/],
+    "dmigrate migrate redis b --mode pre-copy": [2, "USAGE", /Allowed choices are warm, post-copy/],
     "dmigrate migrate redis B!": [2, "USAGE", /"B!" is no host name/],
     "dmigrate hosts add b 10.0.0.2": [2, "USAGE", /--token <token>.*; see `dmigrate hosts add --help`$/],
     "dmigrate report redis": [3, "MIGRATION_NOT_FOUND", /"redis" is no migration id/],

@@ -2,6 +2,7 @@
 import { Argument, Command, CommanderError, Option, type CommandOptions } from "commander";
 import manifest from "../../package.json" with { type: "json" };
 import { DmigrateError, ERROR_CODES } from "../core/errors.ts";
+import { MODES } from "../core/migration.ts";
 import type { Command as Work } from "./invocation.ts";
 import { errorJson, renderError } from "./render-error.ts";
 import { containers, migrations, migrationsUnderWay, otherHosts, suggesting, type Suggest } from "./suggestions.ts";
@@ -130,7 +131,11 @@ function addMigrating(program: Command, run: Run): void {
     )
     .addArgument(container)
     .addArgument(otherHost)
-    .addOption(new Option("--mode <mode>", "how memory crosses").choices(["post-copy"]).default("post-copy"))
+    .addOption(
+      new Option("--mode <mode>", "warm: memory is copied while the container runs here; post-copy: all of it after the handover")
+        .choices(MODES)
+        .default("warm"),
+    )
     .option("--keep-source", "leave the stopped container here instead of removing it, to be started by nobody but you", false)
     .option("--detach", "return as soon as the migration has begun", false)
     .action(run((all) => all.migrate));

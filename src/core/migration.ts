@@ -8,8 +8,12 @@ export const PHASES = ["preflight", "reserve", "copy", "stage", "freeze", "hando
 /** A phase of a migration. */
 export type Phase = (typeof PHASES)[number];
 
-/** How memory crosses. Only post-copy exists so far; the others are refused by name. */
-export type Mode = "post-copy";
+/**
+ * How memory crosses. `warm`: it is copied while the container runs on the source, and after the handover what was written since.
+ * `post-copy`: all of it after the handover. The others are refused by name.
+ */
+export const MODES = ["warm", "post-copy"] as const;
+export type Mode = (typeof MODES)[number];
 
 /** Bytes that crossed, by what they were for. */
 export interface ByteCounts {

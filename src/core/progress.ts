@@ -30,7 +30,7 @@ export function remainingMs(phase: Phase, expected: ExpectedBytes, sent: ByteCou
   if (rate <= 0) return undefined;
   const missing =
     phase === "copy"
-      ? (expected.copy ?? 0) - sent.layers - sent.files
+      ? (expected.copy ?? 0) - sent.layers - sent.files - sent.memory
       : phase === "post-copy"
         ? (expected["post-copy"] ?? 0) - sent.memory
         : 0;

@@ -15,6 +15,7 @@ use Socket;
 use constant PAGE => 4096;
 use constant { NONE => 0, RW => 3, RWX => 7 };                       # PROT_*
 use constant { ANONYMOUS => 0x22, FIXED => 0x10, DONTNEED => 4 };    # MAP_PRIVATE | MAP_ANONYMOUS, MAP_FIXED, MADV_DONTNEED
+use constant DIRECT => 040000;                                       # O_DIRECT
 use constant { MOVE => 3, KEEP => 4 };                               # MREMAP_MAYMOVE | MREMAP_FIXED, MREMAP_DONTUNMAP
 use constant { API => 0xc018aa3f, REGISTER => 0xc020aa00 };          # UFFDIO_*
 use constant FEATURES => 0x4e;                                       # UFFD_FEATURE_EVENT_FORK, _REMAP, _REMOVE, _UNMAP
@@ -85,6 +86,7 @@ sub move_pages {
   return 1;
 }
 
+my $direct;
 my %commands = (
   read  => sub { my ($page, $count) = @_; return join ' ', map { value_at($_) } $page .. $page + $count - 1 },
   write => sub { write_value(@_) },
@@ -99,6 +101,8 @@ my %commands = (
   split => sub { call('mprotect', at($_[0]), PAGE, RWX) },
   move  => sub { return move_pages(@_) },
   fork  => sub { my $child = fork(); die $! unless defined $child; $control = $_[0] if $child == 0 },
+  # Has a file open for direct I/O from now on.
+  direct => sub { sysopen($direct, $0, DIRECT) or die $! },
   # Begins anew, as another program.
   exec  => sub { exec($^X, $0, $arena_pages, $used_pages) },
   exit  => sub { POSIX::_exit(0) },

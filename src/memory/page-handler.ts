@@ -13,7 +13,8 @@ import { whenClosed } from "./closed.ts";
 import { FetchPlan, type Fetch, type FetchLimits } from "./fetch-plan.ts";
 import { LazyMemory, type LazySpace, type MappedRun } from "./lazy-memory.ts";
 import { encodeMessage, MessageReader, PAGE_BYTES, type PageRun } from "./page-protocol.ts";
-import type { PageRange } from "./page-ranges.ts";
+import type { IndexedRange, PageRange } from "./page-ranges.ts";
+import type { PageStore } from "./page-store.ts";
 
 const MEBIBYTE = (1 << 20) / PAGE_BYTES;
 
@@ -35,6 +36,8 @@ const KEPT_PAGES_MAX = 64 * MEBIBYTE;
 const RETRY_MS = 1;
 /** So many pieces that were kept are given to their tasks before faults are looked at again. */
 const PIECES_AT_ONCE = 4;
+/** So many pages of the store are given at a time. */
+const STORED_PAGES_AT_ONCE = MEBIBYTE / 4;
 
 /** Pages, counted. */
 export interface HandledPages {
@@ -43,6 +46,8 @@ export interface HandledPages {
   readonly demanded: number;
   /** Those that came besides. */
   readonly pushed: number;
+  /** Those that were here before the tasks. */
+  readonly copiedAhead: number;
 }
 
 /** Pages that have arrived. */
@@ -67,6 +72,10 @@ export class PageHandler implements Disposable {
   readonly #memories: ReadonlyMap<number, LazyMemory>;
   readonly #userfaultfds = new Map<LazySpace, Userfaultfd>();
   readonly #plan: FetchPlan;
+  readonly #store: PageStore;
+  /** What is in the store and was not given to all tasks yet, the next one last. */
+  readonly #stored: (IndexedRange & { readonly memory: LazyMemory })[];
+  readonly #storedPages: number;
   readonly #messages = new MessageReader();
   #arrival: Arrival | undefined;
   #arrivedPages = 0;
@@ -80,6 +89,7 @@ export class PageHandler implements Disposable {
   /** Faults that could not be answered at once. */
   readonly #again: { readonly space: LazySpace; readonly page: number }[] = [];
   #willTry = false;
+  readonly #storedBytes = Buffer.allocUnsafeSlow(STORED_PAGES_AT_ONCE * PAGE_BYTES);
   #isRestored = false;
   #mayFetchAhead = false;
   /** What comes from the source: pages, then the answer to CLOSE, then nothing that matters. */
@@ -90,6 +100,7 @@ export class PageHandler implements Disposable {
    * @param processes the lazy ranges of each process, in ascending order
    * @param keep makes a duplicate of a userfaultfd that outlives this process
    * @param hot what each process wrote last
+   * @param store what was copied ahead, as it still holds
    */
   constructor(
     source: Duplex,
@@ -97,6 +108,7 @@ export class PageHandler implements Disposable {
     watch: InputWatch,
     keep: (fd: number) => void,
     hot: ReadonlyMap<number, readonly PageRange[]>,
+    store: PageStore,
   ) {
     this.finished = this.#settled.promise;
     this.finished.catch(() => {}); // told to whoever waits for it
@@ -104,6 +116,10 @@ export class PageHandler implements Disposable {
     this.#watch = watch;
     this.#keep = keep;
     this.#memories = new Map([...processes].map(([process, ranges]) => [process, new LazyMemory(process, ranges)]));
+    this.#store = store;
+    this.#stored = [...this.#memories.values()].flatMap((memory) => storedOf(memory, store)).toReversed();
+    this.#storedPages = this.#stored.reduce((sum, { pageCount }) => sum + pageCount, 0);
+    for (const { memory, index, pageCount } of this.#stored) memory.setAsked(index, pageCount, true); // it need not be
     this.#plan = new FetchPlan(this.#memories, LIMITS, hot);
     source.on("data", (chunk: Buffer) => this.#orFail(() => this.#takeFromSource(chunk)));
     source.on("error", (error) => this.fail(error));
@@ -114,7 +130,7 @@ export class PageHandler implements Disposable {
   get counts(): HandledPages {
     const total = [...this.#memories.values()].reduce((sum, { ranges }) => sum + ranges.pageCount, 0);
     const demanded = this.#plan.demandedPages;
-    return { total, demanded, pushed: this.#arrivedPages - demanded };
+    return { total, demanded, pushed: this.#arrivedPages - demanded, copiedAhead: this.#storedPages };
   }
 
   /** Takes over the userfaultfd of a process that is being restored. */
@@ -214,11 +230,21 @@ export class PageHandler implements Disposable {
     const index = space.indexAt(page);
     if (index === undefined) return this.#zero(space, page);
     const { memory } = space;
-    const piece = this.#kept.find((each) => each.memory === memory && index >= each.index && index < each.index + each.pageCount);
+    const piece = this.#pieceWith(memory, index);
     if (piece === undefined) {
       if (!this.#isRestored) this.#waiting.push({ space, page });
       this.#plan.touch(memory, index);
     } else if (!this.#fill(space, { page, index, pageCount: 1 }, piece)) this.#again.push({ space, page });
+  }
+
+  /** Pages that are here, this one among them. */
+  #pieceWith(memory: LazyMemory, index: number): Piece | undefined {
+    const kept = this.#kept.find((each) => each.memory === memory && index >= each.index && index < each.index + each.pageCount);
+    const { page } = memory.ranges.at(index, 1);
+    if (kept !== undefined || !this.#store.has(memory.process, page)) return kept;
+    const bytes = Buffer.allocUnsafeSlow(PAGE_BYTES);
+    this.#store.read({ process: memory.process, page, pageCount: 1 }, bytes);
+    return { memory, index, pageCount: 1, bytes };
   }
 
   /** What is missing there is not of the dump: it was mapped since, or emptied. */
@@ -341,12 +367,14 @@ export class PageHandler implements Disposable {
   /** Asks, gives and ends what can be asked, given and ended now. */
   #goOn(): void {
     if (this.#stage === "pages") this.#ask();
-    const hasMore = this.#again.length > 0 || (this.#isRestored && this.#kept.length > 0);
+    const hasMore =
+      this.#again.length > 0 || (this.#isRestored && this.#kept.length > 0) || (this.#mayFetchAhead && this.#stored.length > 0);
     if (hasMore && !this.#willTry) {
       this.#willTry = true;
       setImmediate(() => this.#orFail(() => this.#tryAgain()));
     }
-    const isAllHere = this.#mayFetchAhead && this.#plan.isIdle && this.#arrival === undefined && this.#kept.length === 0;
+    const isGiven = this.#kept.length === 0 && this.#stored.length === 0;
+    const isAllHere = this.#mayFetchAhead && this.#plan.isIdle && this.#arrival === undefined && isGiven;
     if (isAllHere && this.#stage === "pages") this.#close();
   }
 
@@ -366,9 +394,27 @@ export class PageHandler implements Disposable {
       if (this.#give(piece)) this.#keptPages -= piece.pageCount;
       else isStuck = this.#kept.push(piece) > 0;
     }
+    if (this.#mayFetchAhead) this.#giveStored();
     this.#willTry = isStuck;
     if (isStuck) setTimeout(() => this.#orFail(() => this.#tryAgain()), RETRY_MS);
     this.#goOn();
+  }
+
+  /** Gives some pages of the store to all who lack them, and their memory back. */
+  #giveStored(): void {
+    const next = this.#stored.pop();
+    if (next === undefined) return;
+    const { memory, page, index } = next;
+    const pageCount = Math.min(next.pageCount, STORED_PAGES_AT_ONCE);
+    if (pageCount < next.pageCount)
+      this.#stored.push({ memory, page: page + pageCount, index: index + pageCount, pageCount: next.pageCount - pageCount });
+    const run = { process: memory.process, page, pageCount };
+    const bytes = this.#storedBytes.subarray(0, pageCount * PAGE_BYTES);
+    this.#store.read(run, bytes);
+    this.#store.free(run);
+    if (this.#give({ memory, index, pageCount, bytes })) return;
+    this.#kept.push({ memory, index, pageCount, bytes: Buffer.from(bytes) });
+    this.#keptPages += pageCount;
   }
 
   #close(): void {
@@ -388,4 +434,16 @@ export class PageHandler implements Disposable {
     this.#source.end();
     this.#settled.resolve();
   }
+}
+
+/** The lazy pages of a process that are in the store. */
+function storedOf(memory: LazyMemory, store: PageStore): (IndexedRange & { readonly memory: LazyMemory })[] {
+  return memory.ranges.all.flatMap((range) =>
+    [...store.within(memory.process, range)].map(({ page, pageCount }) => ({
+      memory,
+      page,
+      index: range.index + page - range.page,
+      pageCount,
+    })),
+  );
 }

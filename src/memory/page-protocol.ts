@@ -1,23 +1,33 @@
 /**
- * CRIU's page protocol: what `criu lazy-pages` asks a page server for, and what that answers (CRIU criu/page-xfer.c).
+ * CRIU's page protocol: what `criu lazy-pages` asks a page server for, and what that answers (CRIU criu/page-xfer.c). Rounds of memory
+ * that is copied ahead are made of the same messages.
  *
  * Pure: bytes in, plain data out. Every message begins with 32 bytes in host order: u32 command (its low 16 bits; flags above), 4
  * bytes of padding, u64 page count, u64 address, u64 process. A GET is answered by an ADD_F with the pages behind it, maybe fewer
- * than were asked for; answers come in the order of the GETs. CLOSE or FORCE_CLOSE is answered by an i32 and ends the conversation.
+ * than were asked for; answers come in the order of the GETs. A HOLE says that there are no such pages. CLOSE or FORCE_CLOSE is answered
+ * by an i32 and ends the conversation.
  */
 import { DmigrateError } from "../core/errors.ts";
 
 export const PAGE_BYTES = 4096;
 export const HEADER_BYTES = 32;
 
-const GET = 7;
+const HOLE = 2;
 const ADD_F = 6;
+const GET = 7;
 const CLOSE = 0x1023;
 /** What a client with a socket that it did not open itself sends instead. */
 const FORCE_CLOSE = 0x1024;
 /** PE_PRESENT (CRIU include/pagemap.h) among the flags of an ADD_F: its pages follow. */
 const PRESENT = 4;
 const ADD_PRESENT = (PRESENT << 16) | ADD_F;
+const COMMANDS = { get: GET, pages: ADD_PRESENT, hole: HOLE } as const;
+
+const KINDS: ReadonlyMap<number, keyof typeof COMMANDS> = new Map([
+  [GET, "get"],
+  [ADD_PRESENT, "pages"],
+  [HOLE, "hole"],
+]);
 
 /** Successive pages of one process. */
 export interface PageRun {
@@ -29,7 +39,7 @@ export interface PageRun {
 }
 
 /** A message without the pages that may follow it. */
-export type PageMessage = { readonly kind: "get" | "pages"; readonly run: PageRun } | { readonly kind: "close" };
+export type PageMessage = { readonly kind: keyof typeof COMMANDS; readonly run: PageRun } | { readonly kind: "close" };
 
 /** The bytes of a message. */
 export function encodeMessage(message: PageMessage): Buffer {
@@ -39,7 +49,7 @@ export function encodeMessage(message: PageMessage): Buffer {
     return bytes;
   }
   const { process, page, pageCount } = message.run;
-  bytes.writeUInt32LE(message.kind === "get" ? GET : ADD_PRESENT, 0);
+  bytes.writeUInt32LE(COMMANDS[message.kind], 0);
   bytes.writeBigUInt64LE(BigInt(pageCount), 8);
   bytes.writeBigUInt64LE(BigInt(page) * BigInt(PAGE_BYTES), 16);
   bytes.writeBigUInt64LE(BigInt(process), 24);
@@ -53,12 +63,12 @@ export function decodeMessage(bytes: Buffer): PageMessage {
   const pageCount = Number(bytes.readBigUInt64LE(8));
   const page = Number(bytes.readBigUInt64LE(16)) / PAGE_BYTES;
   const process = Number(bytes.readBigUInt64LE(24));
-  const known = command === GET || command === ADD_PRESENT;
-  if (!known || pageCount === 0 || ![pageCount, page, process].every(Number.isSafeInteger)) {
+  const kind = KINDS.get(command);
+  if (kind === undefined || pageCount === 0 || ![pageCount, page, process].every(Number.isSafeInteger)) {
     const text = `Unknown message of CRIU's page protocol (${bytes.toString("hex")}); this CRIU is newer than this release of Dmigrate`;
     throw new DmigrateError("PROTOCOL", text);
   }
-  return { kind: command === GET ? "get" : "pages", run: { process, page, pageCount } };
+  return { kind, run: { process, page, pageCount } };
 }
 
 /** Finds messages in a stream that is cut anywhere. */

@@ -105,6 +105,7 @@ export class PageProxy {
         this.#client.write(CLOSED);
         return;
       case "pages":
+      case "hole":
         throw new DmigrateError("PROTOCOL", "criu lazy-pages sent pages instead of asking for them; please report this as a bug");
     }
   }

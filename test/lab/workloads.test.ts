@@ -11,6 +11,7 @@ import { CLIENT, LAN, type Lab } from "../../lab/lab.ts";
 import { CHECKOUT_IN_HOST } from "../../lab/paths.ts";
 import { ClientProcess } from "../../lab/workloads/client-control.ts";
 import { clientResult, type ClientResult } from "../../lab/workloads/client-result.ts";
+import type { Mode } from "../../src/core/migration.ts";
 import { assertClean, labOfTwo, migrate, provideImage } from "../support/lab.ts";
 
 const ECHO_ADDRESS = "10.77.0.201";
@@ -38,8 +39,8 @@ async function assertWell(host: string, container: string): Promise<void> {
   assert.ok(code === 0 && stdout.startsWith("OK "), `${container} on host ${host}: ${stdout.trim()}`);
 }
 
-async function move(container: string): Promise<void> {
-  const { outcome, message } = await migrate(lab.host("a"), container, "b");
+async function move(container: string, mode: Mode = "warm"): Promise<void> {
+  const { outcome, message } = await migrate(lab.host("a"), container, "b", {}, mode);
   assert.equal(outcome, "completed", message);
   await assertWell("b", container);
   await assertClean(lab.host("a"), container);
@@ -50,6 +51,14 @@ for (const name of workloadNames().filter((each) => each !== "echo" && each !== 
     await start(name);
     await move(name);
     await lab.host("b").run("docker", "rm", "--force", name); // it keeps a processor busy
+  });
+}
+
+for (const name of ["forks", "memory"]) {
+  test(`${name} goes on when all of its memory follows`, async () => {
+    await start(name);
+    await move(name, "post-copy");
+    await lab.host("b").run("docker", "rm", "--force", name);
   });
 }
 

@@ -17,7 +17,7 @@ import { ClientProcess } from "../../lab/workloads/client-control.ts";
 import type { MigrationSummary } from "../../src/agent/client.ts";
 import { DmigrateError, ERROR_CODES, isErrorCode } from "../../src/core/errors.ts";
 import { hostName, type MigrationId } from "../../src/core/ids.ts";
-import type { Report } from "../../src/core/migration.ts";
+import type { Mode, Report } from "../../src/core/migration.ts";
 import { redisClientResult, type RedisClientResult } from "../../lab/workloads/client-result.ts";
 
 /** Builds a lab whose agents form a cluster. */
@@ -78,11 +78,11 @@ export async function migrateByCommand(source: Host, container: string, target: 
 }
 
 /** Migrates as that command does, without the cost of starting one. */
-export async function migrate(source: Host, container: string, target: string, at: Acts = {}): Promise<MigrateResult> {
+export async function migrate(source: Host, container: string, target: string, at: Acts = {}, mode: Mode = "warm"): Promise<MigrateResult> {
   using agent = agentOf(source);
   let id: MigrationId | undefined;
   try {
-    for await (const event of agent.migrate({ container, target: hostName(target), mode: "post-copy", keepSource: false })) {
+    for await (const event of agent.migrate({ container, target: hostName(target), mode, keepSource: false })) {
       if (event.kind === "began") id = event.id;
       if (event.kind === "phase-began" && id !== undefined) await at[event.phase]?.(id);
       if (event.kind === "ended") return resultOf(event.report);

@@ -8,7 +8,7 @@ import { joinedAgents, type TestAgent } from "../../../test/support/agents.ts";
 import { collect } from "../../../test/support/streams.ts";
 import { DmigrateError, ERROR_CODES, type ErrorCode } from "../../core/errors.ts";
 import { containerId, hostName, newMigrationId } from "../../core/ids.ts";
-import { PHASES, type Report } from "../../core/migration.ts";
+import { MODES, PHASES, type Report } from "../../core/migration.ts";
 import { EventSchema } from "../../gen/dmigrate/v1/types_pb.js";
 import { reasonOf } from "../causes.ts";
 import type { StreamedEvent } from "../migrations.ts";
@@ -90,7 +90,7 @@ const report: { [K in keyof Omit<Report, "error">]: fc.Arbitrary<Report[K]> } = 
   containerId: fc.stringMatching(/^[0-9a-f]{64}$/).map(containerId),
   source: host,
   target: host,
-  mode: fc.constant("post-copy"),
+  mode: fc.constantFrom(...MODES),
   outcome: fc.constantFrom("completed", "rolled-back", "failed"),
   totalMs: ms,
   downtimeMs: ms,

@@ -16,7 +16,8 @@ import type { Migrations } from "../migrations.ts";
 import type { Peers } from "../peers.ts";
 import { encodeToken } from "../pki.ts";
 
-import { eventToProto, MODES, reportToProto } from "./convert.ts";
+import { MODES } from "../../core/migration.ts";
+import { eventToProto, reportToProto } from "./convert.ts";
 
 export interface ControlParts {
   readonly cluster: Cluster;
@@ -54,7 +55,7 @@ export function controlRoutes(router: ConnectRouter, { cluster, journal, events,
       return state.kind === "member" ? { ...common, host: state.self } : { ...common, joinToken: encodeToken(state.token) };
     },
     async *migrate({ container, target: name, mode, keepSource }, { signal }) {
-      const known = MODES.find((each) => each === (mode === "" ? "post-copy" : mode));
+      const known = MODES.find((each) => each === (mode === "" ? "warm" : mode));
       if (known === undefined) throw new DmigrateError("USAGE", `There is no mode ${JSON.stringify(mode)}; use ${MODES.join(" or ")}`);
       yield* eventsOf(await migrations.migrate({ container, target: target(name), mode: known, keepSource }), signal);
     },

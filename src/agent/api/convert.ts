@@ -6,10 +6,10 @@ import type { z } from "zod";
 import { DmigrateError, messageOf } from "../../core/errors.ts";
 import { containerId, hostName, migrationId } from "../../core/ids.ts";
 import {
+  MODES,
   PHASES,
   type ByteCounts,
   type JournalState,
-  type Mode,
   type MigrationEvent,
   type PageCounts,
   type Report,
@@ -36,9 +36,6 @@ export function present<T>(message: T | undefined, what: string): T {
   if (message === undefined) throw new DmigrateError("PROTOCOL", `An agent sent no ${what}; ${SAME_RELEASE}`);
   return message;
 }
-
-/** How memory may cross; see `Mode`. */
-export const MODES: readonly Mode[] = ["post-copy"];
 
 export const JOURNAL_STATES: readonly JournalState[] = ["running", "committed", "prepared", "owner", "completed", "rolled-back", "failed"];
 

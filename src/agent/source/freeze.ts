@@ -7,12 +7,12 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { DmigrateError, messageOf } from "../../core/errors.ts";
 import { dumpConfiguration } from "../../criu/configuration.ts";
 import { freezerOf, type Freezer } from "../../criu/freezer.ts";
-import { writeHotPages } from "../../criu/hot-pages.ts";
 import { sendImages } from "../../criu/image-stream.ts";
 import { prepareDump, type LazyDump, type PreparedDump } from "../../criu/lazy-dump.ts";
 import { PageDecoys } from "../../criu/page-decoy.ts";
 import { lazyPageCount, readLazyRanges } from "../../criu/pagemap.ts";
 import { thawAfterDump } from "../../criu/thaw.ts";
+import { writeWrittenPages } from "../../criu/written-pages.ts";
 import { describe } from "../../docker/describe.ts";
 import { writeDescription } from "../../docker/description.ts";
 import type { RestartPolicy } from "../../docker/inspect.ts";
@@ -22,7 +22,9 @@ import { liesOnHost, volumeIdentity } from "../../docker/volumes.ts";
 import { NetworkNamespace } from "../../kernel/netns.ts";
 import { pidsIn, tasksIn } from "../../kernel/tasks.ts";
 import { PageServer } from "../../memory/page-server.ts";
+import { MemoryRounds } from "../../memory/rounds.ts";
 import { RecentWrites } from "../../memory/tracking/recent-writes.ts";
+import type { WrittenPages } from "../../memory/tracking/tracker.ts";
 import { HeldNetwork } from "../../network/hold.ts";
 import { unsettledCount } from "../../network/unsettled.ts";
 import { CHANNELS } from "../channels.ts";
@@ -39,20 +41,29 @@ const STRANGERS_LIMIT_MS = 10_000;
 /** How long to wait for a moment without connections that no process holds. */
 const UNSETTLED_LIMIT_MS = 2_000;
 
+/** What is there when all that can be copied ahead has been. */
+interface Copied {
+  readonly files: SourceFiles;
+  /** Of memory, if that is copied ahead. */
+  readonly rounds: MemoryRounds | undefined;
+  /** What the preflight found that this container needs. */
+  readonly criuOptions: readonly string[];
+}
+
 /** What is there once the container is frozen and dumped. */
 export interface Frozen {
   readonly held: HeldNetwork;
   /** What the lazy pages cross by. There is no other: a target that has lost it has lost them. */
   readonly pageChannel: Duplex;
-  /** How many pages CRIU has left out. Throws if its images can't be read any more. */
-  readonly lazyPageCount: () => number;
+  /** How many pages are still to cross, about. Throws if CRIU's images can't be read any more. */
+  readonly missingPageCount: () => number;
 }
 
 /** What is ready before the freeze, and waits for it. */
 interface Parts {
   readonly dump: PreparedDump;
   readonly decoys: PageDecoys;
-  readonly writes: RecentWrites;
+  readonly written: WrittenPages;
   readonly lastRound: LastRound;
   readonly images: Sending;
   readonly pageChannel: Duplex;
@@ -83,7 +94,7 @@ export class Freeze {
    * Makes everything ready that can be before it; the container runs. Throws PREFLIGHT_BLOCKED if it is not any more what it was when
    * the migration began.
    */
-  static async prepare(scope: SourceScope, files: SourceFiles, criuOptions: readonly string[]): Promise<Freeze> {
+  static async prepare(scope: SourceScope, { files, rounds, criuOptions }: Copied): Promise<Freeze> {
     const { context, engine, open, undo, subject } = scope;
     const { id, description, initPid, request } = subject;
     await assertUnchanged(scope);
@@ -91,7 +102,7 @@ export class Freeze {
     open.defer(() => removeMigrationFolder(context.config, id));
     const configuration = dumpConfiguration((await stat(`/proc/${initPid}/ns/net`)).ino, criuOptions);
     const freezer = await freezerOf(initPid);
-    const writes = open.use(await RecentWrites.begin(pidsIn(freezer.folder)));
+    const written = rounds ?? open.use(await RecentWrites.begin(pidsIn(freezer.folder)));
     const dump = open.use(await prepareDump({ container: description.id, folder, configuration }));
     const decoys = open.use(new PageDecoys());
     if (PageDecoys.isPossible) await decoys.prepare(pidsIn(freezer.folder), (decoyPid, pid) => dump.show(decoyPid, pid));
@@ -102,7 +113,7 @@ export class Freeze {
     const lastRound = await files.prepareLast();
     const namespace = open.use(NetworkNamespace.open(`/proc/${initPid}/ns/net`));
     const held = open.use(new HeldNetwork(namespace));
-    const freeze = new Freeze(scope, { dump, decoys, writes, lastRound, images, pageChannel, held, freezer });
+    const freeze = new Freeze(scope, { dump, decoys, written, lastRound, images, pageChannel, held, freezer });
     scope.count("memory", () => freeze.#pageBytes);
 
     const { RestartPolicy: restartPolicy } = description.hostConfig;
@@ -127,7 +138,7 @@ export class Freeze {
   /** Stops the container and dumps it. When this returns the target has all it needs to restore, and nobody runs the container. */
   async run(): Promise<Frozen> {
     const { timeline, undo, cancelled } = this.#scope;
-    const { dump, decoys, writes, lastRound, images, pageChannel, held, freezer } = this.#parts;
+    const { dump, decoys, written, lastRound, images, pageChannel, held, freezer } = this.#parts;
     collectGarbage();
     cancelled.throwIfAborted();
 
@@ -144,7 +155,8 @@ export class Freeze {
     thaw = () => thawAfterDump(freezer);
     undo.defer(() => running.end());
     decoys.list();
-    writeHotPages(dump.images, writes.told(tasks));
+    const told = written.told(tasks);
+    writeWrittenPages(dump.images, told);
     const sendingFiles = timeline.step("last file difference", () => lastRound.send());
     sendingFiles.catch(() => {}); // told below
     await timeline.step("dump", () => running.ready);
@@ -158,7 +170,11 @@ export class Freeze {
     });
     await Promise.all([sendingFiles, fencing]);
     PageServer.serve(pageChannel, tasks, (byteCount) => (this.#pageBytes += byteCount));
-    return { held, pageChannel, lazyPageCount: () => lazyPageCount(readLazyRanges(dump.images)) + decoys.pageCount };
+    const missingPageCount = (): number => {
+      if (this.#parts.written instanceof MemoryRounds) return [...told.values()].flat().reduce((sum, { pageCount }) => sum + pageCount, 0);
+      return lazyPageCount(readLazyRanges(dump.images)) + decoys.pageCount;
+    };
+    return { held, pageChannel, missingPageCount };
   }
 
   /** Ends CRIU, if it has begun. The tasks stay as they are, frozen. */

@@ -11,10 +11,13 @@ import { DmigrateError, messageOf } from "../../core/errors.ts";
 import { RateMeter, remainingMs, type ExpectedBytes } from "../../core/progress.ts";
 import type { ByteCounts, Outcome, PageCounts, Report } from "../../core/migration.ts";
 import { writeDescription } from "../../docker/description.ts";
+import { freezerOf } from "../../criu/freezer.ts";
 import { exportImage } from "../../docker/images.ts";
 import { despiteRestart } from "../../docker/restart.ts";
 import { NetworkNamespace } from "../../kernel/netns.ts";
+import { anonymousBytesOf, pidsIn } from "../../kernel/tasks.ts";
 import { PAGE_BYTES } from "../../memory/page-protocol.ts";
+import { MemoryRounds } from "../../memory/rounds.ts";
 import type { HeldNetwork } from "../../network/hold.ts";
 import { interfacesOf, namesByAddress } from "../../network/interfaces.ts";
 import { CHANNELS } from "../channels.ts";
@@ -35,6 +38,10 @@ const ABORT_LIMIT_MS = 90_000;
 const FINISH_LIMIT_MS = 30_000;
 /** How long to wait for what an agent says of its end. */
 const LAST_WORD_LIMIT_MS = 1_000;
+/** Rounds of memory go on while they have more than this, and each so much less than the one before. */
+const SETTLED_BYTES = 8 << 20;
+const CONVERGING = 0.7;
+const MEMORY_ROUNDS_MAX = 6;
 const NO_PAGES: PageCounts = { total: 0, copiedAhead: 0, demanded: 0, pushed: 0, zero: 0 };
 
 /** A migration away from this host. */
@@ -45,6 +52,7 @@ export class SourceSession {
   #lostTarget: AbortSignal | undefined;
   #criuOptions: readonly string[] = [];
   #files: SourceFiles | undefined;
+  #rounds: MemoryRounds | undefined;
   #freezing: Freeze | undefined;
   #pages = NO_PAGES;
   #expected: ExpectedBytes = {};
@@ -122,6 +130,34 @@ export class SourceSession {
     scope.warn(...(await target.createContainer(id, options)));
     this.#files = open.use(await SourceFiles.of(engine, description, initPid, (name) => scope.channel(name, "files")));
     await this.#files.copy();
+    if (subject.request.mode === "warm") await this.#copyMemory();
+  }
+
+  /** Copies memory while the container runs, as long as each round has less left than the one before. */
+  async #copyMemory(): Promise<void> {
+    const { open, subject } = this.#scope;
+    const { folder } = await freezerOf(subject.initPid);
+    const anonymousBytes = pidsIn(folder).reduce((sum, pid) => sum + anonymousBytesOf(pid), 0);
+    this.#expected = { copy: (this.#expected.copy ?? 0) + anonymousBytes };
+    const rounds = open.use(new MemoryRounds(() => pidsIn(folder)));
+    this.#rounds = rounds;
+    let byteCount = Infinity;
+    for (let round = 0; round < MEMORY_ROUNDS_MAX && byteCount > SETTLED_BYTES; round++) {
+      const before = byteCount;
+      byteCount = await this.#memoryRound(rounds);
+      if (byteCount > before * CONVERGING) break;
+    }
+    const { directIoCount } = rounds;
+    if (directIoCount > 0)
+      this.#scope.warn(`${directIoCount} processes do direct I/O, which writes into memory unseen: theirs crosses after the handover`);
+  }
+
+  /** @returns how many bytes it had */
+  async #memoryRound(rounds: MemoryRounds): Promise<number> {
+    const channel = await this.#scope.channel(CHANNELS.memory, "memory");
+    await sendAll(channel, rounds.round());
+    await channel.close();
+    return channel.counts.sent;
   }
 
   /** Lets the target do all that is slow before the freeze. */
@@ -135,7 +171,9 @@ export class SourceSession {
   /** Stops the container and dumps it. When this returns the target has all it needs to restore, and nobody runs the container. */
   async #freeze(): Promise<Frozen> {
     if (this.#files === undefined) throw new DmigrateError("INTERNAL", "The freeze came before the copy; report this as a bug");
-    this.#freezing = await Freeze.prepare(this.#scope, this.#files, this.#criuOptions);
+    const copied = { files: this.#files, rounds: this.#rounds, criuOptions: this.#criuOptions };
+    this.#freezing = await Freeze.prepare(this.#scope, copied);
+    if (this.#rounds !== undefined) await this.#memoryRound(this.#rounds);
     return await this.#freezing.run();
   }
 
@@ -201,11 +239,11 @@ export class SourceSession {
   }
 
   /** The container runs on the target; its remaining pages follow, as long as they have a way to it. Throws MEMORY_LOST. */
-  async #postCopy({ lazyPageCount, pageChannel }: Frozen): Promise<void> {
+  async #postCopy({ missingPageCount, pageChannel }: Frozen): Promise<void> {
     const { subject, target } = this.#scope;
     const { id, description, request } = subject;
     try {
-      this.#expected = { "post-copy": lazyPageCount() * PAGE_BYTES };
+      this.#expected = { "post-copy": this.#scope.bytes.memory + missingPageCount() * PAGE_BYTES };
     } catch {
       // The migration goes on without an estimate.
     }

@@ -8,10 +8,12 @@
 import { once } from "node:events";
 import path from "node:path";
 import { duplexPair } from "node:stream";
+import { PageStore } from "../../memory/page-store.ts";
 import { openTaskPages } from "./pages.ts";
 
 const [folder = ""] = process.argv.slice(2);
-const pages = openTaskPages("own", { folder, images: path.join(folder, "images"), work: path.join(folder, "work") });
+const folders = { folder, images: path.join(folder, "images"), work: path.join(folder, "work") };
+const pages = openTaskPages("own", folders, new PageStore(0));
 process.stdout.write("listening\n");
 await once(process.stdin, "data");
 await pages.serve(duplexPair()[0]);

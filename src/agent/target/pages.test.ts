@@ -14,6 +14,8 @@ import * as fc from "fast-check";
 import { DmigrateError } from "../../core/errors.ts";
 import { arenaCommands, assertAllRight, obey, type Model } from "../../memory/arena-commands.fixture.ts";
 import { ArenaProcess } from "../../memory/arena-process.fixture.ts";
+import { writeWrittenPages } from "../../criu/written-pages.ts";
+import { PageStore } from "../../memory/page-store.ts";
 import { encodeMessage, MessageReader, PAGE_BYTES } from "../../memory/page-protocol.ts";
 import { openTaskPages, type TaskPages } from "./pages.ts";
 
@@ -112,14 +114,39 @@ async function serveSource(connection: Duplex, arenaPage: number, { chunkBytes, 
   }
 }
 
+/** Pages that were copied ahead; if they were written afterwards they do not hold what they should. */
+interface CopiedAhead {
+  readonly from: number;
+  readonly count: number;
+  readonly isWritten: boolean;
+}
+
+/** A round with these pages alone, cut in two. Those that are not lazy have something in the copy that the task must never see. */
+async function* roundOf(arenaPage: number, { from, count, isWritten }: CopiedAhead): AsyncGenerator<Uint8Array> {
+  const values = Array.from({ length: count }, (_, nth) => (isWritten ? 77 : valueOf(from + nth) || 78));
+  const bytes = values.map((value) => Buffer.alloc(PAGE_BYTES, Buffer.from(Uint32Array.of(value).buffer)));
+  const run = { process: PROCESS, page: arenaPage + from, pageCount: count };
+  const round = Buffer.concat([encodeMessage({ kind: "pages", run }), ...bytes]);
+  yield round.subarray(0, 1000);
+  yield round.subarray(1000);
+}
+
 const AT_ONCE: Manners = { chunkBytes: [1 << 20], fewer: [0], answersMax: Infinity };
 
 /** A process that was restored just now. */
-async function restore(folders: Folders, manners: Manners): Promise<{ task: ArenaProcess; pages: TaskPages; connection: Duplex }> {
-  const pages = openTaskPages("own", folders);
+async function restore(
+  folders: Folders,
+  manners: Manners,
+  ahead: readonly CopiedAhead[] = [],
+): Promise<{ task: ArenaProcess; pages: TaskPages; connection: Duplex }> {
+  const store = new PageStore(ARENA_PAGES);
+  const pages = openTaskPages("own", folders, store);
   const task = new ArenaProcess(ARENA_PAGES, LAZY_PAGES, { file: folders.socketFile, process: PROCESS });
   await task.started();
   folders.writePagemap(task.arenaPage);
+  for (const each of ahead) await store.receive(roundOf(task.arenaPage, each));
+  const written = ahead.filter(({ isWritten }) => isWritten).map(({ from, count }) => ({ page: task.arenaPage + from, pageCount: count }));
+  writeWrittenPages(folders.images, new Map([[PROCESS, written]]));
   const [ours, source] = duplexPair();
   serveSource(source, task.arenaPage, manners).catch((error: unknown) => ours.destroy(DmigrateError.from(error)));
   await pages.serve(ours);
@@ -152,6 +179,36 @@ void describe("lazy pages", { timeout: 120_000 }, () => {
     assert.deepEqual(await task.read(0, 0, 20), [...Array(20).keys()].map(valueOf));
   });
 
+  void it("are not asked for if they were copied ahead and not written since", async () => {
+    using folders = new Folders();
+    const ahead = [
+      { from: 0, count: LAZY_PAGES, isWritten: false },
+      { from: 20, count: 3, isWritten: true },
+    ];
+    const { task, pages } = await restore(folders, AT_ONCE, ahead);
+    await using _task = task;
+    assert.deepEqual(await task.read(0, 10, 6), [10, 11, 12, 13, 14, 15].map(valueOf), "before the restore is over");
+    pages.restored();
+    const { total, copiedAhead, demanded, pushed } = await pages.finish();
+    assert.deepEqual({ copiedAhead, demanded, pushed }, { copiedAhead: total - 3, demanded: 0, pushed: 3 });
+    assert.deepEqual(
+      await task.read(0, 0, LAZY_PAGES),
+      Array.from({ length: LAZY_PAGES }, (_, page) => valueOf(page)),
+    );
+  });
+
+  void it("that were copied ahead come also when the source is gone", async () => {
+    using folders = new Folders();
+    const ahead = [{ from: 0, count: 100, isWritten: false }];
+    const { task, pages, connection } = await restore(folders, { ...AT_ONCE, answersMax: 0 }, ahead);
+    await using _task = task;
+    await using _pages = pages;
+    pages.restored();
+    connection.destroy();
+    await assert.rejects(pages.finish(), { code: "TRANSFER_FAILED" });
+    assert.deepEqual(await task.read(0, 0, 100), [...Array(100).keys()].map(valueOf));
+  });
+
   void it("are waited for when the source is gone, and what is there can be used meanwhile", async () => {
     using folders = new Folders();
     const { task, pages, connection } = await restore(folders, { ...AT_ONCE, fewer: [LAZY_PAGES], answersMax: 3 });
@@ -171,7 +228,7 @@ void describe("lazy pages", { timeout: 120_000 }, () => {
   void it("are not waited for in the restore when the source was gone before", async () => {
     using folders = new Folders();
     folders.writePagemap(0);
-    await using pages = openTaskPages("own", folders);
+    await using pages = openTaskPages("own", folders, new PageStore(0));
     const [connection] = duplexPair();
     connection.destroy();
     await once(connection, "close");
@@ -209,21 +266,28 @@ const manners: fc.Arbitrary<Manners> = fc.record({
   answersMax: fc.constant(Infinity),
 });
 
+const copiedAhead: fc.Arbitrary<CopiedAhead[]> = fc.array(
+  fc.record({ from: fc.nat(LAZY_PAGES - 50), count: fc.integer({ min: 1, max: 50 }), isWritten: fc.boolean() }),
+  { maxLength: 8 },
+);
+
 void it("whatever processes do to their memory while its pages arrive, each sees what it would have seen on the source", async () => {
   const sequence = arenaCommands(ARENA_PAGES, { maxLength: 60 });
   await fc.assert(
-    fc.asyncProperty(manners, sequence, fc.nat(20), async (behaves, commands, restoredAt) => {
+    fc.asyncProperty(manners, sequence, copiedAhead, fc.nat(20), fc.nat(40), async (behaves, commands, ahead, restoredAt, resumedAfter) => {
       using folders = new Folders();
-      const { task, pages } = await restore(folders, behaves);
+      const { task, pages } = await restore(folders, behaves, ahead);
       await using _task = task;
       await using _pages = pages;
       const models: Model[] = [Array.from({ length: ARENA_PAGES }, (_, page) => (page < LAZY_PAGES ? valueOf(page) : undefined))];
+      let finished: Promise<unknown> | undefined;
       for (const [at, [slot, random]] of commands.entries()) {
         if (at === restoredAt) pages.restored();
+        if (at === restoredAt + resumedAfter) finished = pages.finish();
         await obey(task, models, slot % models.length, random);
       }
       if (commands.length <= restoredAt) pages.restored();
-      await pages.finish();
+      await (finished ?? pages.finish());
       await assertAllRight(task, models);
     }),
     { numRuns: Number(process.env["PAGES_TEST_RUNS"] ?? 12) },

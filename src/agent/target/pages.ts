@@ -6,13 +6,14 @@ import { DmigrateError } from "../../core/errors.ts";
 import type { PageCounts } from "../../core/migration.ts";
 import { startLazyPages, type LazyPages } from "../../criu/lazy-pages.ts";
 import { LazySocket } from "../../criu/lazy-socket.ts";
-import { readHotPages } from "../../criu/hot-pages.ts";
 import { readLazyRanges } from "../../criu/pagemap.ts";
+import { readWrittenPages } from "../../criu/written-pages.ts";
 import { InputWatch } from "../../kernel/epoll.ts";
 import { PageHandler } from "../../memory/page-handler.ts";
 import { PageKeeper } from "../../memory/page-keeper.ts";
 import { PageProxy } from "../../memory/page-proxy.ts";
 import type { PageRange } from "../../memory/page-ranges.ts";
+import type { PageStore } from "../../memory/page-store.ts";
 
 type LazyRanges = ReadonlyMap<number, readonly PageRange[]>;
 
@@ -44,11 +45,14 @@ export interface TaskPages extends AsyncDisposable {
   finish(): Promise<PageCounts>;
 }
 
-/** Makes ready what can be made ready before the freeze. */
-export function openTaskPages(kind: PageHandlerKind, folders: RestoreFolders): TaskPages {
+/**
+ * Makes ready what can be made ready before the freeze.
+ * @param store what was copied ahead; the stock daemon has no use for it
+ */
+export function openTaskPages(kind: PageHandlerKind, folders: RestoreFolders, store: PageStore): TaskPages {
   switch (kind) {
     case "own":
-      return new OwnPages(folders);
+      return new OwnPages(folders, store);
     case "criu":
       return new CriuPages(folders);
   }
@@ -56,6 +60,7 @@ export function openTaskPages(kind: PageHandlerKind, folders: RestoreFolders): T
 
 class OwnPages implements TaskPages {
   readonly #images: string;
+  readonly #store: PageStore;
   readonly #open = new AsyncDisposableStack();
   readonly #watch: InputWatch;
   readonly #socket: LazySocket;
@@ -63,8 +68,9 @@ class OwnPages implements TaskPages {
   #handler: PageHandler | undefined;
   lazy: LazyRanges = new Map();
 
-  constructor({ folder, images, work }: RestoreFolders) {
+  constructor({ folder, images, work }: RestoreFolders, store: PageStore) {
     this.#images = images;
+    this.#store = store;
     this.#watch = this.#open.use(new InputWatch());
     this.#socket = this.#open.use(
       new LazySocket(work, this.#watch, {
@@ -78,7 +84,9 @@ class OwnPages implements TaskPages {
 
   async serve(source: Duplex): Promise<void> {
     this.lazy = readLazyRanges(this.#images);
-    this.#handler = new PageHandler(source, this.lazy, this.#watch, (fd) => this.#keeper.keep(fd), readHotPages(this.#images));
+    const written = readWrittenPages(this.#images);
+    this.#store.settle(written);
+    this.#handler = new PageHandler(source, this.lazy, this.#watch, (fd) => this.#keeper.keep(fd), written, this.#store);
   }
 
   get failure(): Promise<never> {
@@ -95,7 +103,7 @@ class OwnPages implements TaskPages {
     handler.fetchAhead();
     await handler.finished;
     await this.#open.disposeAsync();
-    return { ...handler.counts, copiedAhead: 0, zero: 0 };
+    return { ...handler.counts, zero: 0 };
   }
 
   [Symbol.asyncDispose](): Promise<void> {

@@ -3,6 +3,7 @@
  * `abort` until the container is committed.
  */
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { freemem } from "node:os";
 import path from "node:path";
 import type { Duplex } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -24,6 +25,8 @@ import { announce } from "../../network/announce.ts";
 import { inject } from "../../network/inject.ts";
 import { interfacesOf, namesByAddress, renamedInterfaces } from "../../network/interfaces.ts";
 import { RUNTIME } from "../../core/preflight-hosts.ts";
+import { PAGE_BYTES } from "../../memory/page-protocol.ts";
+import { PageStore } from "../../memory/page-store.ts";
 import { assertRegistered } from "../../memory/registered.ts";
 import { CHANNELS, treeChannel } from "../channels.ts";
 import type { AgentContext } from "../context.ts";
@@ -44,6 +47,8 @@ import type { Undoing } from "./undoing.ts";
 const COMMIT_LIMIT_MS = 60_000;
 
 const COMMIT_POLL_MS = 20;
+/** So much of the free memory may be taken by what is copied ahead: the container will want it, and no more. */
+const STORE_SHARE = 0.8;
 /** How long a source may take to ask how a session ended that is complete; it need not know. */
 const FINISH_LIMIT_MS = 10_000;
 /** What runc wants to see of the images when a restore starts: it writes this when a dump starts, before the freeze. */
@@ -81,6 +86,8 @@ export class TargetSession {
   #container: ContainerId | undefined;
   #files: TargetFiles | undefined;
   #staging: Staging | undefined;
+  /** What of the memory was copied ahead. */
+  readonly #store: PageStore;
   #pageChannel: Duplex | undefined;
   #pages: TaskPages | undefined;
   #imagesReceived = Promise.withResolvers<void>();
@@ -99,6 +106,7 @@ export class TargetSession {
     this.subject = subject;
     this.#made = new Made(context.journal, subject.id);
     this.#imagesReceived.promise.catch(() => {}); // told to whoever restores
+    this.#store = this.#open.use(new PageStore(context.config.pageHandler === "own" ? (freemem() * STORE_SHARE) / PAGE_BYTES : 0));
   }
 
   /** Fulfilled when the session has ended, however it did. */
@@ -112,6 +120,7 @@ export class TargetSession {
       const presence = this.#contact.use(await this.#context.peers.to(this.subject.source).attend(this.subject.id));
       presence.signal.addEventListener("abort", () => void this.#loseSource(presence.signal.reason));
       this.#accept(CHANNELS.layers, (channel) => this.#inTurn(() => this.#receiveLayers(channel)));
+      this.#acceptContent(CHANNELS.memory, (channel) => this.#store.receive(receiveAll(channel)));
       this.#acceptContent(CHANNELS.images, (channel) => this.#receiveImages(channel));
       this.#accept(CHANNELS.pages, (channel) => this.#openPages(channel));
       return { presentLayers: await presentLayers(this.#engine) };
@@ -154,7 +163,7 @@ export class TargetSession {
     staging.started().catch((error: unknown) => void this.#giveUp(error));
     files.continueAt(staging.rootfs);
     this.#staging = staging;
-    this.#pages = this.#running.use(openTaskPages(this.#context.config.pageHandler, staging));
+    this.#pages = this.#running.use(openTaskPages(this.#context.config.pageHandler, staging, this.#store));
     return renamedInterfaces(interfaceNames, namesByAddress(interfacesOf(staging.namespace)));
   }
 

@@ -7,12 +7,12 @@ import { Pagemap, type AddressRange } from "../../kernel/pagemap.ts";
 import { WriteProtection } from "../../kernel/write-protection.ts";
 import type { PageRange } from "../page-ranges.ts";
 import { PAGE_BYTES } from "../page-protocol.ts";
-import { trackedMappings } from "./tracker.ts";
+import { trackedMappings, type WrittenPages } from "./tracker.ts";
 
 /** So many pages of all tasks together are told. */
 const PAGES_MAX = 1024;
 
-export class RecentWrites implements Disposable {
+export class RecentWrites implements WrittenPages, Disposable {
   readonly #protections = new Map<number, WriteProtection>();
 
   /** From now on the tasks' writes are noted, as far as that can be. Each of them is stopped for some hundred microseconds. */
@@ -29,10 +29,7 @@ export class RecentWrites implements Disposable {
     for (const mapping of trackedMappings(pid)) if (protection.add(mapping)) pagemap.written(mapping); // which begins anew
   }
 
-  /**
-   * What was written since, by process id inside the container, in ascending order.
-   * @param tasks process ids on this host by those inside the container; none of them runs
-   */
+  /** What was written since, or the first pages of that. */
   told(tasks: ReadonlyMap<number, number>): Map<number, readonly PageRange[]> {
     const all = new Map<number, readonly PageRange[]>();
     let room = PAGES_MAX;

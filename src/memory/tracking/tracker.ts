@@ -6,6 +6,7 @@
  */
 import { mappingsOf, type MapsEntry } from "../../kernel/maps.ts";
 import type { AddressRange } from "../../kernel/pagemap.ts";
+import type { PageRange } from "../page-ranges.ts";
 
 /** Watches one process, whatever program it runs. Disposing of it leaves the process as it was, and so does the death of this one. */
 export interface DirtyTracker extends Disposable {
@@ -15,6 +16,15 @@ export interface DirtyTracker extends Disposable {
    * Throws ENOENT, ESRCH or KERNEL if the process has ended.
    */
   written(): Promise<readonly AddressRange[]>;
+}
+
+/** Who knows what tasks wrote last. */
+export interface WrittenPages {
+  /**
+   * Tells it by process id inside the container, in ascending order.
+   * @param tasks process ids on this host by those inside the container; none of them runs
+   */
+  told(tasks: ReadonlyMap<number, number>): Map<number, readonly PageRange[]>;
 }
 
 /** The tracked mappings of a process as they are now. Throws ENOENT or ESRCH if it has ended. */

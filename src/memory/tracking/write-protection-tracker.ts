@@ -44,6 +44,15 @@ export class WriteProtectionTracker implements DirtyTracker {
     return found;
   }
 
+  /**
+   * What was written since the last call of `written`, which will tell it again. The process stands still. Throws ENOENT, ESRCH or KERNEL
+   * if it has ended.
+   */
+  writtenByNow(): AddressRange[] {
+    using pagemap = new Pagemap(this.#pid);
+    return trackedMappings(this.#pid).flatMap((mapping) => pagemap.writtenByNow(mapping) ?? pagemap.present(mapping));
+  }
+
   /** The process runs another program, whose memory knows nothing of the old descriptor. */
   async #renew(): Promise<void> {
     try {

@@ -1,0 +1,155 @@
+/**
+ * Pages that were copied ahead, on the target, until their tasks are there to take them.
+ *
+ * Each process has a file in memory, each page at the offset that is its address: it takes as much memory as it holds pages, and what has
+ * been taken is given back at once. So a container and its store take together little more than the container.
+ *
+ * INVARIANT: a page is here only as it was copied last. While it is written anew it is not here.
+ */
+import { closeSync, ftruncateSync, readSync, writeSync } from "node:fs";
+import { DmigrateError } from "../core/errors.ts";
+import { makeMemoryFile } from "../kernel/memory-file.ts";
+import { punchHole } from "../kernel/sparse.ts";
+import { MessageReader, PAGE_BYTES, type PageRun } from "./page-protocol.ts";
+import type { PageRange } from "./page-ranges.ts";
+import { PageSet } from "./page-set.ts";
+
+/** Addresses of user space end here, on every architecture with pages of 4 KiB and four levels of tables. */
+const ADDRESS_MAX = 2 ** 47;
+
+interface Space {
+  readonly fd: number;
+  readonly pages: PageSet;
+}
+
+/** Pages that are arriving. */
+interface Arrival {
+  readonly run: PageRun;
+  /** undefined if there is no room for them. */
+  readonly space: Space | undefined;
+  byteCount: number;
+}
+
+export class PageStore implements Disposable {
+  readonly #pageCountMax: number;
+  /** By process id inside the container. */
+  readonly #spaces = new Map<number, Space>();
+
+  /** @param pageCountMax what is copied beyond is not kept: it will come when it is needed */
+  constructor(pageCountMax: number) {
+    this.#pageCountMax = pageCountMax;
+  }
+
+  /** How many pages are here. */
+  get pageCount(): number {
+    return [...this.#spaces.values()].reduce((sum, { pages }) => sum + pages.pageCount, 0);
+  }
+
+  /**
+   * Takes a round: messages `hole`, for pages that are not to be here any more, and `pages`, each with its pages behind it. Throws PROTOCOL
+   * if it is none, with what came before still here.
+   */
+  async receive(chunks: AsyncIterable<Uint8Array>): Promise<void> {
+    const messages = new MessageReader();
+    let arrival: Arrival | undefined;
+    for await (const bytes of chunks) {
+      const chunk = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+      for (let at = 0; at < chunk.length;) {
+        if (arrival !== undefined) {
+          at = this.#fill(arrival, chunk, at);
+          if (arrival.byteCount === arrival.run.pageCount * PAGE_BYTES) arrival = undefined;
+          continue;
+        }
+        const { next, message } = messages.read(chunk, at);
+        at = next;
+        if (message === undefined) continue;
+        if (message.kind !== "pages" && message.kind !== "hole") throw unexpected(message.kind);
+        const space = this.#forget(message.run);
+        if (message.kind === "pages") arrival = { run: message.run, space: this.#hasRoom(message.run) ? space : undefined, byteCount: 0 };
+      }
+    }
+    if (arrival !== undefined) throw unexpected("an end");
+  }
+
+  /** Takes bytes of what arrives from `chunk`, from `at` on; returns the place behind them. */
+  #fill(arrival: Arrival, chunk: Buffer, at: number): number {
+    const { run, space, byteCount } = arrival;
+    const end = Math.min(chunk.length, at + run.pageCount * PAGE_BYTES - byteCount);
+    arrival.byteCount += end - at;
+    if (space === undefined) return end;
+    writeAll(space.fd, chunk.subarray(at, end), run.page * PAGE_BYTES + byteCount);
+    if (arrival.byteCount === run.pageCount * PAGE_BYTES) space.pages.add(run);
+    return end;
+  }
+
+  #hasRoom({ pageCount }: PageRun): boolean {
+    return this.pageCount + pageCount <= this.#pageCountMax;
+  }
+
+  /**
+   * What the source says in the freeze: which pages were written since they were copied. Those are not here any more, nor is any page of
+   * a process of which it says nothing.
+   */
+  settle(written: ReadonlyMap<number, readonly PageRange[]>): void {
+    for (const [process, space] of this.#spaces) {
+      const ranges = written.get(process);
+      if (ranges === undefined) this.#drop(process, space);
+      else for (const { page, pageCount } of ranges) space.pages.delete({ page, pageCount });
+    }
+  }
+
+  /** Those of the pages of a process that are here, as runs. */
+  within(process: number, range: PageRange): Iterable<PageRange> {
+    return this.#spaces.get(process)?.pages.within(range) ?? [];
+  }
+
+  has(process: number, page: number): boolean {
+    return this.#spaces.get(process)?.pages.has(page) === true;
+  }
+
+  /** Reads pages that are here. */
+  read({ process, page }: PageRun, into: Uint8Array): void {
+    const space = this.#spaces.get(process);
+    if (space === undefined || readSync(space.fd, into, 0, into.length, page * PAGE_BYTES) !== into.length)
+      throw new DmigrateError("INTERNAL", `Page ${page} of process ${process} is not in the store; please report this as a bug`);
+  }
+
+  /** They have been taken: gives their memory back. */
+  free({ process, page, pageCount }: PageRun): void {
+    const space = this.#spaces.get(process);
+    if (space === undefined) return;
+    space.pages.delete({ page, pageCount });
+    punchHole(space.fd, page * PAGE_BYTES, pageCount * PAGE_BYTES);
+  }
+
+  #forget(run: PageRun): Space {
+    if ((run.page + run.pageCount) * PAGE_BYTES > ADDRESS_MAX) throw unexpected(`page ${run.page}`);
+    const space = this.#spaces.get(run.process) ?? this.#newSpace(run.process);
+    space.pages.delete(run);
+    return space;
+  }
+
+  #newSpace(process: number): Space {
+    const space = { fd: makeMemoryFile(`dmigrate pages of ${process}`), pages: new PageSet() };
+    ftruncateSync(space.fd, ADDRESS_MAX);
+    this.#spaces.set(process, space);
+    return space;
+  }
+
+  #drop(process: number, { fd }: Space): void {
+    this.#spaces.delete(process);
+    closeSync(fd);
+  }
+
+  [Symbol.dispose](): void {
+    for (const [process, space] of this.#spaces) this.#drop(process, space);
+  }
+}
+
+function writeAll(fd: number, bytes: Uint8Array, position: number): void {
+  for (let done = 0; done < bytes.length;) done += writeSync(fd, bytes, done, bytes.length - done, position + done);
+}
+
+function unexpected(what: string): DmigrateError {
+  return new DmigrateError("PROTOCOL", `A round of memory holds ${what} where it must not; update both agents to the same release`);
+}

@@ -1,0 +1,128 @@
+/** Rounds of memory, from real processes into a store: what is in it after the freeze is what they have. Needs root, and Linux 6.7. */
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { describe, it } from "node:test";
+import * as fc from "fast-check";
+import { mappingsOf } from "../kernel/maps.ts";
+import { Pagemap } from "../kernel/pagemap.ts";
+import { readMemory } from "../kernel/process-memory.ts";
+import { processIn } from "../kernel/tasks.ts";
+import { arenaCommands, obey, type Model } from "./arena-commands.fixture.ts";
+import { ArenaProcess } from "./arena-process.fixture.ts";
+import { PAGE_BYTES } from "./page-protocol.ts";
+import { PageStore } from "./page-store.ts";
+import { MemoryRounds } from "./rounds.ts";
+import { isTracked } from "./tracking/tracker.ts";
+
+const ARENA_PAGES = 512;
+const USED_PAGES = 256;
+
+async function started(): Promise<ArenaProcess> {
+  const task = new ArenaProcess(ARENA_PAGES, USED_PAGES);
+  await task.started();
+  return task;
+}
+
+/** The processes of the arena: the first one and its forked children. */
+function pidsOf({ pid }: ArenaProcess): number[] {
+  return [pid, ...readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").split(" ").filter(Boolean).map(Number)];
+}
+
+/** What a freeze tells the store: the processes do nothing just now. */
+function settle(store: PageStore, rounds: MemoryRounds, pids: readonly number[]): void {
+  store.settle(rounds.told(new Map(pids.map((pid) => [processIn(pid), pid]))));
+}
+
+/** Asserts that each page in the store is what the process has there, if it has something; returns how many there are. */
+function assertRight(store: PageStore, pid: number): number {
+  using pagemap = new Pagemap(pid);
+  const process = processIn(pid);
+  const [stored, actual] = [Buffer.alloc(PAGE_BYTES), Buffer.alloc(PAGE_BYTES)];
+  let pageCount = 0;
+  for (const mapping of mappingsOf(pid).filter(isTracked)) {
+    for (const { start, end } of pagemap.present(mapping)) {
+      for (const run of store.within(process, { page: start / PAGE_BYTES, pageCount: (end - start) / PAGE_BYTES })) {
+        for (let page = run.page; page < run.page + run.pageCount; page++) {
+          store.read({ process, page, pageCount: 1 }, stored);
+          if (readMemory(pid, page * PAGE_BYTES, actual) < PAGE_BYTES) continue; // not accessible
+          assert.ok(stored.equals(actual), `page ${page} is another one`);
+          pageCount += 1;
+        }
+      }
+    }
+  }
+  return pageCount;
+}
+
+void describe("rounds", { skip: process.arch !== "x64", timeout: 120_000 }, () => {
+  void it("bring all pages, then those that were written; what was written last is not in the store", async () => {
+    await using task = await started();
+    const { pid, arenaPage } = task;
+    for (let page = 0; page < 100; page++) await task.tell(0, "write", page, 1000 + page);
+    using store = new PageStore(Infinity);
+    using rounds = new MemoryRounds(() => [pid]);
+    await store.receive(rounds.round());
+    const all = store.pageCount;
+    assert.ok(all > 100, `${all} pages`);
+    await task.tell(0, "write", 3, 7);
+    await store.receive(rounds.round());
+    await task.tell(0, "write", 4, 8);
+    settle(store, rounds, [pid]);
+    assert.deepEqual(
+      [2, 3, 4, 5].map((page) => store.has(pid, arenaPage + page)),
+      [true, true, false, true],
+    );
+    assert.ok(assertRight(store, pid) > all / 2);
+  });
+
+  void it("leave out what a process does not tell in the freeze", async () => {
+    await using task = await started();
+    await using other = await started();
+    using store = new PageStore(Infinity);
+    using rounds = new MemoryRounds(() => [task.pid]);
+    await store.receive(rounds.round());
+    settle(store, rounds, [other.pid]);
+    assert.equal(store.pageCount, 0);
+  });
+
+  void it("leave out a process that does direct I/O", async () => {
+    await using task = await started();
+    using store = new PageStore(Infinity);
+    using rounds = new MemoryRounds(() => [task.pid]);
+    await store.receive(rounds.round());
+    assert.equal(rounds.directIoCount, 0);
+    await task.tell(0, "direct");
+    await store.receive(rounds.round());
+    settle(store, rounds, [task.pid]);
+    assert.deepEqual([rounds.directIoCount, store.pageCount], [1, 0]);
+  });
+
+  void it("bring no more than the store has room for", async () => {
+    await using task = await started();
+    for (let page = 0; page < 100; page++) await task.tell(0, "write", page, 1000 + page);
+    using store = new PageStore(50);
+    using rounds = new MemoryRounds(() => [task.pid]);
+    await store.receive(rounds.round());
+    settle(store, rounds, [task.pid]);
+    assert.ok(store.pageCount <= 50);
+    assertRight(store, task.pid);
+  });
+
+  void it("whatever processes do to their memory, no wrong page stays in the store", async () => {
+    await fc.assert(
+      fc.asyncProperty(arenaCommands(ARENA_PAGES, { maxLength: 60 }), fc.integer({ min: 1, max: 9 }), async (commands, every) => {
+        await using task = await started();
+        using store = new PageStore(Infinity);
+        using rounds = new MemoryRounds(() => pidsOf(task));
+        const models: Model[] = [Array.from({ length: ARENA_PAGES }, (_, page) => (page < USED_PAGES ? 0 : undefined))];
+        for (const [at, [slot, command]] of commands.entries()) {
+          await obey(task, models, slot % models.length, command);
+          if (at % every === 0) await store.receive(rounds.round());
+        }
+        settle(store, rounds, pidsOf(task));
+        for (const pid of pidsOf(task)) assertRight(store, pid);
+      }),
+      { numRuns: Number(process.env["ROUNDS_TEST_RUNS"] ?? 8) },
+    );
+  });
+});
