@@ -198,7 +198,7 @@ function judgeClient(seen: RedisClientResult): Finding[] {
 
 async function judgeHosts(from: Host, to: Host, client: Host, digestBefore: string): Promise<Finding[]> {
   const running = await to.exec("docker", "ps", "--filter", `name=^${CONTAINER}$`, "--format", "{{.Names}} {{.State}}");
-  const left = await from.exec("docker", "ps", "--quiet", "--filter", `name=^${CONTAINER}$`);
+  const left = await from.exec("docker", "ps", "--all", "--quiet", "--filter", `name=^${CONTAINER}$`);
   const answer = await to.exec("docker", "exec", CONTAINER, "redis-cli", "ping");
   const logs = await to.exec("docker", "logs", CONTAINER);
   const digestAfter = await client.exec(...workload("redis-fill", "digest"));

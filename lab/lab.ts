@@ -84,6 +84,7 @@ export class Lab implements AsyncDisposable {
    */
   static async up(spec: LabSpec, say: (line: string) => void = () => {}): Promise<Lab> {
     checkSpec(spec);
+    if (process.geteuid?.() !== 0) throw new DmigrateError("LAB", "A lab needs root, for namespaces and mounts; run it with sudo");
     const { name } = spec;
     await ensureRoot();
     await removeLab(name);

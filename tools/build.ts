@@ -39,7 +39,7 @@ const { metafile } = await build({
   // Packages that are still CommonJS ask for node's modules with require, which an ES module lacks.
   banner: { js: 'import { createRequire } from "node:module"; const require = createRequire(import.meta.url);' },
 });
-cpSync(path.join(CHECKOUT, "src/shim"), path.join(DIST, "shim"), { recursive: true });
+cpSync(path.join(CHECKOUT, "src/shim"), path.join(DIST, "shim"), { recursive: true, filter: (file) => !file.endsWith(".test.ts") });
 
 const files = Object.values(metafile.outputs);
 const bytes = files.reduce((sum, output) => sum + output.bytes, 0);

@@ -96,16 +96,20 @@ export class Journal implements Disposable {
     }
   }
 
+  /** Throws MIGRATION_IN_PROGRESS if a migration of a container of that name has not ended. */
+  assertFree(container: string): void {
+    const rival = this.list().find((other) => other.container === container && !hasEnded(other.state));
+    if (rival === undefined) return;
+    throw new DmigrateError(
+      "MIGRATION_IN_PROGRESS",
+      `Container ${container} is in migration ${rival.id} already; watch it with \`dmigrate watch ${rival.id}\``,
+    );
+  }
+
   /** Enters a migration, durably. Throws MIGRATION_IN_PROGRESS if one of the same container has not ended. */
   begin(migration: NewMigration): MigrationRecord {
     const { id, role, container, containerId, peer, detail } = migration;
-    const rival = this.list().find((other) => other.container === container && !hasEnded(other.state));
-    if (rival !== undefined) {
-      throw new DmigrateError(
-        "MIGRATION_IN_PROGRESS",
-        `Container ${container} is in migration ${rival.id} already; watch it with \`dmigrate watch ${rival.id}\``,
-      );
-    }
+    this.assertFree(container);
     this.#run(
       `INSERT INTO migrations (id, role, container, container_id, peer, state, began_at_ms, detail) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
       id,

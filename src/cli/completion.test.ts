@@ -56,12 +56,13 @@ suite("completion", () => {
     assert.deepEqual(await offered(t, ["migrate", "redis", ""], silent), []);
   });
 
-  test("the script for bash is one that bash accepts", async (t) => {
+  test("the script for bash is one that bash accepts, also twice", async (t) => {
     const log = t.mock.method(console, "log", () => {});
     assert.equal(await runCli(["completion", "bash"], stage(AGENT)), 0);
-    const script = String(log.mock.calls[0]?.arguments[0]);
+    const script = log.mock.calls.map(({ arguments: [text] }) => String(text)).join("\n");
     log.mock.restore();
     assert.match(script, /dmigrate complete --/);
-    assert.equal(spawnSync("bash", ["-n"], { input: script }).status, 0);
+    const { status, stderr } = spawnSync("bash", ["-e"], { input: `${script}\n${script}\ncomplete -p dmigrate`, encoding: "utf8" });
+    assert.deepEqual([status, stderr], [0, ""]);
   });
 });

@@ -7,7 +7,11 @@ import { suggestionsFor, type Suggestion } from "./suggestions.ts";
 
 /** Prints the script that a shell sources; it calls `dmigrate complete` at each press of the key. */
 export const completion: Work<[shell: string]> = async (_invocation, shell) => {
+  // What the script for bash declares it can't declare again.
+  const [before, after] = shell === "bash" ? ['if [ -z "${__dmigrate_completion:-}" ]; then\n__dmigrate_completion=1', "fi"] : [];
+  if (before !== undefined) console.log(before);
   new RootCommand().setup("dmigrate", "dmigrate", shell);
+  if (after !== undefined) console.log(after);
   return 0;
 };
 

@@ -119,7 +119,7 @@ export function logLine(before: Progress, event: StreamedEvent, lastLineMs: numb
       const kinds = Object.entries(kindsOf(event.bytes)).filter(([, sum]) => sum > 0);
       const left = event.remainingMs === undefined ? "" : `, ${timeLeft(event.remainingMs)}`;
       const sent = kinds.map(([kind, sum]) => `${kind} ${bytes(sum)}`).join(", ");
-      return `${at}  ${event.phase}: sent ${sent}; ${bytes(event.rate)}/s${left}`;
+      return `${at}  ${event.phase}: sent ${sent === "" ? "nothing yet" : sent}; ${bytes(event.rate)}/s${left}`;
     }
     case "warning":
       return `${at}  warning: ${event.message}`;

@@ -210,7 +210,7 @@ function* findNetworks({ source, target: { host, docker }, container, arrival }:
     for (const { address, by } of taken) {
       yield blocker(
         `The container's address on network ${name}, ${address}, is taken by ${by} on ${host}`,
-        `stop ${by}, or choose another target`,
+        `free that address on ${host}, or choose another target`,
         host,
       );
     }

@@ -122,14 +122,17 @@ export class Engine {
     return (await text(await this.#transport.stream("GET", "/events", { query: { ...period, filters: killsOf(id) } }))) !== "";
   }
 
-  /** Begins to listen; calls `told` when somebody asks the engine to stop or kill the container, or to end itself. Until `signal`. */
-  async watchForEnd(id: string, told: () => void, signal: AbortSignal): Promise<void> {
+  /**
+   * Begins to listen, until `signal`.
+   * @param told is called when somebody asks the engine to stop or kill the container, and when the engine ends
+   */
+  async watchForEnd(id: string, told: (who: "container" | "engine") => void, signal: AbortSignal): Promise<void> {
     const events = await this.#transport.with({ signal }).stream("GET", "/events", { query: { filters: killsOf(id) } });
-    events.once("data", told);
+    events.once("data", () => told("container"));
     events.once("error", () => {
-      if (!signal.aborted) told();
+      if (!signal.aborted) told("engine");
     });
-    events.once("end", told);
+    events.once("end", () => told("engine"));
   }
 
   /** What `docker exec` started in a container, by the ids of its inspection. */

@@ -37,15 +37,27 @@ export async function setRestartPolicy(engine: Engine, id: string, policy: Resta
   }
 }
 
+/** When a container lacked its restart policy. */
+export interface LackedPolicy {
+  /** From when on, Unix time. */
+  readonly sinceMs: number;
+  /** Whether the engine has ended since: then the next one ended the container, or the old one did, whatever its policy. */
+  readonly hasEngineEnded: boolean;
+}
+
 /**
  * Starts a container that ended before it had its restart policy, if that policy would have started it: not if somebody stopped it.
- * @param sinceMs from when on it lacked its policy, Unix time
  * @returns what became of a container that does not run; undefined if it does
  */
-export async function restartIfEnded(engine: Engine, id: string, policy: RestartPolicy, sinceMs: number): Promise<string | undefined> {
+export async function restartIfEnded(engine: Engine, id: string, policy: RestartPolicy, lacked: LackedPolicy): Promise<string | undefined> {
   const { State } = await engine.inspectContainer(id);
   if (State.Running || State.Restarting) return undefined;
-  if (await engine.wasToldToEnd(id, sinceMs)) return "was stopped meanwhile";
+  if (lacked.hasEngineEnded) {
+    const isStarted = ["always", "unless-stopped"].includes(policy.Name);
+    if (isStarted) await engine.startContainer(id);
+    return `ended with its Docker Engine${isStarted ? ", and was started again as its restart policy says" : ""}`;
+  }
+  if (await engine.wasToldToEnd(id, lacked.sinceMs)) return "was stopped meanwhile";
   // Of one that never was seen running nobody knows how it ended.
   const [wasSeen, how] = State.Status === "created" ? [false, "nobody knows how"] : [true, `with exit code ${State.ExitCode}`];
   const restarts = policy.Name === "on-failure" ? wasSeen && State.ExitCode !== 0 : sameName(policy) !== "no";
@@ -61,12 +73,17 @@ export function policyText(policy: RestartPolicy): string {
 /**
  * Ends the time in which a container had to stay ended: gives it its policy, and starts it if it ended meanwhile and that policy would have
  * started it. An engine that is being restarted is waited for.
- * @param sinceMs from when on it lacked its policy, Unix time
+ * @param lacked tells when it lacked it, as known once it has it again
  * @returns what became of a container that does not run, or did not; undefined if it ran on
  */
-export async function giveBackPolicy(engine: Engine, id: string, policy: RestartPolicy, sinceMs: number): Promise<string | undefined> {
+export async function giveBackPolicy(
+  engine: Engine,
+  id: string,
+  policy: RestartPolicy,
+  lacked: () => LackedPolicy,
+): Promise<string | undefined> {
   await despiteRestart(() => setRestartPolicy(engine, id, policy));
-  return await despiteRestart(() => restartIfEnded(engine, id, policy, sinceMs));
+  return await despiteRestart(() => restartIfEnded(engine, id, policy, lacked()));
 }
 
 function sameName({ Name }: RestartPolicy): string {

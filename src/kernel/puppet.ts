@@ -11,6 +11,8 @@ import { StoppedThread, SYSCALL } from "./remote-call.ts";
 
 const CALL = { mmap: 9, munmap: 11 } as const;
 const PAGE_BYTES = 4096;
+/** How long its program may take to start, on a host that is busy. */
+const START_LIMIT_MS = 5_000;
 const PROTECTION = { READ_WRITE: 3, READ_EXECUTE: 5 } as const;
 /** MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, and MAP_POPULATE. */
 const [FIXED, POPULATED] = [0x32, 0x8032];
@@ -45,7 +47,7 @@ export class Puppet implements Disposable {
     const pid = Number(stdout);
     try {
       using held = new DisposableStack();
-      const thread = held.use(await StoppedThread.of(pid));
+      const thread = held.use(await StoppedThread.of(pid, START_LIMIT_MS));
       await thread.call("mmap", CALL.mmap, [free, PAGE_BYTES, PROTECTION.READ_EXECUTE, FIXED, -1, 0]);
       write(pid, free, SYSCALL);
       const puppet = new Puppet(pid, thread, free);

@@ -42,12 +42,15 @@ export class StoppedThread implements Disposable {
     this.#instruction = instruction;
   }
 
-  /** Stops the first thread of a process. Throws KERNEL if it has ended, can't be stopped or is traced by somebody else. */
-  static async of(pid: number): Promise<StoppedThread> {
+  /**
+   * Stops the first thread of a process. Throws KERNEL if it has ended, can't be stopped or is traced by somebody else.
+   * @param limitMs how long it may take to stop
+   */
+  static async of(pid: number, limitMs = STOP_LIMIT_MS): Promise<StoppedThread> {
     const instruction = syscallInstruction(pid);
     using held = new DisposableStack();
     const tracee = Tracee.seize(pid, { suspendsSeccomp: true });
-    if (tracee === undefined || !(await stops(tracee, STOP_LIMIT_MS))) {
+    if (tracee === undefined || !(await stops(tracee, limitMs))) {
       if (tracee !== undefined) void letGoOnceStopped(tracee);
       throw new DmigrateError("KERNEL", `Process ${pid} can't be stopped: it has ended, is traced, or waits in the kernel; try again`);
     }

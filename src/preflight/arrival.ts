@@ -4,6 +4,7 @@
  */
 import { existsSync } from "node:fs";
 import { readdir } from "node:fs/promises";
+import { networkInterfaces } from "node:os";
 import type { Arrival, PublishedPort, VolumeContent } from "../core/preflight-facts.ts";
 import { describeNetwork } from "../docker/describe.ts";
 import type { NetworkDescription, VolumeDescription } from "../docker/description.ts";
@@ -52,7 +53,7 @@ async function gatherNetwork(
   if (existing === undefined) {
     const parent = ON_INTERFACE.has(wanted.driver) ? wanted.options["parent"] : undefined;
     const isMissing = parent !== undefined && !existsSync(`/sys/class/net/${baseOf(parent)}`);
-    return { differences: [], ...(isMissing ? { missingInterface: parent } : {}), taken: [] };
+    return { differences: [], ...(isMissing ? { missingInterface: parent } : {}), taken: takenByHost(addresses) };
   }
   const taken = running.flatMap((container) => {
     const { IPAddress = "", GlobalIPv6Address = "" } = container.NetworkSettings.Networks[wanted.name] ?? {};
@@ -60,7 +61,17 @@ async function gatherNetwork(
       .filter((address) => address !== "" && addresses.includes(canonicalAddress(address)))
       .map((address) => ({ address, by: nameOf(container) }));
   });
-  return { differences: networkDifferences(wanted, describeNetwork(existing)), taken };
+  return { differences: networkDifferences(wanted, describeNetwork(existing)), taken: [...taken, ...takenByHost(addresses)] };
+}
+
+/** Those that this host has itself. */
+function takenByHost(addresses: readonly string[]): Arrival["networks"][number]["taken"] {
+  return Object.entries(networkInterfaces()).flatMap(([name, found = []]) =>
+    found
+      .map(({ address }) => canonicalAddress(address))
+      .filter((address) => addresses.includes(address))
+      .map((address) => ({ address, by: `interface ${name}` })),
+  );
 }
 
 /** The engine makes VLAN interfaces like eth0.10 itself, on an interface that must be there. */

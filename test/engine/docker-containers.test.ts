@@ -291,9 +291,9 @@ test("without a restart policy a container that ends stays ended, with it again 
 test("a container that ended before it had its restart policy is started if that policy would have done it", async (t) => {
   const { a } = hosts();
   removedAfter(t, "ended");
-  const sinceMs = Date.now();
+  const lacked = { sinceMs: Date.now(), hasEngineEnded: false };
   const isStarted = async (policy: string): Promise<boolean> => {
-    const end = await restartIfEnded(a.engine, "ended", { Name: policy, MaximumRetryCount: 0 }, sinceMs);
+    const end = await restartIfEnded(a.engine, "ended", { Name: policy, MaximumRetryCount: 0 }, lacked);
     assert.match(end ?? "", /^ended by itself meanwhile, with exit code \d/);
     return end?.includes("started again") ?? false;
   };
@@ -305,10 +305,12 @@ test("a container that ended before it had its restart policy is started if that
   await a.engine.awaitContainer("ended", "not-running");
   assert.equal(await isStarted("on-failure"), true);
   const always = { Name: "always", MaximumRetryCount: 0 };
-  assert.equal(await restartIfEnded(a.engine, "ended", always, sinceMs), undefined, "it runs");
+  assert.equal(await restartIfEnded(a.engine, "ended", always, lacked), undefined, "it runs");
   await a.host.run("docker", "kill", "ended");
   await a.engine.awaitContainer("ended", "not-running");
-  assert.equal(await restartIfEnded(a.engine, "ended", always, sinceMs), "was stopped meanwhile");
+  assert.equal(await restartIfEnded(a.engine, "ended", always, lacked), "was stopped meanwhile");
+  const end = await restartIfEnded(a.engine, "ended", always, { ...lacked, hasEngineEnded: true });
+  assert.equal(end, "ended with its Docker Engine, and was started again as its restart policy says");
 });
 
 test("a container that removes itself may be discarded at any moment", async () => {

@@ -162,7 +162,14 @@ test("the name is taken on the target", async () => {
 
 test("the address is taken on the target", async () => {
   await using _other = await rival(b, "rival", "--network", LAN, "--ip", ADDRESS);
-  await assertBlocked("web", /address on network lan, 10\.77\.0\.202, is taken by rival on b; stop rival/);
+  await assertBlocked("web", /address on network lan, 10\.77\.0\.202, is taken by rival on b; free that address on b/);
+});
+
+test("the address is the target's own", async () => {
+  const ip = (verb: "add" | "delete"): Promise<string> => b.run("ip", "address", verb, `${ADDRESS}/32`, "dev", "lo");
+  await ip("add");
+  await using _freed = undoneBy(() => ip("delete"));
+  await assertBlocked("web", /address on network lan, 10\.77\.0\.202, is taken by interface lo on b/);
 });
 
 test("a published port is taken on the target, by a container or by a program", async () => {
@@ -251,10 +258,13 @@ test("a source whose agent does not run", async () => {
 });
 
 test("two migrations of one container at once: one of them moves it", async () => {
-  const results = await Promise.all([migrate(a, "web", "b"), migrate(a, "web", "b")]);
+  const checks: number[] = [];
+  const copy = async (): Promise<unknown> => checks.push((await a.exec(DMIGRATE, "check", "web", "b")).code);
+  const results = await Promise.all([migrate(a, "web", "b", { copy }), migrate(a, "web", "b", { copy })]);
   const [winner, loser] = results.toSorted((one, other) => one.code - other.code);
   assert.deepEqual([winner?.code, winner?.outcome], [0, "completed"], winner?.message);
   assert.deepEqual([loser?.code, loser?.errorCode], [ERROR_CODES.MIGRATION_IN_PROGRESS.exitCode, "MIGRATION_IN_PROGRESS"], loser?.message);
+  assert.deepEqual(checks, [ERROR_CODES.MIGRATION_IN_PROGRESS.exitCode], "nor is one examined that is on its way");
   assert.match(loser?.message ?? "", /^Container web is in migration m\w{12} already; watch it with `dmigrate watch m\w{12}`$/);
   await assertRuns(b, "web");
   assert.equal((await b.run("docker", "exec", "web", "redis-cli", "ping")).trim(), "PONG");

@@ -170,3 +170,21 @@ test("who stops the container in the freeze does not find it on the target", asy
   assert.equal((await a.run("docker", "inspect", "--format", "{{.State.Running}}", "redis")).trim(), "false");
   await assertClean(b, "redis");
 });
+
+test("a container whose Docker is killed in the freeze is started again by the next one, as its restart policy says", async () => {
+  await a.run("docker", "start", "redis");
+  const repair = await beforeRestores(b, "sleep 2");
+  const result = await migrate(a, "redis", "b", {
+    handover: async () => {
+      await a.run("pkill", "-KILL", "-x", "dockerd");
+      await a.run("rm", "-f", "/run/docker.sock", "/run/docker.pid");
+      await a.startDocker();
+    },
+  });
+  await repair();
+  assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "CONTAINER_NOT_RUNNING"], result.message);
+  assert.match(String(result.report?.warnings), /redis ended with its Docker Engine, and was started again/);
+  await assertRuns(a, "redis");
+  assert.equal((await a.run("docker", "inspect", "--format", "{{.HostConfig.RestartPolicy.Name}}", "redis")).trim(), "always");
+  await assertClean(b, "redis");
+});

@@ -16,7 +16,7 @@ import { writeWrittenPages } from "../../criu/written-pages.ts";
 import { describe } from "../../docker/describe.ts";
 import { writeDescription } from "../../docker/description.ts";
 import type { RestartPolicy } from "../../docker/inspect.ts";
-import { giveBackPolicy, NEVER_RESTART, policyText, setRestartPolicy } from "../../docker/lifecycle.ts";
+import { giveBackPolicy, NEVER_RESTART, type LackedPolicy, policyText, setRestartPolicy } from "../../docker/lifecycle.ts";
 import { isNotFound } from "../../docker/transport.ts";
 import { liesOnHost, volumeIdentity } from "../../docker/volumes.ts";
 import { NetworkNamespace } from "../../kernel/netns.ts";
@@ -83,6 +83,7 @@ export class Freeze {
   readonly #parts: Parts;
   #running: LazyDump | undefined;
   #wasToldToEnd = false;
+  #hasEngineEnded = false;
   #pageBytes = 0;
 
   private constructor(scope: SourceScope, parts: Parts) {
@@ -111,8 +112,9 @@ export class Freeze {
     const pageChannel = (await context.link.open(request.target, id, CHANNELS.pages)).raw();
     undo.defer(() => void pageChannel.destroy());
     const lastRound = await files.prepareLast();
-    const namespace = open.use(NetworkNamespace.open(`/proc/${initPid}/ns/net`));
-    const held = open.use(new HeldNetwork(namespace));
+    const network = open.use(new AsyncDisposableStack());
+    const namespace = network.use(NetworkNamespace.open(`/proc/${initPid}/ns/net`));
+    const held = network.use(new HeldNetwork(namespace));
     const freeze = new Freeze(scope, { dump, decoys, written, lastRound, images, pageChannel, held, freezer });
     scope.count("memory", () => freeze.#pageBytes);
 
@@ -121,12 +123,17 @@ export class Freeze {
       description.volumes.filter(liesOnHost).map(async ({ name }) => ({ name, identity: await volumeIdentity(engine, name) })),
     );
     scope.note({ frozen: { initPid, restartPolicy, pagePort: dump.port, keepSource: request.keepSource, sinceMs: Date.now() }, volumes });
-    const policyLackedSinceMs = Date.now();
-    undo.defer(() => restoreRestartPolicy(scope, restartPolicy, policyLackedSinceMs));
+    const sinceMs = Date.now();
+    undo.defer(() => restoreRestartPolicy(scope, restartPolicy, () => ({ sinceMs, hasEngineEnded: freeze.#hasEngineEnded })));
+    undo.defer(() => network.disposeAsync()); // a container that has ended can't be started as long as its MAC address is in use
     await setRestartPolicy(engine, description.id, NEVER_RESTART);
     const listening = new AbortController();
     open.defer(() => listening.abort());
-    await engine.watchForEnd(description.id, () => (freeze.#wasToldToEnd = true), listening.signal);
+    const told = (who: "container" | "engine"): void => {
+      freeze.#wasToldToEnd = true;
+      if (who === "engine") freeze.#hasEngineEnded = true;
+    };
+    await engine.watchForEnd(description.id, told, listening.signal);
     return freeze;
   }
 
@@ -244,10 +251,10 @@ async function sendAsTheyClose(scope: SourceScope, { images, closedImages }: Pre
   return { channel, sent };
 }
 
-async function restoreRestartPolicy(scope: SourceScope, policy: RestartPolicy, sinceMs: number): Promise<void> {
+async function restoreRestartPolicy(scope: SourceScope, policy: RestartPolicy, lacked: () => LackedPolicy): Promise<void> {
   const { id, name } = scope.subject.description;
   try {
-    const end = await giveBackPolicy(scope.engine, id, policy, sinceMs);
+    const end = await giveBackPolicy(scope.engine, id, policy, lacked);
     if (end !== undefined) scope.warn(`${name} ${end}`);
   } catch (error) {
     if (isNotFound(error)) return; // it was removed

@@ -52,6 +52,7 @@ export function sourceMigrations(context: AgentContext): Migrations {
     isUnderWay: (id) => running.has(id),
     async check(container: string, target: HostName, options?: CallOptions): Promise<CheckResult> {
       const { engine, description } = await findMovable(context, container, target);
+      context.journal.assertFree(description.name);
       const { findings, passed } = await runPreflight(context, engine, description, target, options);
       return { container: description.name, source: context.self(), target, findings, passed };
     },

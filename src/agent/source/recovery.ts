@@ -76,9 +76,15 @@ async function settle(context: AgentContext, doubts: Doubts, record: MigrationRe
       return await letGo(context, record);
     case "owner":
     case "failed":
-      await breakOff(readDetail(record.detail).frozen?.pagePort ?? 0);
-      return end(context, record, "failed", memoryLost(container, peer, "the agent of its source ended"));
+      return await leaveFrozen(context, record);
   }
+}
+
+/** The target has the container without all of its memory. */
+async function leaveFrozen(context: AgentContext, record: MigrationRecord): Promise<void> {
+  const { frozen } = readDetail(record.detail);
+  await breakOff(frozen?.pagePort ?? 0);
+  end(context, record, "failed", memoryLost(record.container, record.peer, frozen?.initPid ?? 0, "the agent of its source ended"));
 }
 
 /** A target that has the container may be just about to find out whether it has all of its memory. */
@@ -97,7 +103,8 @@ async function letRunOn(context: AgentContext, record: MigrationRecord): Promise
   if (frozen !== undefined) {
     if (existsSync(`/proc/${frozen.initPid}`)) downtimeMs = await release(frozen, record.containerId);
     const engine = await despiteRestart(() => Engine.connect(context.config.dockerSocket));
-    await giveBackPolicy(engine, record.containerId, frozen.restartPolicy, record.beganAtMs).catch(unless(404));
+    const lacked = { sinceMs: record.beganAtMs, hasEngineEnded: false }; // as far as anybody knows
+    await giveBackPolicy(engine, record.containerId, frozen.restartPolicy, () => lacked).catch(unless(404));
   }
   await context.peers
     .to(record.peer)

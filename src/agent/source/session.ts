@@ -202,7 +202,7 @@ export class SourceSession {
     if (this.#freezing?.wasToldToEnd === true)
       throw new DmigrateError(
         "CONTAINER_NOT_RUNNING",
-        `${name}, or Docker, was told to end while it was frozen; migrate again if it is to run`,
+        `${name}, or Docker, was told to end while it was frozen, or ended; migrate again if it is to run`,
       );
   }
 
@@ -223,7 +223,7 @@ export class SourceSession {
         tell: (text) => this.#scope.warn(text),
       });
       if (verdict === "rolled-back") throw error;
-      if (verdict === "failed") throw new NotOurs(memoryLost(description.name, request.target, error));
+      if (verdict === "failed") throw new NotOurs(memoryLost(description.name, request.target, subject.initPid, error));
     }
   }
 
@@ -259,7 +259,7 @@ export class SourceSession {
         tellLost,
       );
     } catch (error) {
-      throw memoryLost(description.name, request.target, error);
+      throw memoryLost(description.name, request.target, subject.initPid, error);
     }
   }
 

@@ -1,6 +1,7 @@
 /**
  * The empty shell: what is left on the source of a container that belongs to the target.
  */
+import { existsSync } from "node:fs";
 import { DmigrateError, messageOf } from "../../core/errors.ts";
 import type { ContainerId, HostName } from "../../core/ids.ts";
 import { freezerOf } from "../../criu/freezer.ts";
@@ -19,10 +20,16 @@ export async function removeShell(engine: Engine, id: ContainerId, initPid: numb
   if (found !== undefined && !keepSource) await discardContainer(engine, id, { volumes: true });
 }
 
-/** The error for a shell that is not empty: it has memory that did not get to the target, which runs the container without it. */
-export function memoryLost(name: string, target: HostName, cause: unknown): DmigrateError {
+/**
+ * The error for a shell that is not empty: it has memory that did not get to the target, which runs the container without it.
+ * @param initPid of the container that was frozen
+ */
+export function memoryLost(name: string, target: HostName, initPid: number, cause: unknown): DmigrateError {
+  const isThere = existsSync(`/proc/${initPid}/ns/net`);
+  const reason = isThere ? messageOf(cause) : "what was frozen here was ended, by `docker stop` perhaps";
   const text =
-    `${name} belongs to ${target} now, but not all of its memory got there (${messageOf(cause)}): what touches the rest waits for ever; ` +
-    `\`docker restart ${name}\` on ${target} starts it anew, then \`docker rm --force ${name}\` removes what is left of it here, frozen`;
+    `${name} belongs to ${target} now, but not all of its memory got there (${reason}): what touches the rest waits for ever; ` +
+    `\`docker restart ${name}\` on ${target} starts it anew, then \`docker rm --force ${name}\` removes what is left of it here` +
+    (isThere ? ", frozen" : "");
   return new DmigrateError("MEMORY_LOST", text, cause);
 }

@@ -264,7 +264,10 @@ export class TargetSession {
     const committedAtMs = Date.now();
     await staging.started().catch(() => {}); // it has ended already: see below
     try {
-      const end = await giveBackPolicy(this.#engine, container, hostConfig.RestartPolicy, committedAtMs);
+      const end = await giveBackPolicy(this.#engine, container, hostConfig.RestartPolicy, () => ({
+        sinceMs: committedAtMs,
+        hasEngineEnded: false,
+      }));
       return end === undefined ? [] : [`${name} ${end}`];
     } catch (error) {
       const what = staging.isAlive ? `did not take over ${name}` : `ended, and ${name} with it`;
