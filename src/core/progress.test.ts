@@ -15,7 +15,7 @@ test("the rate is that of the last second", () => {
 });
 
 test("what is still to cross tells the time left, in the phases in which much crosses", () => {
-  const expected = { copy: 10_000, "post-copy": 50_000 };
+  const expected = { copy: 40_000, "post-copy": 50_000 };
   const sent = { memory: 30_000, files: 1_000, layers: 4_000, metadata: 700 };
   assert.equal(remainingMs("copy", expected, sent, 1000), 5000);
   assert.equal(remainingMs("post-copy", expected, sent, 10_000), 2000);
