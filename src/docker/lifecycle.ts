@@ -14,6 +14,9 @@ export const NEVER_RESTART: RestartPolicy = { Name: "no", MaximumRetryCount: 0 }
 /** How long an engine may take to learn of the end of a container's tasks. */
 const END_LIMIT_MS = 10_000;
 const END_POLL_MS = 50;
+/** How long an engine may take to clean up after the one before it. */
+const CLEANING_LIMIT_MS = 90_000;
+const CLEANING_POLL_MS = 1_000;
 
 /**
  * Gives a container a restart policy; that of its description, or `NEVER_RESTART` before its tasks are taken away. The engine also has
@@ -53,9 +56,9 @@ export async function restartIfEnded(engine: Engine, id: string, policy: Restart
   const { State } = await engine.inspectContainer(id);
   if (State.Running || State.Restarting) return undefined;
   if (lacked.hasEngineEnded) {
-    const isStarted = ["always", "unless-stopped"].includes(policy.Name);
-    if (isStarted) await engine.startContainer(id);
-    return `ended with its Docker Engine${isStarted ? ", and was started again as its restart policy says" : ""}`;
+    if (!["always", "unless-stopped"].includes(policy.Name)) return "ended with its Docker Engine";
+    await startAfterCrash(engine, id);
+    return "ended with its Docker Engine, and was started again as its restart policy says";
   }
   if (await engine.wasToldToEnd(id, lacked.sinceMs)) return "was stopped meanwhile";
   // Of one that never was seen running nobody knows how it ended.
@@ -63,6 +66,20 @@ export async function restartIfEnded(engine: Engine, id: string, policy: Restart
   const restarts = policy.Name === "on-failure" ? wasSeen && State.ExitCode !== 0 : sameName(policy) !== "no";
   if (restarts) await engine.startContainer(id);
   return `ended by itself meanwhile, ${how}${restarts ? ", and was started again as its restart policy says" : ""}`;
+}
+
+/** Starts a container whose network an engine that was killed has left to its successor: until that is gone its MAC address is taken. */
+async function startAfterCrash(engine: Engine, id: string): Promise<void> {
+  const deadline = performance.now() + CLEANING_LIMIT_MS;
+  for (;;) {
+    try {
+      return await engine.startContainer(id);
+    } catch (error) {
+      const isTaken = /address already in use/.test(refusalOf(error)?.message ?? "");
+      if (!isTaken || performance.now() > deadline) throw error;
+      await sleep(CLEANING_POLL_MS);
+    }
+  }
 }
 
 /** As the command line takes it, like `on-failure:3`. */

@@ -258,8 +258,8 @@ async function restoreRestartPolicy(scope: SourceScope, policy: RestartPolicy, l
     if (end !== undefined) scope.warn(`${name} ${end}`);
   } catch (error) {
     if (isNotFound(error)) return; // it was removed
-    const remedy = `\`docker update --restart ${policyText(policy)} ${name}\``;
-    scope.warn(`${name} may have lost its restart policy (${messageOf(error)}): ${remedy} sets it again`);
+    const remedies = `\`docker update --restart ${policyText(policy)} ${name}\` sets it, \`docker start ${name}\` starts what has ended`;
+    scope.warn(`${name} may have lost its restart policy, or have ended (${messageOf(error)}): ${remedies}`);
   }
 }
 
