@@ -5,6 +5,7 @@ import type { PageRange } from "./page-ranges.ts";
 
 /** Its pages are kept in blocks of so many, each a byte: a block that has none takes no room. */
 const BLOCK_PAGES = 4096;
+const NONE = new Uint8Array(BLOCK_PAGES);
 
 export class PageSet {
   readonly #blocks = new Map<number, Uint8Array>();
@@ -30,18 +31,21 @@ export class PageSet {
   /** Those of a range that it has, as runs in ascending order. */
   *within({ page, pageCount }: PageRange): Generator<PageRange, void> {
     const end = page + pageCount;
+    let start: number | undefined; // of a run that is not over
     for (let at = page; at < end;) {
-      let next = at;
-      while (next < end && this.has(next)) next += 1;
-      if (next > at) yield { page: at, pageCount: next - at };
-      at = next > at ? next : this.#nextBlockWithSome(at, end);
+      const base = at - (at % BLOCK_PAGES);
+      const last = Math.min(end, base + BLOCK_PAGES);
+      const pages = this.#blocks.get(base / BLOCK_PAGES) ?? NONE;
+      const found = pages.indexOf(start === undefined ? 1 : 0, at - base);
+      at = found < 0 ? last : Math.min(last, base + found);
+      if (at === last) continue;
+      if (start === undefined) start = at;
+      else {
+        yield { page: start, pageCount: at - start };
+        start = undefined;
+      }
     }
-  }
-
-  /** The page behind one that is not here; beyond the rest of its block if that has none. */
-  #nextBlockWithSome(page: number, end: number): number {
-    const hasBlock = this.#blocks.has(Math.floor(page / BLOCK_PAGES));
-    return hasBlock ? page + 1 : Math.min(end, page - (page % BLOCK_PAGES) + BLOCK_PAGES);
+    if (start !== undefined) yield { page: start, pageCount: end - start };
   }
 
   #set(start: number, end: number, value: 0 | 1): void {
