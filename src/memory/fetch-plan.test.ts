@@ -8,7 +8,7 @@ import type { PageRun } from "./page-protocol.ts";
 import type { PageRange } from "./page-ranges.ts";
 import { rangesOf } from "./ranges.fixture.ts";
 
-const LIMITS: FetchLimits = { inFlightMin: 2, inFlightMax: 8, together: 4, get: 4, touched: 2, around: 8, small: 5 };
+const LIMITS: FetchLimits = { inFlightMin: 2, inFlightMax: 8, together: 4, get: 4, touched: 2, around: 8, hot: 3, small: 5 };
 
 function planOf(...all: readonly (readonly PageRange[])[]): { memories: Map<number, LazyMemory>; plan: FetchPlan } {
   const memories = new Map(all.map((ranges, at) => [at + 1, new LazyMemory(at + 1, ranges)]));
@@ -86,7 +86,7 @@ test("small ranges come first; a touched page comes before all that is not on it
   assert.equal(plan.demandedPages, 1);
 });
 
-test("before the tasks run only what they wrote last comes, and small ranges", () => {
+test("before the tasks run only what they wrote last comes, and not more of it than may, and small ranges", () => {
   const all = [
     { page: 100, pageCount: 40 },
     { page: 200, pageCount: 3 },
@@ -106,7 +106,7 @@ test("before the tasks run only what they wrote last comes, and small ranges", (
   const asked = gets(plan);
   assert.deepEqual(asked, [
     { process: 1, page: 100, pageCount: 2 },
-    { process: 1, page: 138, pageCount: 2 },
+    { process: 1, page: 138, pageCount: 1 },
     { process: 1, page: 200, pageCount: 3 },
   ]);
   plan.resumed();

@@ -25,6 +25,8 @@ export interface FetchLimits {
   readonly touched: number;
   /** Asked for a little later: the aligned block that the touched page lies in. */
   readonly around: number;
+  /** Of what was written last so many pages are asked for before the tasks run: more would take the processors from the restore. */
+  readonly hot: number;
   /** Up to here a range is a small one. */
   readonly small: number;
 }
@@ -74,7 +76,10 @@ export class FetchPlan {
     const ranges = [...memories.values()].flatMap((memory) => memory.ranges.all.map((range) => ({ memory, range })));
     const trails = ranges.map(({ memory, range }) => ({ memory, from: range.index, end: range.index + range.pageCount })).toReversed();
     const small = trails.filter(({ from, end }) => end - from <= limits.small);
-    const written = [...hot].flatMap(([process, pages]) => hotTrails(memories.get(process), pages));
+    const written = cut(
+      [...hot].flatMap(([process, pages]) => hotTrails(memories.get(process), pages)),
+      limits.hot,
+    );
     this.#early = [...small, ...written.toReversed()];
     this.#rest = trails.filter(({ from, end }) => end - from > limits.small);
   }
@@ -169,4 +174,14 @@ function hotTrails(memory: LazyMemory | undefined, pages: readonly PageRange[]):
   return pages.flatMap(({ page, pageCount }) =>
     memory.ranges.within(page, pageCount).map(({ index, pageCount: count }) => ({ memory, from: index, end: index + count })),
   );
+}
+
+/** The first pages of them. */
+function cut(trails: readonly Trail[], pageCountMax: number): Trail[] {
+  let room = pageCountMax;
+  return trails.flatMap(({ memory, from, end }) => {
+    const pageCount = Math.min(room, end - from);
+    room -= pageCount;
+    return pageCount > 0 ? [{ memory, from, end: from + pageCount }] : [];
+  });
 }

@@ -26,6 +26,7 @@ const LIMITS: FetchLimits = {
   get: MEBIBYTE / 8,
   touched: 16,
   around: 64,
+  hot: 4 * MEBIBYTE,
   small: MEBIBYTE,
 };
 

@@ -9,9 +9,6 @@ import type { PageRange } from "../page-ranges.ts";
 import { PAGE_BYTES } from "../page-protocol.ts";
 import { trackedMappings, type WrittenPages } from "./tracker.ts";
 
-/** So many pages of all tasks together are told. */
-const PAGES_MAX = 1024;
-
 export class RecentWrites implements WrittenPages, Disposable {
   readonly #protections = new Map<number, WriteProtection>();
 
@@ -29,15 +26,13 @@ export class RecentWrites implements WrittenPages, Disposable {
     for (const mapping of trackedMappings(pid)) if (protection.add(mapping)) pagemap.written(mapping); // which begins anew
   }
 
-  /** What was written since, or the first pages of that. */
+  /** What was written since. */
   told(tasks: ReadonlyMap<number, number>): Map<number, readonly PageRange[]> {
     const all = new Map<number, readonly PageRange[]>();
-    let room = PAGES_MAX;
     for (const [process, pid] of tasks) {
       if (!this.#protections.has(pid)) continue;
-      const ranges = cut(writtenBy(pid), room);
-      room -= ranges.reduce((sum, { pageCount }) => sum + pageCount, 0);
-      all.set(process, ranges);
+      const pages = writtenBy(pid).map(({ start, end }) => ({ page: start / PAGE_BYTES, pageCount: (end - start) / PAGE_BYTES }));
+      all.set(process, pages);
     }
     return all;
   }
@@ -52,17 +47,4 @@ export class RecentWrites implements WrittenPages, Disposable {
 function writtenBy(pid: number): AddressRange[] {
   using pagemap = new Pagemap(pid);
   return trackedMappings(pid).flatMap((mapping) => pagemap.writtenByNow(mapping) ?? []);
-}
-
-/** The first pages of them. */
-function cut(ranges: readonly AddressRange[], pageCountMax: number): PageRange[] {
-  const pages: PageRange[] = [];
-  let room = pageCountMax;
-  for (const { start, end } of ranges) {
-    const pageCount = Math.min(room, (end - start) / PAGE_BYTES);
-    if (pageCount === 0) break;
-    pages.push({ page: start / PAGE_BYTES, pageCount });
-    room -= pageCount;
-  }
-  return pages;
 }
