@@ -51,10 +51,10 @@ async function run(command: string, client: ControlClient, shape: Parameters<typ
   return Object.assign(surroundings, { exitCode });
 }
 
-const REQUEST = { container: "redis", target: "b", mode: "warm", keepSource: false };
+const REQUEST = { container: "redis", target: "b", mode: "post-copy", keepSource: false };
 const COMMANDS: Readonly<Record<string, unknown[]>> = {
   "dmigrate migrate redis b": ["migrate", REQUEST],
-  "dmigrate migrate --keep-source --mode post-copy redis b": ["migrate", { ...REQUEST, mode: "post-copy", keepSource: true }],
+  "dmigrate migrate --keep-source --mode warm redis b": ["migrate", { ...REQUEST, mode: "warm", keepSource: true }],
   "dmigrate migrate redis b --detach": ["migrate", REQUEST],
   "dmigrate check redis b": ["check", "redis", "b"],
   "dmigrate cancel m0k3v9x2q7ab1": ["cancel", "m0k3v9x2q7ab1", { takeBack: false }],

@@ -134,7 +134,7 @@ function addMigrating(program: Command, run: Run): void {
     .addOption(
       new Option("--mode <mode>", "warm: memory is copied while the container runs here; post-copy: all of it after the handover")
         .choices(MODES)
-        .default("warm"),
+        .default("post-copy"),
     )
     .option("--keep-source", "leave the stopped container here instead of removing it, to be started by nobody but you", false)
     .option("--detach", "return as soon as the migration has begun", false)

@@ -30,11 +30,13 @@ export const INTERRUPTED_CALLS: ReadonlyMap<bigint | undefined, Call> = new Map<
   [65n, {}], // semop
   [128n, {}], // rt_sigtimedwait
   [202n, {}], // futex
+  [208n, {}], // io_getevents
   [220n, {}], // semtimedop
   [230n, { sleep: { time: "dx", left: "r10" } }], // clock_nanosleep; not until a point in time, which CRIU has made again
   [232n, {}], // epoll_wait
   [281n, {}], // epoll_pwait
   [288n, {}], // accept4
+  [333n, {}], // io_pgetevents
   [441n, {}], // epoll_pwait2
 ]);
 

@@ -1,7 +1,7 @@
 /** A process that made a call for us goes on with what it did. */
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { describe, it } from "node:test";
 import { setTimeout as pause } from "node:timers/promises";
 import { killProcess } from "./pidfd.ts";
@@ -27,6 +27,23 @@ void describe("a process that made a call for us", { skip: process.arch !== "x64
         assert.equal(await callIn(pid, (thread) => thread.call("getpid", GETPID, [])), BigInt(pid));
         await settled(pid, number);
       }
+    } finally {
+      killProcess(pid);
+    }
+  });
+
+  void it("stands still meanwhile with all of its threads, and then goes on with all", async () => {
+    const pid = start(`exec ${process.execPath} -e 'setInterval(() => {}, 1)'`);
+    const states = (name: string): Set<string> => {
+      const files = readdirSync(`/proc/${pid}/task`).map((tid) => readFileSync(`/proc/${pid}/task/${tid}/status`, "utf8"));
+      return new Set(files.map((text) => new RegExp(`^${name}:\\s+(\\S+)`, "m").exec(text)?.[1] ?? ""));
+    };
+    try {
+      while (readdirSync(`/proc/${pid}/task`).length < 5) await pause(1);
+      const during = await callIn(pid, async () => states("State"));
+      assert.deepEqual(during, new Set(["t"]));
+      assert.deepEqual(states("TracerPid"), new Set(["0"]));
+      assert.ok(!states("State").has("T"));
     } finally {
       killProcess(pid);
     }

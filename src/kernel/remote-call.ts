@@ -1,10 +1,14 @@
 /**
- * System calls that another process makes for us: its first thread is stopped, makes them, and goes on where it was, within some hundred
- * microseconds. On x86-64.
+ * System calls that another process makes for us: its threads are stopped, the first makes them, and all go on where they were, within
+ * some hundred microseconds. On x86-64.
+ *
+ * All of them are stopped, since what the call makes is the whole process's: another thread could fork meanwhile, and the child would
+ * keep it.
  *
  * While it is stopped, its signals wait and its seccomp filters are suspended. What it holds afterwards it holds as if it had made the
  * calls itself. If this process is killed meanwhile, the thread runs on from the middle of that; so a call must be short.
  */
+import { existsSync, readdirSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { DmigrateError } from "../core/errors.ts";
 import { goOnWithCall } from "./interrupted-calls.ts";
@@ -107,10 +111,37 @@ export class StoppedThread implements Disposable {
 export async function callIn<T>(pid: number, work: (thread: StoppedThread) => Promise<T>): Promise<T> {
   using thread = await StoppedThread.of(pid);
   try {
+    using _others = await stopOthers(pid);
     return await work(thread);
   } finally {
     thread.restore();
   }
+}
+
+/** Stops all threads of a process whose first one has stopped, until this is disposed of. Throws KERNEL if one can't be stopped. */
+async function stopOthers(pid: number): Promise<Disposable> {
+  using stopped = new DisposableStack();
+  const known = new Set([pid]);
+  for (let isNew = true; isNew;) {
+    isNew = false; // one that has not stopped may make another
+    for (const tid of threadsOf(pid).filter((each) => !known.has(each))) {
+      known.add(tid);
+      const tracee = Tracee.seize(tid);
+      if (tracee === undefined && !existsSync(`/proc/${pid}/task/${tid}`)) continue;
+      if (tracee === undefined || !(await stops(tracee, STOP_LIMIT_MS))) {
+        if (tracee !== undefined) void letGoOnceStopped(tracee);
+        throw new DmigrateError("KERNEL", `Thread ${tid} of ${pid} can't be stopped: it is traced, or waits in the kernel; try again`);
+      }
+      stopped.use(tracee);
+      stopped.defer(() => goOnWithCall(tracee));
+      isNew = true;
+    }
+  }
+  return stopped.move();
+}
+
+function threadsOf(pid: number): number[] {
+  return readdirSync(`/proc/${pid}/task`).map(Number);
 }
 
 async function stops(tracee: Tracee, limitMs: number): Promise<boolean> {

@@ -43,7 +43,7 @@ async function breakOff(source: Host, target: Host, fault: () => Promise<unknown
   await lab.host(CLIENT).run("redis-cli", "-h", ADDRESS, "debug", "populate", String(KILOBYTE_KEYS), "key", "1000");
   const initPid = (await source.run("docker", "inspect", "--format", "{{.State.Pid}}", "redis")).trim();
   await source.run("tc", "qdisc", "add", "dev", "eth0", "root", ...SLOW);
-  await migrate(source, "redis", target.name, { "post-copy": fault }, "post-copy").catch(() => {}); // its command may lose its agent
+  await migrate(source, "redis", target.name, { "post-copy": fault }).catch(() => {}); // its command may lose its agent
   await source.run("tc", "qdisc", "delete", "dev", "eth0", "root");
   return initPid;
 }

@@ -78,7 +78,13 @@ export async function migrateByCommand(source: Host, container: string, target: 
 }
 
 /** Migrates as that command does, without the cost of starting one. */
-export async function migrate(source: Host, container: string, target: string, at: Acts = {}, mode: Mode = "warm"): Promise<MigrateResult> {
+export async function migrate(
+  source: Host,
+  container: string,
+  target: string,
+  at: Acts = {},
+  mode: Mode = "post-copy",
+): Promise<MigrateResult> {
   using agent = agentOf(source);
   let id: MigrationId | undefined;
   try {

@@ -55,7 +55,7 @@ export function controlRoutes(router: ConnectRouter, { cluster, journal, events,
       return state.kind === "member" ? { ...common, host: state.self } : { ...common, joinToken: encodeToken(state.token) };
     },
     async *migrate({ container, target: name, mode, keepSource }, { signal }) {
-      const known = MODES.find((each) => each === (mode === "" ? "warm" : mode));
+      const known = MODES.find((each) => each === (mode === "" ? "post-copy" : mode));
       if (known === undefined) throw new DmigrateError("USAGE", `There is no mode ${JSON.stringify(mode)}; use ${MODES.join(" or ")}`);
       yield* eventsOf(await migrations.migrate({ container, target: target(name), mode: known, keepSource }), signal);
     },
