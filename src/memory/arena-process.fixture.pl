@@ -15,14 +15,13 @@ use Socket;
 use constant PAGE => 4096;
 use constant { NONE => 0, RW => 3, RWX => 7 };                       # PROT_*
 use constant { ANONYMOUS => 0x22, FIXED => 0x10, DONTNEED => 4 };    # MAP_PRIVATE | MAP_ANONYMOUS, MAP_FIXED, MADV_DONTNEED
-use constant DIRECT => 040000;                                       # O_DIRECT
 use constant { MOVE => 3, KEEP => 4 };                               # MREMAP_MAYMOVE | MREMAP_FIXED, MREMAP_DONTUNMAP
 use constant { API => 0xc018aa3f, REGISTER => 0xc020aa00 };          # UFFDIO_*
 use constant FEATURES => 0x4e;                                       # UFFD_FEATURE_EVENT_FORK, _REMAP, _REMOVE, _UNMAP
 
 my %numbers = (POSIX::uname())[4] eq 'x86_64'
-  ? (read => 0, mmap => 9, mprotect => 10, munmap => 11, ioctl => 16, mremap => 25, madvise => 28, sendmsg => 46, userfaultfd => 323)
-  : (read => 63, mmap => 222, mprotect => 226, munmap => 215, ioctl => 29, mremap => 216, madvise => 233, sendmsg => 211, userfaultfd => 282);
+  ? (read => 0, mmap => 9, mprotect => 10, munmap => 11, ioctl => 16, mremap => 25, madvise => 28, sendmsg => 46, userfaultfd => 323, io_setup => 206)
+  : (read => 63, mmap => 222, mprotect => 226, munmap => 215, ioctl => 29, mremap => 216, madvise => 233, sendmsg => 211, userfaultfd => 282, io_setup => 0);
 
 sub try_call { my ($name, @arguments) = @_; return syscall($numbers{$name}, @arguments) }
 sub call { my $result = try_call(@_); die "$_[0]: $!" if $result == -1; return $result }
@@ -86,7 +85,6 @@ sub move_pages {
   return 1;
 }
 
-my $direct;
 my %commands = (
   read  => sub { my ($page, $count) = @_; return join ' ', map { value_at($_) } $page .. $page + $count - 1 },
   write => sub { write_value(@_) },
@@ -101,8 +99,8 @@ my %commands = (
   split => sub { call('mprotect', at($_[0]), PAGE, RWX) },
   move  => sub { return move_pages(@_) },
   fork  => sub { my $child = fork(); die $! unless defined $child; $control = $_[0] if $child == 0 },
-  # Has a file open for direct I/O from now on.
-  direct => sub { sysopen($direct, $0, DIRECT) or die $! },
+  # Has a context for asynchronous I/O from now on.
+  asynchronous => sub { my $context = pack('Q', 0); call('io_setup', 8, unpack('Q', pack('P', $context))) },
   # Begins anew, as another program.
   exec  => sub { exec($^X, $0, $arena_pages, $used_pages) },
   exit  => sub { POSIX::_exit(0) },

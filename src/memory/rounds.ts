@@ -2,13 +2,15 @@
  * Copies the memory of running tasks ahead, in rounds: the first has all of it, each later one what was written since the one before.
  * What was written after the last round is told in the freeze.
  *
- * What can't be tracked or read is not copied ahead: it stays with the source until it is asked for. That goes for all memory of a process
- * that does direct I/O: what a device writes after a page was told is not told again (docs/decisions/0015-warm.md).
+ * Each round begins with a moment in which the tasks stand still: which pages were written is asked then. For a task that is just about
+ * to write by a system call has had the page's protection taken away already, and may write after the page was told and protected anew.
+ * Memory into which something writes that does not stand still (src/kernel/unseen-writers.ts) is not copied ahead, nor is what can't be
+ * tracked or read: it stays with the source until it is asked for (docs/decisions/0015-warm.md).
  */
 import { setImmediate as letOthersRun } from "node:timers/promises";
-import { usesDirectIo } from "../kernel/direct-io.ts";
 import { readMemory } from "../kernel/process-memory.ts";
 import { processIn } from "../kernel/tasks.ts";
+import { hasUnseenWriters } from "../kernel/unseen-writers.ts";
 import type { AddressRange } from "../kernel/pagemap.ts";
 import { encodeMessage, HEADER_BYTES, PAGE_BYTES, type PageRun } from "./page-protocol.ts";
 import type { PageRange } from "./page-ranges.ts";
@@ -18,12 +20,12 @@ import { WriteProtectionTracker } from "./tracking/write-protection-tracker.ts";
 /** So many pages are read at once. */
 const READ_PAGES_MAX = 128;
 
-/** Why a process is left out. */
-class DirectIo extends Error {}
-
-/** What is under way when pages are told may be written by a device afterwards: so this is asked before and after. */
-function assertNoDirectIo(pid: number): void {
-  if (usesDirectIo(pid)) throw new DirectIo();
+/** The tasks of a container, which come and go. */
+export interface Tasks {
+  /** Process ids on this host, as they are now. */
+  pids(): readonly number[];
+  /** Has all of them stand still until what it returns is disposed of. */
+  hold(): Promise<AsyncDisposable>;
 }
 
 /** A task whose writes are tracked. */
@@ -34,36 +36,49 @@ interface TrackedTask {
 }
 
 export class MemoryRounds implements WrittenPages, Disposable {
-  readonly #pids: () => readonly number[];
+  readonly #source: Tasks;
   /** By process id on this host; undefined for a task that can't be tracked. */
   readonly #tasks = new Map<number, TrackedTask | undefined>();
-  #directIoCount = 0;
+  #unseenCount = 0;
   readonly #buffer = Buffer.allocUnsafeSlow(HEADER_BYTES + READ_PAGES_MAX * PAGE_BYTES);
 
-  /** How many processes were left out because they do direct I/O. */
-  get directIoCount(): number {
-    return this.#directIoCount;
+  /** How many processes were left out because something else may write into their memory. */
+  get unseenCount(): number {
+    return this.#unseenCount;
   }
 
-  /** @param pids tells the process ids of the tasks on this host, as they are at the time */
-  constructor(pids: () => readonly number[]) {
-    this.#pids = pids;
+  constructor(source: Tasks) {
+    this.#source = source;
   }
 
   /** The bytes of the next round, as a `PageStore` takes them; each chunk is valid until the next one is asked for. The tasks run. */
   async *round(): AsyncGenerator<Uint8Array, void> {
-    for (const pid of this.#pids()) {
-      const task = await this.#track(pid);
-      if (task === undefined) continue;
+    for (const pid of this.#source.pids()) await this.#track(pid);
+    for (const { pid, process, ranges } of await this.#ask()) {
       try {
-        assertNoDirectIo(pid);
-        const written = await task.tracker.written();
-        assertNoDirectIo(pid);
-        for (const range of written) yield* this.#copy(pid, task.process, range);
-      } catch (error) {
-        this.#lose(pid, error); // it may have ended, or run another program that can't be tracked
+        for (const range of ranges) yield* this.#copy(pid, process, range);
+      } catch {
+        this.#lose(pid); // it has ended: the next of that id is another one
       }
     }
+  }
+
+  /** What was written since the last round. */
+  async #ask(): Promise<{ readonly pid: number; readonly process: number; readonly ranges: readonly AddressRange[] }[]> {
+    await using _standing = await this.#source.hold();
+    const all = [];
+    for (const [pid, task] of this.#tasks) {
+      if (task === undefined) continue;
+      try {
+        if (hasUnseenWriters(pid)) {
+          this.#unseenCount += 1;
+          this.#lose(pid);
+        } else all.push({ pid, process: task.process, ranges: await task.tracker.written() });
+      } catch {
+        this.#lose(pid); // it has ended, or runs another program that can't be tracked
+      }
+    }
+    return all;
   }
 
   /** All that was written since the last round, and whatever else was not copied; nothing of processes that are not tracked. */
@@ -78,29 +93,27 @@ export class MemoryRounds implements WrittenPages, Disposable {
           process,
           ranges.map(({ start, end }) => ({ page: start / PAGE_BYTES, pageCount: (end - start) / PAGE_BYTES })),
         );
-      } catch (error) {
-        this.#lose(pid, error);
+      } catch {
+        this.#lose(pid);
       }
     }
     return all;
   }
 
-  /** The task, tracked from now on if it can be. One that could not is not tried again. */
-  async #track(pid: number): Promise<TrackedTask | undefined> {
-    if (this.#tasks.has(pid)) return this.#tasks.get(pid);
+  /** Tracks a task from now on, if it can be, and the program that it runs by now. One that could not be is not tried again. */
+  async #track(pid: number): Promise<void> {
+    if (this.#tasks.has(pid)) return await this.#tasks.get(pid)?.tracker.follow();
     let task: TrackedTask | undefined;
     try {
       task = { process: processIn(pid), tracker: await WriteProtectionTracker.begin(pid) };
-    } catch (error) {
-      this.#lose(pid, error); // it may have ended, be traced, or the kernel can't do this
+    } catch {
+      // It has ended, is traced, or the kernel can't do this.
     }
     this.#tasks.set(pid, task);
-    return task;
   }
 
-  /** The process's memory, or what of it is copied already, is not to be used. */
-  #lose(pid: number, reason: unknown): void {
-    if (reason instanceof DirectIo) this.#directIoCount += 1;
+  /** Nothing of its memory is copied ahead, and what was is not to be used. */
+  #lose(pid: number): void {
     this.#tasks.get(pid)?.tracker[Symbol.dispose]();
     this.#tasks.set(pid, undefined);
   }

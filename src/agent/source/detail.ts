@@ -8,6 +8,8 @@ import { restartPolicy } from "../../docker/inspect.ts";
 const detail = z.object({
   /** For moved-volumes.ts. */
   volumes: z.array(z.object({ name: z.string(), identity: z.string() })).default([]),
+  /** Process id of the init of a container that may be made to stand still for moments while it is copied. */
+  heldPid: z.int().optional(),
   /** Set once the container is about to be frozen. */
   frozen: z
     .object({

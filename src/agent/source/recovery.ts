@@ -98,8 +98,9 @@ async function stateOnTarget({ peers }: AgentContext, { id, peer }: MigrationRec
 }
 
 async function letRunOn(context: AgentContext, record: MigrationRecord): Promise<void> {
-  const { frozen } = readDetail(record.detail);
+  const { frozen, heldPid } = readDetail(record.detail);
   let downtimeMs = 0;
+  if (frozen === undefined && heldPid !== undefined) await letGoOf(context, heldPid, record.containerId);
   if (frozen !== undefined) {
     if (existsSync(`/proc/${frozen.initPid}`)) downtimeMs = await release(frozen, record.containerId);
     const engine = await despiteRestart(() => Engine.connect(context.config.dockerSocket));
@@ -117,6 +118,15 @@ async function letRunOn(context: AgentContext, record: MigrationRecord): Promise
     new DmigrateError("AGENT", `The agent ended during the migration, but ${record.container} keeps running here; migrate it again`),
     downtimeMs,
   );
+}
+
+/** The agent may have ended in a moment in which the container stood still. If it is Docker that has paused it, it stays so. */
+async function letGoOf({ config }: AgentContext, pid: number, containerId: ContainerId): Promise<void> {
+  if (!existsSync(`/proc/${pid}`)) return;
+  const freezer = await freezerOf(pid);
+  if (!freezer.folder.includes(containerId)) return; // the machine was restarted: it is another process's id now
+  const engine = await despiteRestart(() => Engine.connect(config.dockerSocket));
+  if (!(await engine.inspectContainer(containerId)).State.Paused) await freezer.thaw();
 }
 
 /** The target has all of the container. */

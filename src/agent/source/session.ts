@@ -11,13 +11,13 @@ import { DmigrateError, messageOf } from "../../core/errors.ts";
 import { RateMeter, remainingMs, type ExpectedBytes } from "../../core/progress.ts";
 import type { ByteCounts, Outcome, PageCounts, Report } from "../../core/migration.ts";
 import { writeDescription } from "../../docker/description.ts";
-import { freezerOf } from "../../criu/freezer.ts";
+import { freezerOf, type Freezer } from "../../criu/freezer.ts";
 import { exportImage } from "../../docker/images.ts";
 import { despiteRestart } from "../../docker/restart.ts";
 import { NetworkNamespace } from "../../kernel/netns.ts";
 import { anonymousBytesOf, pidsIn } from "../../kernel/tasks.ts";
 import { PAGE_BYTES } from "../../memory/page-protocol.ts";
-import { MemoryRounds } from "../../memory/rounds.ts";
+import { MemoryRounds, type Tasks } from "../../memory/rounds.ts";
 import type { HeldNetwork } from "../../network/hold.ts";
 import { interfacesOf, namesByAddress } from "../../network/interfaces.ts";
 import { CHANNELS } from "../channels.ts";
@@ -136,10 +136,11 @@ export class SourceSession {
   /** Copies memory while the container runs, as long as each round has less left than the one before. */
   async #copyMemory(): Promise<void> {
     const { open, subject } = this.#scope;
-    const { folder } = await freezerOf(subject.initPid);
-    const anonymousBytes = pidsIn(folder).reduce((sum, pid) => sum + anonymousBytesOf(pid), 0);
+    const freezer = await freezerOf(subject.initPid);
+    const anonymousBytes = pidsIn(freezer.folder).reduce((sum, pid) => sum + anonymousBytesOf(pid), 0);
     this.#expected = { copy: (this.#expected.copy ?? 0) + anonymousBytes };
-    const rounds = open.use(new MemoryRounds(() => pidsIn(folder)));
+    this.#scope.note({ volumes: [], heldPid: subject.initPid });
+    const rounds = open.use(new MemoryRounds(holding(freezer)));
     this.#rounds = rounds;
     let byteCount = Infinity;
     for (let round = 0; round < MEMORY_ROUNDS_MAX && byteCount > SETTLED_BYTES; round++) {
@@ -147,9 +148,9 @@ export class SourceSession {
       byteCount = await this.#memoryRound(rounds);
       if (byteCount > before * CONVERGING) break;
     }
-    const { directIoCount } = rounds;
-    if (directIoCount > 0)
-      this.#scope.warn(`${directIoCount} processes do direct I/O, which writes into memory unseen: theirs crosses after the handover`);
+    const { unseenCount } = rounds;
+    if (unseenCount > 0)
+      this.#scope.warn(`The memory of ${unseenCount} process(es) with asynchronous I/O is not copied ahead: it crosses after the handover`);
   }
 
   /** @returns how many bytes it had */
@@ -373,6 +374,18 @@ export class SourceSession {
       ...(known === undefined ? {} : { error: { code: known.code, message: known.message } }),
     };
   }
+}
+
+/** The tasks of a container, which stand still for a moment when they are told to, unless somebody has paused them anyway. */
+function holding(freezer: Freezer): Tasks {
+  return {
+    pids: () => pidsIn(freezer.folder),
+    hold: async () => {
+      const isPaused = await freezer.isFrozen();
+      if (!isPaused) await freezer.freeze();
+      return { [Symbol.asyncDispose]: () => (isPaused ? Promise.resolve() : freezer.thaw()) };
+    },
+  };
 }
 
 /** The target owns the container, and can't run it. */

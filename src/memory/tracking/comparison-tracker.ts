@@ -24,6 +24,10 @@ export class ComparisonTracker implements DirtyTracker {
     this.#pid = pid;
   }
 
+  async follow(): Promise<void> {
+    // Memory is compared, whatever program it is of.
+  }
+
   async written(): Promise<readonly AddressRange[]> {
     using pagemap = new Pagemap(this.#pid);
     const digests = new Map<number, Buffer>();

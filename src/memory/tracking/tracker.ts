@@ -11,6 +11,11 @@ import type { PageRange } from "../page-ranges.ts";
 /** Watches one process, whatever program it runs. Disposing of it leaves the process as it was, and so does the death of this one. */
 export interface DirtyTracker extends Disposable {
   /**
+   * Sees to it that the program is tracked that the process runs now, and not one before. It must not stand still. Without this, all of
+   * another program is told at each call.
+   */
+  follow(): Promise<void>;
+  /**
    * The pages that hold something of the process's own and were perhaps written since the last call, the first time all of them; in
    * ascending order. What is written after a page was looked at is told by the next call, so who reads the pages afterwards misses nothing.
    * Throws ENOENT, ESRCH or KERNEL if the process has ended.

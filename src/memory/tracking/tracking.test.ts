@@ -36,6 +36,7 @@ class Copy implements Disposable {
   /** Copies what was written since the last time; returns how many pages. */
   async round(): Promise<number> {
     let pageCount = 0;
+    await this.#tracker.follow();
     for (const { start, end } of await this.#tracker.written()) {
       for (let at = start; at < end; at += PAGE_BYTES) {
         const bytes = Buffer.alloc(PAGE_BYTES);

@@ -4,18 +4,24 @@
  *
  * A mapping that is not protected yet, because it is new, was moved, or came with another program, is told as a whole.
  */
+import { readFileSync } from "node:fs";
 import { DmigrateError } from "../../core/errors.ts";
 import { Pagemap, type AddressRange } from "../../kernel/pagemap.ts";
 import { WriteProtection } from "../../kernel/write-protection.ts";
 import { trackedMappings, type DirtyTracker } from "./tracker.ts";
 
+/** Of the fields behind the name, the first of which is the state. */
+const [START_CODE, START_STACK] = [24, 26];
+
 export class WriteProtectionTracker implements DirtyTracker {
   readonly #pid: number;
   #protection: WriteProtection;
+  #program: string;
 
   private constructor(pid: number, protection: WriteProtection) {
     this.#pid = pid;
     this.#protection = protection;
+    this.#program = programOf(pid);
   }
 
   /** Stops the process for some hundred microseconds. Throws KERNEL if it has ended, is traced, or the kernel can't do this. */
@@ -23,21 +29,20 @@ export class WriteProtectionTracker implements DirtyTracker {
     return new WriteProtectionTracker(pid, await WriteProtection.begin(pid));
   }
 
+  async follow(): Promise<void> {
+    if (programOf(this.#pid) !== this.#program) await this.#renew();
+  }
+
   async written(): Promise<readonly AddressRange[]> {
     using pagemap = new Pagemap(this.#pid);
     const found: AddressRange[] = [];
-    let isRenewed = false;
     for (const mapping of trackedMappings(this.#pid)) {
       const written = pagemap.written(mapping);
       if (written !== undefined) {
         found.push(...written);
         continue;
       }
-      if (!this.#protection.add(mapping) && !isRenewed) {
-        isRenewed = true; // once in a call: what can't be tracked then is told each time
-        await this.#renew();
-        this.#protection.add(mapping);
-      }
+      this.#protection.add(mapping); // what can't be is told each time
       pagemap.written(mapping); // protects; what it tells may be less than all
       found.push(...pagemap.present(mapping));
     }
@@ -59,6 +64,7 @@ export class WriteProtectionTracker implements DirtyTracker {
       const renewed = await WriteProtection.begin(this.#pid);
       this.#protection[Symbol.dispose]();
       this.#protection = renewed;
+      this.#program = programOf(this.#pid);
     } catch (error) {
       if (DmigrateError.from(error).code !== "KERNEL") throw error; // traced, or it does not stop just now: perhaps the next time
     }
@@ -66,5 +72,19 @@ export class WriteProtectionTracker implements DirtyTracker {
 
   [Symbol.dispose](): void {
     this.#protection[Symbol.dispose]();
+  }
+}
+
+/** Where the program and its stack begin (proc_pid_stat(5)): exec(2) moves both, unless the kernel does not randomise. */
+function programOf(pid: number): string {
+  try {
+    const text = readFileSync(`/proc/${pid}/stat`, "utf8");
+    return text
+      .slice(text.lastIndexOf(")"))
+      .split(" ")
+      .slice(START_CODE, START_STACK + 1)
+      .join(" ");
+  } catch {
+    return ""; // it has ended
   }
 }
