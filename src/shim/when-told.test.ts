@@ -41,6 +41,7 @@ test("told to go, the program gets its configuration, and its end is the script'
 test("not told any more, it ends with all that it has started", { timeout: 20_000 }, async (t) => {
   const { child, ended, out } = await start(t, WAITS);
   const pids = await pidsIn(`${out}.pids`);
+  while (!existsSync(`${out}.read`)) await sleep(2); // its child waits for the configuration
   child.stdin.end();
   assert.deepEqual(await ended, [null, "SIGKILL"]);
   for (const pid of pids) while (existsSync(`/proc/${pid}/exe`)) await sleep(2);
