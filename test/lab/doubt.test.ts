@@ -69,6 +69,7 @@ async function migrateMute(fault: (id: MigrationId) => Promise<unknown>): Return
   const result = await migrate(a, "redis", "b", {
     // The target still needs pages to restore, and the source needs its answer.
     handover: async (id) => {
+      await untilSent(calls);
       await mute("DROP", calls);
       await until("the source to commit", 30_000, async () => (await stateOf(a)) === "committed");
       await fault(id);
@@ -85,6 +86,16 @@ async function callsPort(): Promise<string> {
   const [, port] = /^\d+\s+\d+\s+\S+:(\d+)\s/.exec(connections) ?? [];
   assert.ok(port !== undefined && connections.trim().split("\n").length === 1, connections);
   return port;
+}
+
+/** Returns once the question with which the handover begins has left the port and arrived: it may have done so before anybody looked. */
+async function untilSent(port: string): Promise<void> {
+  const beganAt = performance.now();
+  for (let sinceMs = 0; sinceMs < 1_000; sinceMs = performance.now() - beganAt) {
+    const info = await a.run("ss", "--no-header", "--tcp", "--numeric", "--info", "sport", "=", `:${port}`);
+    const [, queuedBytes, sentAgoMs] = /^\S+\s+\d+\s+(\d+)[^]* lastsnd:(\d+)/.exec(info) ?? [];
+    if (queuedBytes === "0" && Number(sentAgoMs) < sinceMs + 100) return;
+  }
 }
 
 /** Returns once the source has noticed that it doesn't know who runs the container. */
