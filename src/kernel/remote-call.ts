@@ -53,9 +53,8 @@ export class StoppedThread implements Disposable {
   static async of(pid: number, limitMs = STOP_LIMIT_MS): Promise<StoppedThread> {
     const instruction = syscallInstruction(pid);
     using held = new DisposableStack();
-    const tracee = Tracee.seize(pid, { suspendsSeccomp: true });
-    if (tracee === undefined || !(await stops(tracee, limitMs))) {
-      if (tracee !== undefined) void letGoOnceStopped(tracee);
+    const tracee = await stopped(pid, limitMs);
+    if (tracee === undefined) {
       throw new DmigrateError("KERNEL", `Process ${pid} can't be stopped: it has ended, is traced, or waits in the kernel; try again`);
     }
     held.use(tracee);
@@ -120,28 +119,35 @@ export async function callIn<T>(pid: number, work: (thread: StoppedThread) => Pr
 
 /** Stops all threads of a process whose first one has stopped, until this is disposed of. Throws KERNEL if one can't be stopped. */
 async function stopOthers(pid: number): Promise<Disposable> {
-  using stopped = new DisposableStack();
+  using held = new DisposableStack();
   const known = new Set([pid]);
   for (let isNew = true; isNew;) {
     isNew = false; // one that has not stopped may make another
     for (const tid of threadsOf(pid).filter((each) => !known.has(each))) {
       known.add(tid);
-      const tracee = Tracee.seize(tid);
-      if (tracee === undefined && !existsSync(`/proc/${pid}/task/${tid}`)) continue;
-      if (tracee === undefined || !(await stops(tracee, STOP_LIMIT_MS))) {
-        if (tracee !== undefined) void letGoOnceStopped(tracee);
+      const tracee = await stopped(tid, STOP_LIMIT_MS);
+      if (tracee === undefined) {
+        if (!existsSync(`/proc/${pid}/task/${tid}`)) continue;
         throw new DmigrateError("KERNEL", `Thread ${tid} of ${pid} can't be stopped: it is traced, or waits in the kernel; try again`);
       }
-      stopped.use(tracee);
-      stopped.defer(() => goOnWithCall(tracee));
+      held.use(tracee);
+      held.defer(() => goOnWithCall(tracee));
       isNew = true;
     }
   }
-  return stopped.move();
+  return held.move();
 }
 
 function threadsOf(pid: number): number[] {
   return readdirSync(`/proc/${pid}/task`).map(Number);
+}
+
+/** Stops a thread; undefined if it has ended, is traced, or does not stop in time. */
+async function stopped(tid: number, limitMs: number): Promise<Tracee | undefined> {
+  const tracee = Tracee.seize(tid, { suspendsSeccomp: true });
+  if (tracee === undefined || (await stops(tracee, limitMs))) return tracee;
+  void letGoOnceStopped(tracee);
+  return undefined;
 }
 
 async function stops(tracee: Tracee, limitMs: number): Promise<boolean> {

@@ -36,6 +36,7 @@ interface TrackedTask {
 }
 
 export class MemoryRounds implements WrittenPages, Disposable {
+  readonly isRest = true;
   readonly #source: Tasks;
   /** By process id on this host; undefined for a task that can't be tracked. */
   readonly #tasks = new Map<number, TrackedTask | undefined>();

@@ -22,7 +22,7 @@ import { liesOnHost, volumeIdentity } from "../../docker/volumes.ts";
 import { NetworkNamespace } from "../../kernel/netns.ts";
 import { pidsIn, tasksIn } from "../../kernel/tasks.ts";
 import { PageServer } from "../../memory/page-server.ts";
-import { MemoryRounds } from "../../memory/rounds.ts";
+import type { MemoryRounds } from "../../memory/rounds.ts";
 import { RecentWrites } from "../../memory/tracking/recent-writes.ts";
 import type { WrittenPages } from "../../memory/tracking/tracker.ts";
 import { HeldNetwork } from "../../network/hold.ts";
@@ -178,7 +178,7 @@ export class Freeze {
     await Promise.all([sendingFiles, fencing]);
     PageServer.serve(pageChannel, tasks, (byteCount) => (this.#pageBytes += byteCount));
     const missingPageCount = (): number => {
-      if (this.#parts.written instanceof MemoryRounds) return [...told.values()].flat().reduce((sum, { pageCount }) => sum + pageCount, 0);
+      if (written.isRest) return [...told.values()].flat().reduce((sum, { pageCount }) => sum + pageCount, 0);
       return lazyPageCount(readLazyRanges(dump.images)) + decoys.pageCount;
     };
     return { held, pageChannel, missingPageCount };

@@ -10,6 +10,7 @@ import { PAGE_BYTES } from "../page-protocol.ts";
 import { trackedMappings, type WrittenPages } from "./tracker.ts";
 
 export class RecentWrites implements WrittenPages, Disposable {
+  readonly isRest = false;
   readonly #protections = new Map<number, WriteProtection>();
 
   /** From now on the tasks' writes are noted, as far as that can be. Each of them is stopped for some hundred microseconds. */

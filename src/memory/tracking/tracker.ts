@@ -25,6 +25,8 @@ export interface DirtyTracker extends Disposable {
 
 /** Who knows what tasks wrote last. */
 export interface WrittenPages {
+  /** Whether all other pages of the processes that it tells of were copied ahead. */
+  readonly isRest: boolean;
   /**
    * Tells it by process id inside the container, in ascending order.
    * @param tasks process ids on this host by those inside the container; none of them runs
