@@ -22,6 +22,8 @@ import { Peers } from "./peers.ts";
 
 /** The longest message that another host may send. */
 const PEER_MESSAGE_BYTES_MAX = 64 << 20;
+/** How long the journal may be with what lets a container run on whose agent was killed (release.ts). */
+const JOURNAL_WAIT_MS = 3_000;
 
 export interface Agent extends AsyncDisposable {
   /** The control socket's path. */
@@ -38,7 +40,7 @@ export async function runAgent(config: AgentConfig, startSessions: StartSessions
   await using starting = new AsyncDisposableStack();
   mkdirSync(config.stateDir, { recursive: true, mode: 0o700 });
   mkdirSync(config.runDir, { recursive: true, mode: 0o755 });
-  const journal = starting.use(Journal.open(config.stateDir));
+  const journal = starting.use(Journal.open(config.stateDir, JOURNAL_WAIT_MS));
   const cluster = await Cluster.open(config.stateDir);
   const peers = starting.use(new Peers(cluster));
   const link = new Link(cluster, log);

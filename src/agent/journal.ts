@@ -78,14 +78,15 @@ export class Journal implements Disposable {
   /**
    * Opens the journal in `stateDir`, making it if there is none. Throws AGENT if another agent has it open, if a newer release
    * wrote it, or if it cannot be read.
+   * @param waitMs how long to wait, in which nothing else happens, for one that has it open
    */
-  static open(stateDir: string): Journal {
+  static open(stateDir: string, waitMs = 0): Journal {
     const path = join(stateDir, "journal.db");
     let db: DatabaseSync | undefined;
     try {
       closeSync(openSync(path, constants.O_RDWR | constants.O_CREAT, 0o600));
       chmodSync(path, 0o600);
-      db = new DatabaseSync(path, { timeout: 0 });
+      db = new DatabaseSync(path, { timeout: waitMs });
       db.exec("PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; BEGIN IMMEDIATE");
       migrateSchema(db, path);
       db.exec("COMMIT");

@@ -9,6 +9,8 @@ import { DMIGRATE, startAgent } from "../../lab/cluster.ts";
 import { until, type Host } from "../../lab/host.ts";
 import { busyboxImage } from "../../lab/images/catalogue.ts";
 import { LAN, type Lab } from "../../lab/lab.ts";
+import { CHECKOUT_IN_HOST } from "../../lab/paths.ts";
+import { newMigrationId } from "../../src/core/ids.ts";
 import { hasEnded } from "../../src/core/journal-states.ts";
 import type { ClientProcess } from "../../lab/workloads/client-control.ts";
 import type { RedisClientResult } from "../../lab/workloads/client-result.ts";
@@ -158,16 +160,6 @@ for (const phase of ["copy", "freeze"]) {
   });
 }
 
-test("the source's agent is killed in the freeze: the next one lets the container run on", async () => {
-  await migrate(a, "redis", "b", { freeze: () => killAgent(a) }).catch(() => {}); // its command loses the agent
-  await startAgent(a);
-  const ping = ["timeout", "5", "docker", "exec", "redis", "redis-cli", "ping"] as const;
-  await until("the container to run on", 60_000, async () => (await a.exec(...ping)).stdout.trim() === "PONG");
-  await until("the recovery to end", 60_000, async () => hasEnded((await newestMigration(a)).state));
-  await cleaned(b);
-  await assertUndone();
-});
-
 test("a migration is cancelled while it copies", async () => {
   const shaped = ["dev", "eth0", "root", "tbf", "rate", "20mbit", "burst", "32kb", "latency", "50ms"]; // it copies long enough
   await a.run("tc", "qdisc", "add", ...shaped);
@@ -210,6 +202,42 @@ test("the link is cut while the target restores", async () => {
   assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "PEER_UNREACHABLE"], result.message);
   await cleaned(b);
   await assertUndone();
+});
+
+/** Waits until the container runs on although nobody has started another agent, then starts that, and looks for what is left. */
+async function assertRunsOnWithoutAgent(): Promise<void> {
+  const ping = ["timeout", "5", "docker", "exec", "redis", "redis-cli", "ping"] as const;
+  await until("the container to run on", 60_000, async () => (await a.exec(...ping)).stdout.trim() === "PONG");
+  const policy = ["docker", "inspect", "--format", "{{.HostConfig.RestartPolicy.Name}}", "redis"] as const;
+  await until("its restart policy to be back", 60_000, async () => (await a.run(...policy)).trim() === "always");
+  await startAgent(a);
+  await until("the recovery to end", 60_000, async () => hasEnded((await newestMigration(a)).state));
+  await cleaned(b);
+  await assertUndone();
+}
+
+test("the source's agent is killed in the freeze: the container runs on without it", async () => {
+  await migrate(a, "redis", "b", { freeze: () => killAgent(a) }).catch(() => {}); // its command loses the agent
+  await assertRunsOnWithoutAgent();
+});
+
+test("the source's agent is killed while the target restores: the container runs on without it", async () => {
+  await whileRestoring(() => killAgent(a)).catch(() => {});
+  await assertRunsOnWithoutAgent();
+});
+
+test("the source's agent is killed while the container stands still for a moment of its copy: it runs on without it", async () => {
+  await killAgent(a);
+  const id = newMigrationId(1n);
+  const containerId = (await a.run("docker", "inspect", "--format", "{{.Id}}", "redis")).trim();
+  const entry = { id, role: "source", container: "redis", containerId, peer: "b", detail: { heldPid: Number(initPid) } };
+  const script = `
+    const { Journal } = await import("${CHECKOUT_IN_HOST}/src/agent/journal.ts");
+    Journal.open("/var/lib/dmigrate").begin(${JSON.stringify(entry)});`;
+  await a.run(`${CHECKOUT_IN_HOST}/bin/node`, "--input-type=module", "-e", script);
+  await a.run("sh", "-c", `echo FROZEN > /sys/fs/cgroup/freezer/docker/${containerId}/freezer.state`);
+  await a.run(DMIGRATE, "release", id);
+  await assertRunsOnWithoutAgent();
 });
 
 test("after all that it migrates, and its client never noticed more than pauses", async () => {

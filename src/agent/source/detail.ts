@@ -10,6 +10,8 @@ const detail = z.object({
   volumes: z.array(z.object({ name: z.string(), identity: z.string() })).default([]),
   /** Process id of the init of a container that may be made to stand still for moments while it is copied. */
   heldPid: z.int().optional(),
+  /** For how long the container had been frozen when it was let run on without an agent. */
+  downtimeMs: z.number().optional(),
   /** Set once the container is about to be frozen. */
   frozen: z
     .object({

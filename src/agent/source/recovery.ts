@@ -4,30 +4,20 @@
  * Before the commit the source owns the container, and it runs on here. After it the target owns it, and only the target's
  * written word that it rolled back lets it run here again.
  */
-import { existsSync } from "node:fs";
-import { readFile } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import { DmigrateError, messageOf } from "../../core/errors.ts";
-import type { ContainerId } from "../../core/ids.ts";
 import type { JournalState, Outcome, Report } from "../../core/migration.ts";
-import { freezerOf } from "../../criu/freezer.ts";
-import { thawAfterDump } from "../../criu/thaw.ts";
 import { breakOff } from "../../criu/lazy-dump.ts";
 import { Engine } from "../../docker/engine.ts";
-import { giveBackPolicy } from "../../docker/lifecycle.ts";
 import { despiteRestart } from "../../docker/restart.ts";
-import { unless } from "../../docker/transport.ts";
-import { NetworkNamespace } from "../../kernel/netns.ts";
-import { Quarantine } from "../../network/quarantine.ts";
 import type { AgentContext } from "../context.ts";
 import type { MigrationRecord } from "../journal.ts";
 import { removeMigrationFolder } from "../migration-folder.ts";
 import type { Doubts } from "./doubts.ts";
-import { readDetail, type SourceDetail } from "./detail.ts";
+import { readDetail } from "./detail.ts";
+import { letRunOn } from "./run-on.ts";
 import { memoryLost, removeShell } from "./shell.ts";
 
-/** How long CRIU may take to let go of the tasks once its peer has left. */
-const RELEASE_LIMIT_MS = 30_000;
 /** How long a target may take to complete, or to fail, once its source has gone. */
 const COMPLETION_LIMIT_MS = 10_000;
 const COMPLETION_RETRY_MS = 200;
@@ -38,7 +28,11 @@ const COMPLETION_RETRY_MS = 200;
  */
 export async function recoverMigrations(context: AgentContext, doubts: Doubts): Promise<void> {
   for (const record of context.journal.unfinished("source")) {
-    const recovered = recover(context, record, record.state === "committed" ? settle(context, doubts, record) : letRunOn(context, record));
+    const recovered = recover(
+      context,
+      record,
+      record.state === "committed" ? settle(context, doubts, record) : letRunOnHere(context, record),
+    );
     if (record.state !== "committed") await recovered;
   }
 }
@@ -71,7 +65,7 @@ async function settle(context: AgentContext, doubts: Doubts, record: MigrationRe
   });
   switch (verdict) {
     case "rolled-back":
-      return await letRunOn(context, record);
+      return await letRunOnHere(context, record);
     case "completed":
       return await letGo(context, record);
     case "owner":
@@ -97,36 +91,14 @@ async function stateOnTarget({ peers }: AgentContext, { id, peer }: MigrationRec
   }
 }
 
-async function letRunOn(context: AgentContext, record: MigrationRecord): Promise<void> {
-  const { frozen, heldPid } = readDetail(record.detail);
-  let downtimeMs = 0;
-  if (frozen === undefined && heldPid !== undefined) await letGoOf(context, heldPid, record.containerId);
-  if (frozen !== undefined) {
-    if (existsSync(`/proc/${frozen.initPid}`)) downtimeMs = await release(frozen, record.containerId);
-    const engine = await despiteRestart(() => Engine.connect(context.config.dockerSocket));
-    const lacked = { sinceMs: record.beganAtMs, hasEngineEnded: false }; // as far as anybody knows
-    await giveBackPolicy(engine, record.containerId, frozen.restartPolicy, () => lacked).catch(unless(404));
-  }
+async function letRunOnHere(context: AgentContext, record: MigrationRecord): Promise<void> {
+  const downtimeMs = await letRunOn(context.config, record);
   await context.peers
     .to(record.peer)
     .abort(record.id)
     .catch((error: unknown) => context.log.warn({ err: error, migration: record.id }, "the target could not be told to clean up"));
-  end(
-    context,
-    record,
-    "rolled-back",
-    new DmigrateError("AGENT", `The agent ended during the migration, but ${record.container} keeps running here; migrate it again`),
-    downtimeMs,
-  );
-}
-
-/** The agent may have ended in a moment in which the container stood still. If it is Docker that has paused it, it stays so. */
-async function letGoOf({ config }: AgentContext, pid: number, containerId: ContainerId): Promise<void> {
-  if (!existsSync(`/proc/${pid}`)) return;
-  const freezer = await freezerOf(pid);
-  if (!freezer.folder.includes(containerId)) return; // the machine was restarted: it is another process's id now
-  const engine = await despiteRestart(() => Engine.connect(config.dockerSocket));
-  if (!(await engine.inspectContainer(containerId)).State.Paused) await freezer.thaw();
+  const text = `The agent ended during the migration, but ${record.container} keeps running here; migrate it again`;
+  end(context, record, "rolled-back", new DmigrateError("AGENT", text), downtimeMs);
 }
 
 /** The target has all of the container. */
@@ -138,30 +110,6 @@ async function letGo(context: AgentContext, record: MigrationRecord): Promise<vo
     await removeShell(engine, record.containerId, frozen.initPid, frozen.keepSource);
   }
   end(context, record, "completed");
-}
-
-/** Returns for how long the container had been frozen, in milliseconds. */
-async function release({ pagePort, initPid, sinceMs }: NonNullable<SourceDetail["frozen"]>, containerId: ContainerId): Promise<number> {
-  const freezer = await freezerOf(initPid);
-  if (!freezer.folder.includes(containerId)) return 0; // the machine was restarted: it is another process's id now
-  const wasFrozen = await freezer.isFrozen();
-  await breakOff(pagePort);
-  await untraced(initPid);
-  using namespace = NetworkNamespace.open(`/proc/${initPid}/ns/net`);
-  using quarantine = new Quarantine(namespace);
-  quarantine.lift();
-  await thawAfterDump(freezer);
-  return wasFrozen && sinceMs !== undefined ? Date.now() - sinceMs : 0;
-}
-
-/** CRIU must have let go of the tasks before they may run: until then parts of them are its own. */
-async function untraced(pid: number): Promise<void> {
-  const deadline = performance.now() + RELEASE_LIMIT_MS;
-  while (!/^TracerPid:\s+0$/m.test(await readFile(`/proc/${pid}/status`, "utf8"))) {
-    if (performance.now() > deadline)
-      throw new DmigrateError("DUMP_FAILED", `CRIU still holds process ${pid}; wait until it ended, then restart the agent`);
-    await sleep(20);
-  }
 }
 
 /** Ends a migration of which this agent saw only what the journal has. */

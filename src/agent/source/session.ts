@@ -26,9 +26,11 @@ import type { Reservation } from "../migrations.ts";
 import type { Doubts } from "./doubts.ts";
 import { SourceFiles } from "./files.ts";
 import { Freeze, type Frozen } from "./freeze.ts";
+import { Guard } from "./guard.ts";
 import { refuseBlockers, runPreflight } from "./preflight.ts";
 import type { SourceScope } from "./scope.ts";
 import { memoryLost, removeShell } from "./shell.ts";
+import { Vigil } from "./vigil.ts";
 
 const PROGRESS_INTERVAL_MS = 200;
 const REACH_RETRY_MS = 1000;
@@ -50,6 +52,7 @@ export class SourceSession {
   readonly #doubts: Doubts;
   /** Aborted by the loss of the target, with what its agent said of its end. */
   #lostTarget: AbortSignal | undefined;
+  #vigil: Vigil | undefined;
   #criuOptions: readonly string[] = [];
   #files: SourceFiles | undefined;
   #rounds: MemoryRounds | undefined;
@@ -113,7 +116,8 @@ export class SourceSession {
     const { id, description } = scope.subject;
     const presence = scope.open.use(await scope.target.attend(undefined, scope.options));
     this.#lostTarget = presence.signal;
-    scope.cancelled = AbortSignal.any([scope.cancelled, presence.signal]);
+    this.#vigil = scope.open.use(new Vigil({ id, container: description.name, host: scope.subject.request.target, calls: scope.target }));
+    scope.cancelled = AbortSignal.any([scope.cancelled, presence.signal, this.#vigil.signal]);
     scope.undo.defer(() => this.#abortTarget());
     const request = { migration: id, source: scope.context.self(), description: writeDescription(description) };
     return await scope.target.reserve(request, scope.options);
@@ -130,6 +134,7 @@ export class SourceSession {
     scope.warn(...(await target.createContainer(id, options)));
     this.#files = open.use(await SourceFiles.of(engine, description, initPid, (name) => scope.channel(name, "files")));
     await this.#files.copy();
+    open.use(new Guard(scope.context.config, id));
     if (subject.request.mode === "warm") await this.#copyMemory();
   }
 
@@ -175,6 +180,7 @@ export class SourceSession {
     const copied = { files: this.#files, rounds: this.#rounds, criuOptions: this.#criuOptions };
     this.#freezing = await Freeze.prepare(this.#scope, copied);
     if (this.#rounds !== undefined) await this.#memoryRound(this.#rounds);
+    this.#vigil?.begin();
     return await this.#freezing.run();
   }
 
@@ -188,6 +194,7 @@ export class SourceSession {
     timeline.adopt(await target.restore(subject.id, options), restoreAt);
     this.#assertWanted();
     cancelled.throwIfAborted();
+    this.#vigil?.[Symbol.dispose]();
     context.journal.move(subject.id, "committed");
     await timeline.step("commit", () => this.#commit(held.drain()));
     timeline.resumed();
