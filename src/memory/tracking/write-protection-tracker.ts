@@ -18,15 +18,16 @@ export class WriteProtectionTracker implements DirtyTracker {
   #protection: WriteProtection;
   #program: string;
 
-  private constructor(pid: number, protection: WriteProtection) {
+  private constructor(pid: number, program: string, protection: WriteProtection) {
     this.#pid = pid;
+    this.#program = program;
     this.#protection = protection;
-    this.#program = programOf(pid);
   }
 
   /** Stops the process for some hundred microseconds. Throws KERNEL if it has ended, is traced, or the kernel can't do this. */
   static async begin(pid: number): Promise<WriteProtectionTracker> {
-    return new WriteProtectionTracker(pid, await WriteProtection.begin(pid));
+    const program = programOf(pid); // first: if it runs another one meanwhile, `follow` sees that
+    return new WriteProtectionTracker(pid, program, await WriteProtection.begin(pid));
   }
 
   async follow(): Promise<void> {
@@ -61,10 +62,10 @@ export class WriteProtectionTracker implements DirtyTracker {
   /** The process runs another program, whose memory knows nothing of the old descriptor. */
   async #renew(): Promise<void> {
     try {
-      const renewed = await WriteProtection.begin(this.#pid);
+      const renewed = await WriteProtectionTracker.begin(this.#pid);
       this.#protection[Symbol.dispose]();
-      this.#protection = renewed;
-      this.#program = programOf(this.#pid);
+      this.#protection = renewed.#protection;
+      this.#program = renewed.#program;
     } catch (error) {
       if (DmigrateError.from(error).code !== "KERNEL") throw error; // traced, or it does not stop just now: perhaps the next time
     }
