@@ -64,13 +64,16 @@ async function restartAgent(host: Host): Promise<void> {
 
 /** Migrates, and has something happen once the source has committed and can't ask the target any more to take over. */
 async function migrateMute(fault: (id: MigrationId) => Promise<unknown>): ReturnType<typeof migrate> {
-  const repair = await beforeRestores(b, "sleep 2");
+  const gate = "/run/restore-gate";
+  await b.run("touch", gate);
+  const repair = await beforeRestores(b, `while [ -e ${gate} ]; do sleep 0.02; done`);
   const calls = await callsPort();
   const result = await migrate(a, "redis", "b", {
-    // The target still needs pages to restore, and the source needs its answer.
+    // The source needs the answer that the target has restored.
     handover: async (id) => {
       await untilSent(calls);
       await mute("DROP", calls);
+      await b.run("rm", gate);
       await until("the source to commit", 30_000, async () => (await stateOf(a)) === "committed");
       await fault(id);
     },
