@@ -11,8 +11,15 @@ export function causesOf(error: unknown): Error[] {
   return all;
 }
 
-/** The message of the deepest cause: what failed, without what wrapped it. */
+/** What libraries say of a connection that is gone (http2 of Node, connect-node), and what users understand. */
+const PLAIN: readonly (readonly [RegExp, string])[] = [
+  [/^PING timed out/, "it gives no sign of life"],
+  [/^http\/2 stream closed|pending stream has been canceled|^premature close/i, "the connection was closed"],
+];
+
+/** The message of the deepest cause: what failed, without what wrapped it, in plain words. */
 export function reasonOf(error: unknown): string {
   const deepest = causesOf(error).at(-1) ?? error;
-  return deepest instanceof ConnectError ? deepest.rawMessage : messageOf(deepest);
+  const message = deepest instanceof ConnectError ? deepest.rawMessage : messageOf(deepest);
+  return PLAIN.find(([pattern]) => pattern.test(message))?.[1] ?? message;
 }

@@ -20,5 +20,5 @@ export async function releaseOrphan(id: string, flags: RawConfig): Promise<void>
   const record = journal.get(migrationId(id));
   if (record.role !== "source" || record.state !== "running") return;
   const downtimeMs = await letRunOn(config, record);
-  journal.note(record.id, { ...readDetail(record.detail), downtimeMs } satisfies SourceDetail);
+  journal.note(record.id, { ...readDetail(record.detail), ranOn: { atMs: Date.now(), downtimeMs } } satisfies SourceDetail);
 }

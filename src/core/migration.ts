@@ -23,6 +23,10 @@ export interface ByteCounts {
   readonly metadata: number;
 }
 
+export function totalBytes({ memory, files, layers, metadata }: ByteCounts): number {
+  return memory + files + layers + metadata;
+}
+
 /** Pages that crossed or need not cross, 4096 bytes each. */
 export interface PageCounts {
   /** Lazy pages of the container at the freeze. */
@@ -36,6 +40,9 @@ export interface PageCounts {
   /** Known to be zero and therefore never sent. */
   readonly zero: number;
 }
+
+/** Of a migration that has had none. */
+export const NO_PAGES: PageCounts = { total: 0, copiedAhead: 0, demanded: 0, pushed: 0, zero: 0 };
 
 /** How a migration ended. `rolled-back`: the source runs, the target is clean. `failed`: see the error. */
 export type Outcome = "completed" | "rolled-back" | "failed";

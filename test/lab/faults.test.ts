@@ -5,7 +5,7 @@
 import assert from "node:assert/strict";
 import { readdir } from "node:fs/promises";
 import { after, before, test } from "node:test";
-import { DMIGRATE, startAgent } from "../../lab/cluster.ts";
+import { askAgent, DMIGRATE, startAgent } from "../../lab/cluster.ts";
 import { until, type Host } from "../../lab/host.ts";
 import { busyboxImage } from "../../lab/images/catalogue.ts";
 import { LAN, type Lab } from "../../lab/lab.ts";
@@ -219,6 +219,10 @@ async function assertRunsOnWithoutAgent(): Promise<void> {
 test("the source's agent is killed in the freeze: the container runs on without it", async () => {
   await migrate(a, "redis", "b", { freeze: () => killAgent(a) }).catch(() => {}); // its command loses the agent
   await assertRunsOnWithoutAgent();
+  const { id } = await newestMigration(a);
+  const { outcome, phases, bytes } = await askAgent(a, (agent) => agent.report(id));
+  assert.deepEqual([outcome, phases.map(({ name }) => name)], ["rolled-back", ["preflight", "reserve", "copy", "stage", "freeze"]]);
+  assert.ok(bytes.files > 0, "what it told before is in its report");
 });
 
 test("the source's agent is killed while the target restores: the container runs on without it", async () => {

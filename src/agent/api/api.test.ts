@@ -59,7 +59,8 @@ test("errors of the transport tell what happened", () => {
 test("the reason of a failed call is what failed, without what wrapped it", () => {
   const refused = new Error("connect ECONNREFUSED 127.0.0.1:1");
   assert.equal(reasonOf(new ConnectError("wrapped", Code.Unavailable, undefined, undefined, refused)), refused.message);
-  assert.equal(reasonOf(new ConnectError("PING timed out", Code.Unavailable)), "PING timed out");
+  assert.equal(reasonOf(new ConnectError("PING timed out", Code.Unavailable)), "it gives no sign of life");
+  assert.equal(reasonOf(new ConnectError("http/2 stream closed with error code CANCEL (0x8)", Code.Canceled)), "the connection was closed");
   assert.equal(reasonOf("thrown text"), "thrown text");
 });
 

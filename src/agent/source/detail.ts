@@ -3,15 +3,17 @@
  * must not.
  */
 import * as z from "zod";
+import { MODES } from "../../core/migration.ts";
 import { restartPolicy } from "../../docker/inspect.ts";
 
 const detail = z.object({
+  mode: z.enum(MODES).default("post-copy"),
   /** For moved-volumes.ts. */
   volumes: z.array(z.object({ name: z.string(), identity: z.string() })).default([]),
   /** Process id of the init of a container that may be made to stand still for moments while it is copied. */
   heldPid: z.int().optional(),
-  /** For how long the container had been frozen when it was let run on without an agent. */
-  downtimeMs: z.number().optional(),
+  /** Set if the container was let run on without an agent: when, in Unix time, and for how long it had been frozen. */
+  ranOn: z.object({ atMs: z.number(), downtimeMs: z.number() }).optional(),
   /** Set once the container is about to be frozen. */
   frozen: z
     .object({

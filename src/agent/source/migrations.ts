@@ -38,7 +38,7 @@ export function sourceMigrations(context: AgentContext): Migrations {
         container: description.name,
         containerId: description.id,
         peer: request.target,
-        detail: {},
+        detail: { mode: request.mode },
       });
       const cancel = new AbortController();
       const session = new SourceSession(new SourceScope(context, engine, { id, request, description, initPid }, cancel.signal), doubts);

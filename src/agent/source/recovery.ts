@@ -6,7 +6,8 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { DmigrateError, messageOf } from "../../core/errors.ts";
-import type { JournalState, Outcome, Report } from "../../core/migration.ts";
+import { NO_PAGES, totalBytes, type JournalState, type Outcome, type Report } from "../../core/migration.ts";
+import { reportSoFar } from "../../core/report-so-far.ts";
 import { breakOff } from "../../criu/lazy-dump.ts";
 import { Engine } from "../../docker/engine.ts";
 import { despiteRestart } from "../../docker/restart.ts";
@@ -112,23 +113,28 @@ async function letGo(context: AgentContext, record: MigrationRecord): Promise<vo
   end(context, record, "completed");
 }
 
-/** Ends a migration of which this agent saw only what the journal has. */
+/** Ends a migration of which this agent knows only what the journal has. */
 function end(context: AgentContext, record: MigrationRecord, outcome: Outcome, error?: DmigrateError, downtimeMs = 0): void {
+  const { phases, bytes, warnings } = reportSoFar(context.journal.events(record.id, 0, Number.MAX_SAFE_INTEGER).map(({ event }) => event));
+  const { mode, ranOn } = readDetail(record.detail);
   const report: Report = {
     id: record.id,
     container: record.container,
     containerId: record.containerId,
     source: context.self(),
     target: record.peer,
-    mode: "post-copy",
+    mode,
     outcome,
-    totalMs: Date.now() - record.beganAtMs,
+    totalMs: (ranOn?.atMs ?? Date.now()) - record.beganAtMs,
     downtimeMs,
-    phases: [],
+    phases,
     steps: [],
-    bytes: { memory: 0, files: 0, layers: 0, metadata: 0, total: 0 },
-    pages: { total: 0, copiedAhead: 0, demanded: 0, pushed: 0, zero: 0 },
-    warnings: ["The agent was restarted during this migration: its phases and counts were lost"],
+    bytes: { ...bytes, total: totalBytes(bytes) },
+    pages: NO_PAGES,
+    warnings: [
+      ...warnings,
+      "The agent was restarted during this migration: what it did not tell in time was lost, its counts of pages too",
+    ],
     ...(error === undefined ? {} : { error: { code: error.code, message: messageOf(error) } }),
   };
   context.events.publish(record.id, { kind: "ended", atMs: report.totalMs, report });

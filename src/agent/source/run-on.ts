@@ -31,7 +31,7 @@ const RELEASE_RETRY_MS = 20;
  * @returns for how long it had been frozen, in milliseconds
  */
 export async function letRunOn(config: AgentConfig, record: MigrationRecord): Promise<number> {
-  const { frozen, heldPid, downtimeMs } = readDetail(record.detail);
+  const { frozen, heldPid, ranOn } = readDetail(record.detail);
   if (frozen === undefined) {
     if (heldPid !== undefined) await thawMoment(config, heldPid, record.containerId);
     return 0;
@@ -41,7 +41,7 @@ export async function letRunOn(config: AgentConfig, record: MigrationRecord): Pr
   const engine = await despiteRestart(() => Engine.connect(config.dockerSocket));
   const lacked = { sinceMs: record.beganAtMs, hasEngineEnded: false }; // as far as anybody knows
   await giveBackPolicy(engine, record.containerId, frozen.restartPolicy, () => lacked).catch(unless(404));
-  return downtimeMs ?? wasFrozenMs;
+  return ranOn?.downtimeMs ?? wasFrozenMs;
 }
 
 /** The freezer of the container whose init has that process id, unless the machine was restarted and it is another process's now. */

@@ -88,8 +88,9 @@ export class SourceScope {
   }
 
   /** Enters in the journal what a next agent has to know. */
-  note(detail: SourceDetail): void {
-    this.context.journal.note(this.subject.id, detail);
+  note(detail: Omit<SourceDetail, "mode">): void {
+    const { id, request } = this.subject;
+    this.context.journal.note(id, { ...detail, mode: request.mode } satisfies SourceDetail);
   }
 
   /** For the agent's log. */

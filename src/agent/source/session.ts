@@ -9,7 +9,7 @@ import { existsSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { DmigrateError, messageOf } from "../../core/errors.ts";
 import { RateMeter, remainingMs, type ExpectedBytes } from "../../core/progress.ts";
-import type { ByteCounts, Outcome, PageCounts, Report } from "../../core/migration.ts";
+import { NO_PAGES, totalBytes, type Outcome, type PageCounts, type Report } from "../../core/migration.ts";
 import { writeDescription } from "../../docker/description.ts";
 import { freezerOf, type Freezer } from "../../criu/freezer.ts";
 import { exportImage } from "../../docker/images.ts";
@@ -44,7 +44,6 @@ const LAST_WORD_LIMIT_MS = 1_000;
 const SETTLED_BYTES = 8 << 20;
 const CONVERGING = 0.7;
 const MEMORY_ROUNDS_MAX = 6;
-const NO_PAGES: PageCounts = { total: 0, copiedAhead: 0, demanded: 0, pushed: 0, zero: 0 };
 
 /** A migration away from this host. */
 export class SourceSession {
@@ -57,7 +56,7 @@ export class SourceSession {
   #files: SourceFiles | undefined;
   #rounds: MemoryRounds | undefined;
   #freezing: Freeze | undefined;
-  #pages = NO_PAGES;
+  #pages: PageCounts = NO_PAGES;
   #expected: ExpectedBytes = {};
 
   constructor(scope: SourceScope, doubts: Doubts) {
@@ -351,7 +350,7 @@ export class SourceSession {
     const timer = setInterval(() => {
       const { bytes } = scope;
       const [atMs, phase] = [scope.timeline.now(), scope.timeline.current];
-      const bytesPerSecond = rate.take(atMs, totalOf(bytes));
+      const bytesPerSecond = rate.take(atMs, totalBytes(bytes));
       const remaining = remainingMs(phase, this.#expected, bytes, bytesPerSecond);
       const estimate = remaining === undefined ? {} : { remainingMs: remaining };
       scope.tell({ kind: "progress", atMs, phase, bytes, rate: bytesPerSecond, ...estimate });
@@ -375,7 +374,7 @@ export class SourceSession {
       downtimeMs: timeline.downtimeMs,
       phases: timeline.phases,
       steps: timeline.steps,
-      bytes: { ...bytes, total: totalOf(bytes) },
+      bytes: { ...bytes, total: totalBytes(bytes) },
       pages: this.#pages,
       warnings,
       ...(known === undefined ? {} : { error: { code: known.code, message: known.message } }),
@@ -418,8 +417,4 @@ async function persist<T>(call: () => Promise<T>, isHopeless: () => boolean, tel
       await sleep(REACH_RETRY_MS);
     }
   }
-}
-
-function totalOf({ memory, files, layers, metadata }: ByteCounts): number {
-  return memory + files + layers + metadata;
 }

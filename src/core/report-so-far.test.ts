@@ -1,0 +1,30 @@
+/** What is left of a migration whose agent has ended. */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import type { MigrationEvent } from "./migration.ts";
+import { reportSoFar } from "./report-so-far.ts";
+
+const bytes = { memory: 1, files: 2, layers: 3, metadata: 4 };
+
+test("phases, bytes and warnings are as they were told, the last phase as long as it was heard of", () => {
+  const events: MigrationEvent[] = [
+    { kind: "phase-began", atMs: 0, phase: "preflight" },
+    { kind: "warning", atMs: 5, message: "slow" },
+    { kind: "phase-ended", atMs: 10, phase: "preflight" },
+    { kind: "phase-began", atMs: 10, phase: "copy" },
+    { kind: "progress", atMs: 200, phase: "copy", bytes: { ...bytes, files: 0 }, rate: 1 },
+    { kind: "progress", atMs: 400, phase: "copy", bytes, rate: 1 },
+  ];
+  assert.deepEqual(reportSoFar(events), {
+    phases: [
+      { name: "preflight", startMs: 0, endMs: 10 },
+      { name: "copy", startMs: 10, endMs: 400 },
+    ],
+    bytes,
+    warnings: ["slow"],
+  });
+});
+
+test("a migration that said nothing did nothing", () => {
+  assert.deepEqual(reportSoFar([]), { phases: [], bytes: { memory: 0, files: 0, layers: 0, metadata: 0 }, warnings: [] });
+});

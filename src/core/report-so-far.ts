@@ -1,0 +1,44 @@
+/**
+ * What a migration said before its agent ended: its events are all that is left of what that knew.
+ */
+import type { ByteCounts, MigrationEvent, Phase, PhaseSpan } from "./migration.ts";
+
+/** As much of a report as the events tell. */
+export interface ReportSoFar {
+  /** One that nobody saw end ends with the last event. */
+  readonly phases: readonly PhaseSpan[];
+  /** As of the last progress. */
+  readonly bytes: ByteCounts;
+  readonly warnings: readonly string[];
+}
+
+/** @param events of one migration, in their order */
+export function reportSoFar(events: Iterable<MigrationEvent>): ReportSoFar {
+  const phases: PhaseSpan[] = [];
+  const warnings: string[] = [];
+  let bytes: ByteCounts = { memory: 0, files: 0, layers: 0, metadata: 0 };
+  let begun: { readonly name: Phase; readonly startMs: number } | undefined;
+  let lastMs = 0;
+  for (const event of events) {
+    lastMs = event.atMs;
+    switch (event.kind) {
+      case "phase-began":
+        begun = { name: event.phase, startMs: event.atMs };
+        break;
+      case "phase-ended":
+        if (begun?.name === event.phase) phases.push({ ...begun, endMs: event.atMs });
+        begun = undefined;
+        break;
+      case "progress":
+        ({ bytes } = event);
+        break;
+      case "warning":
+        warnings.push(event.message);
+        break;
+      case "ended":
+        break;
+    }
+  }
+  if (begun !== undefined) phases.push({ ...begun, endMs: lastMs });
+  return { phases, bytes, warnings };
+}
