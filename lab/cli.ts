@@ -67,13 +67,7 @@ function addUp(lab: Command): void {
     .option("--json", "print the lab as JSON on standard output")
     .action(async (options: UpOptions) => {
       using _interrupt = removedOnInterrupt(labName(options.name));
-      const built = await Lab.up(options, say);
-      try {
-        await startCluster(built);
-      } catch (error) {
-        await built.down();
-        throw error;
-      }
+      await Lab.up(options, say, startCluster);
       if (options.json === true) return print({ labs: [await statusOf(options.name)] });
       for (const line of thingsToTry(options)) say(line);
     });
@@ -170,7 +164,7 @@ function addStatus(lab: Command): void {
     .option("--name <name>", "only the lab of this name")
     .option("--json", "print JSON alone")
     .action(async ({ json = false, name }: { json?: boolean; name?: string }) => {
-      const names = (await labNames()).filter((each) => name === undefined || each === name);
+      const names = name === undefined ? await labNames() : [labName(name)];
       const labs = await Promise.all(names.map((each) => statusOf(each)));
       if (json) return print({ labs });
       for (const line of labs.flatMap((each) => describeStatus(each))) process.stdout.write(`${line}\n`);

@@ -85,9 +85,8 @@ async function demo(options: DemoOptions): Promise<number> {
   await using cleanup = new AsyncDisposableStack();
   cleanup.use(removedOnInterrupt(spec.name));
   say("Lab: two hosts with a Docker Engine and an agent each, and a client host, on one Ethernet segment");
-  const lab = await Lab.up(spec, (line) => say(`  ${line}`));
+  const lab = await Lab.up(spec, (line) => say(`  ${line}`), startCluster);
   if (options.keep === undefined) cleanup.defer(() => lab.down());
-  await startCluster(lab);
   say("  The agents know each other");
 
   const [a, b] = [lab.host("a"), lab.host("b")];

@@ -11,6 +11,7 @@ import { Host, removeHost } from "./host.ts";
 import { DATA_DIR, NAME_PREFIX, RUN_DIR, cgroupName, labHostName, labName, segmentName } from "./paths.ts";
 import { Segment, parseRate } from "./segment.ts";
 import { ensureRoot } from "./setup.ts";
+import { claimSite, isSiteClaimed } from "./site.ts";
 
 /** What a lab is made of. */
 export interface LabSpec {
@@ -80,16 +81,24 @@ export class Lab implements AsyncDisposable {
 
   /**
    * Builds a lab; whatever an earlier one of the same name left is removed first. On failure nothing is left.
+   * @param furnish what belongs to it besides
    * @throws USAGE if the lab can't be, before anything is done; LAB
    */
-  static async up(spec: LabSpec, say: (line: string) => void = () => {}): Promise<Lab> {
+  static async up(
+    spec: LabSpec,
+    say: (line: string) => void = () => {},
+    furnish: (lab: Lab) => Promise<void> = () => Promise.resolve(),
+  ): Promise<Lab> {
     checkSpec(spec);
     if (process.geteuid?.() !== 0) throw new DmigrateError("LAB", "A lab needs root, for namespaces and mounts; run it with sudo");
     const { name } = spec;
+    await using _site = await claimSite(name);
     await ensureRoot();
     await removeLab(name);
     try {
-      return await Lab.build(name, spec, say);
+      const lab = await Lab.build(name, spec, say);
+      await furnish(lab);
+      return lab;
     } catch (error) {
       await removeLab(name);
       throw error;
@@ -127,6 +136,7 @@ export class Lab implements AsyncDisposable {
     const file = stateFile(labName(name));
     const remedy = `\`dmigrate lab up --name ${name}\` builds it anew, \`dmigrate lab down --name ${name}\` removes what is left`;
     if (!existsSync(file)) {
+      if (await isSiteClaimed(name)) throw new DmigrateError("LAB", `Lab ${name} is being built just now; wait for that`);
       if ((await labNames()).includes(name)) throw new DmigrateError("LAB", `Lab ${name} was not built to its end; ${remedy}`);
       throw new DmigrateError("LAB", `There is no lab ${name}; \`dmigrate lab up\` makes one, \`dmigrate lab status\` lists them`);
     }

@@ -107,6 +107,8 @@ test("list, report and cancel tell how migrations stand", async (t) => {
   assert.deepEqual(await onlySummary(first), { ...parties, role: "source", state: "running", phase: "copy" });
   assert.deepEqual(await onlySummary(second), { ...parties, role: "target", state: "prepared" });
   await assert.rejects(first.client.report(id), { code: "MIGRATION_IN_PROGRESS" });
+  for (const asked of [collect(second.client.watch(id)), second.client.report(id), second.client.cancel(id, { takeBack: false })])
+    await assert.rejects(asked, { code: "MIGRATION_NOT_FOUND", message: /^Host a drives migration .*; run `dmigrate .*` there$/ });
   await assert.rejects(first.client.cancel(id, { takeBack: false }), {
     code: "CANCEL_TOO_LATE",
     message: "It has been handed over; wait for its end",

@@ -98,7 +98,8 @@ async function follow(invocation: Invocation, begin: Begin, firstInterrupt: Inte
   let tooLate: string | undefined;
   const handedOver = ({ phases }: Progress): boolean => tooLate !== undefined || phases.has("post-copy");
   const nextInterrupt = (progress: Progress): Interrupt => (interrupts > 0 || handedOver(progress) ? "leave" : firstInterrupt);
-  using view = viewOn(output, now, (progress) => hint(progress, nextInterrupt(progress)));
+  const isBeingCancelled = (progress: Progress): boolean => firstInterrupt === "cancel" && interrupts > 0 && !handedOver(progress);
+  using view = viewOn(output, now, (progress) => hint(progress, nextInterrupt(progress), isBeingCancelled(progress)));
   const cancelOrLeave = async (): Promise<void> => {
     tooLate = await tryCancel(client, view, leaving.signal);
     if (tooLate !== undefined) leaving.abort();
@@ -179,14 +180,15 @@ function agentLost(thrown: unknown, migration: Migration | undefined, handedOver
 function farewell(migration: Migration | undefined, handedOver: boolean, tooLate: string | undefined): string {
   if (migration === undefined) return "Left.";
   const { id, container, target } = migration;
-  if (tooLate !== undefined) return `Left, and the migration goes on (\`dmigrate watch ${id}\` follows it): ${tooLate}.`;
+  if (tooLate !== undefined) return `Left, and the migration goes on: ${tooLate}.`;
   return handedOver
     ? `Left: ${container} belongs to ${target} already, and the migration goes on. \`dmigrate watch ${id}\` follows it.`
     : `Left: the agent goes on alone. \`dmigrate watch ${id}\` shows what becomes of the migration.`;
 }
 
 /** What Ctrl-C would do now. */
-function hint({ migration }: Progress, interrupt: Interrupt): string {
+function hint({ migration }: Progress, interrupt: Interrupt, isBeingCancelled: boolean): string {
+  if (isBeingCancelled) return "Ctrl-C leaves; the migration is being cancelled.";
   if (interrupt === "leave") return "Ctrl-C leaves; the migration goes on.";
   return migration === undefined
     ? "Ctrl-C cancels."

@@ -280,10 +280,7 @@ suite("Ctrl-C", () => {
       await begun;
       keyboard.pressCtrlC();
       assert.equal(await exit, 130);
-      assert.match(
-        keyboard.out.text,
-        /Left, and the migration goes on \(`dmigrate watch m0k3v9x2q7ab1` follows it\): redis belongs to b already\./,
-      );
+      assert.match(keyboard.out.text, /Left, and the migration goes on: redis belongs to b already\./);
       assert.equal(keyboard.err.text, "");
     });
 

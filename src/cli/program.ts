@@ -40,7 +40,11 @@ function usageError({ message }: CommanderError, program: Command, argv: readonl
   const [problem = "", suggestion] = message.replace(/^error: /, "").split("\n");
   const hint = suggestion === undefined ? "" : ` ${suggestion}`;
   let meant = program;
-  for (const word of argv) meant = meant.commands.find((each) => each.name() === word) ?? meant;
+  for (const word of argv) {
+    const named = meant.commands.find((each) => each.name() === word);
+    if (named === undefined) break;
+    meant = named;
+  }
   return new DmigrateError("USAGE", `${problem.charAt(0).toUpperCase()}${problem.slice(1)}${hint}; see \`${pathOf(meant)} --help\``);
 }
 
@@ -181,7 +185,7 @@ function addLooking(program: Command, run: Run): void {
     .summary("show a running migration")
     .description(
       "Joins a migration: shows what has happened, then what happens, until it ended. Ctrl-C leaves; neither watching nor leaving " +
-        "does anything to the container. With --json, an event a line.",
+        "does anything to the container. With --json, an event a line. Run it on the source.",
     )
     .addArgument(idOf(migrations))
     .action(run((all) => all.watch));

@@ -34,14 +34,15 @@ function group(title: string, mark: string, tone: Tone, findings: readonly Findi
   return [paint("strong", title), ...lines, ""];
 }
 
-const STATE_TONES: Readonly<Record<MigrationSummary["state"], Tone>> = {
-  running: "busy",
-  committed: "busy",
-  prepared: "busy",
-  owner: "busy",
-  completed: "good",
-  "rolled-back": "warning",
-  failed: "bad",
+/** How a state is told: on either host in the same words. */
+const STATES: Readonly<Record<MigrationSummary["state"], { readonly text: string; readonly tone: Tone }>> = {
+  running: { text: "running", tone: "busy" },
+  prepared: { text: "running", tone: "busy" },
+  committed: { text: "handed over", tone: "busy" },
+  owner: { text: "handed over", tone: "busy" },
+  completed: { text: "completed", tone: "good" },
+  "rolled-back": { text: "rolled-back", tone: "warning" },
+  failed: { text: "failed", tone: "bad" },
 };
 
 export function renderMigrations(migrations: readonly MigrationSummary[], nowMs: number, paint: Paint): string[] {
@@ -51,8 +52,8 @@ export function renderMigrations(migrations: readonly MigrationSummary[], nowMs:
     container,
     source,
     target,
-    paint(STATE_TONES[state], state),
-    phase ?? "",
+    paint(STATES[state].tone, STATES[state].text),
+    STATES[state].tone === "busy" ? (phase ?? "") : "",
     ago(nowMs - beganAtMs),
   ]);
   return table(["ID", "CONTAINER", "FROM", "TO", "STATE", "PHASE", "BEGAN"], rows, paint);

@@ -194,7 +194,7 @@ export const arrivalChecks = {
 
 function* findNetworks({ source, target: { host, docker }, container, arrival }: ArrivalSubject): Iterable<Problem> {
   for (const [index, { name, driver, addresses }] of container.needs.networks.entries()) {
-    const { differences = [], missingInterface, taken = [] } = arrival.networks[index] ?? {};
+    const { differences = [], missingInterface, taken = [], keptBy = [] } = arrival.networks[index] ?? {};
     if (docker.reachable && !docker.networkDrivers.includes(driver)) {
       yield blocker(`Network ${name} needs the network driver ${driver}, which ${host} lacks`, `install that plugin on ${host}`, host);
     } else if (missingInterface !== undefined) {
@@ -206,6 +206,13 @@ function* findNetworks({ source, target: { host, docker }, container, arrival }:
     } else if (differences.length > 0) {
       const remedy = `remove it so that it is made anew (\`docker network rm ${name}\` on ${host}), or give one of the two another name`;
       yield blocker(`Network ${name} of ${host} differs from the container's: ${differences.join(", ")}`, remedy, host);
+    } else if (keptBy.length > 0) {
+      yield warning(
+        `Network ${name} of ${host}, which ${listed(keptBy)} uses, may have been made without --subnet: ` +
+          "then nobody can ask for an address there",
+        `if so, make it anew with --subnet on ${host}; otherwise the migration fails while it copies, and the container runs on`,
+        host,
+      );
     }
     for (const { address, by } of taken) {
       yield blocker(
@@ -215,6 +222,12 @@ function* findNetworks({ source, target: { host, docker }, container, arrival }:
       );
     }
     if (driver === "bridge") yield* partConnections(source, container, name, addresses);
+  }
+  for (const { network, names } of container.neighbours) {
+    yield warning(
+      `${listed(names)} on network ${network} of ${source.host} will not reach the container any more: a bridge network ends at its host`,
+      "migrate them, too, or use a macvlan or overlay network, which both hosts are on",
+    );
   }
   if (container.floatingAddresses.length > 0) {
     yield* loseAddress(container, container.floatingAddresses);
@@ -254,6 +267,13 @@ function socketsOn(container: ContainerFacts, addresses: readonly string[]) {
     .flatMap((process) => process.descriptors)
     .flatMap((descriptor) => (descriptor.kind === "socket" ? [descriptor.socket] : []))
     .filter((socket) => (socket.type === "tcp" || socket.type === "udp") && addresses.includes(socket.local));
+}
+
+const NAMES_MAX = 3;
+
+function listed(names: readonly string[]): string {
+  const more = names.length - NAMES_MAX;
+  return names.slice(0, NAMES_MAX).join(", ") + (more > 0 ? ` and ${more} more` : "");
 }
 
 function portName({ hostPort, protocol }: PublishedPort): string {

@@ -96,7 +96,7 @@ export const containerChecks = {
   },
   namespaces: {
     passed: () => "Every process lives in the container's own namespaces",
-    find: ({ container, source }) => findNamespaces(container, source.host),
+    find: ({ container, source, target }) => findNamespaces(container, source.host, target.host),
   },
   "outside-processes": {
     passed: (s) => `Every process (${s.container.processes.length}) descends from the container's init`,
@@ -198,7 +198,7 @@ export const containerChecks = {
           if (watch.kind !== "watch" || (watch.fileSystem === "overlay" && watchedPaths.has(watch.inode))) continue;
           yield blocker(
             `${nameOf(process)} watches a file on ${watch.fileSystem} that can't be found again (inode ${watch.inode}, ${fds([watch])})`,
-            "turn file watching (inotify) off in the application",
+            "turn file watching (inotify, fanotify) off in the application",
           );
         }
       }
@@ -381,9 +381,16 @@ export const containerChecks = {
   },
 } as const satisfies Record<string, Check>;
 
-function* findNamespaces(container: ContainerFacts, host: string): Iterable<Problem> {
+function* findNamespaces(container: ContainerFacts, source: string, target: string): Iterable<Problem> {
   for (const namespace of container.hostNamespaces) {
-    yield blocker(`The container uses the ${namespace} namespace of ${host}, which does not move`, `run it without --${namespace} host`);
+    if (namespace === "uts") {
+      yield warning(
+        `The container has the name of ${source} (--uts host): afterwards it has that of ${target}`,
+        "give it one of its own with --hostname if that matters",
+      );
+      continue;
+    }
+    yield blocker(`The container uses the ${namespace} namespace of ${source}, which does not move`, `run it without --${namespace} host`);
   }
   for (const process of container.processes) {
     const nested = process.foreignNamespaces.filter((namespace) => !NESTABLE.has(namespace));

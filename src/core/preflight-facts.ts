@@ -82,6 +82,8 @@ const arrival = z.object({
       missingInterface: z.string().optional(),
       /** Addresses of the container that another one has, and its name. */
       taken: z.array(z.object({ address: z.string(), by: z.string() })),
+      /** Containers that use it, if it may let none ask for an address. */
+      keptBy: z.array(z.string()).optional(),
     }),
   ),
   /** Host ports that are in use, and by whom. */
@@ -164,6 +166,8 @@ export interface ContainerFacts {
   readonly unmovable: readonly string[];
   /** Addresses that it can't ask for elsewhere, because they are the default network's to give. */
   readonly floatingAddresses: readonly string[];
+  /** Running containers that are with it on a bridge network, which ends at its host. */
+  readonly neighbours: readonly { readonly network: string; readonly names: readonly string[] }[];
   readonly paused: boolean;
   /** Its cgroup is frozen, but Docker has not paused it. */
   readonly frozen: boolean;
@@ -177,7 +181,7 @@ export interface ContainerFacts {
   /** Driver and count of what `--gpus` asked for. */
   readonly deviceRequests: readonly string[];
   /** Namespaces of the host that it was given instead of its own. */
-  readonly hostNamespaces: readonly ("network" | "pid" | "ipc")[];
+  readonly hostNamespaces: readonly ("network" | "pid" | "ipc" | "uts")[];
   /** Running containers that use a volume of this one too. */
   readonly volumesShared: readonly { readonly volume: string; readonly with: readonly string[] }[];
   /** Mounts whose content is not copied as files: CRIU has to make them anew. */
@@ -288,7 +292,10 @@ export type Descriptor =
       readonly minor: number;
     }
   | { readonly kind: "socket"; readonly fd: number; readonly socket: Socket }
-  /** A file that inotify(7) watches and that only its inode number tells of: on `overlay`, or on a file system that is made anew. */
+  /**
+   * A file that inotify(7) or fanotify(7) watches and that only its inode number tells of: on `overlay`, or on a file system that is made
+   * anew.
+   */
   | { readonly kind: "watch"; readonly fd: number; readonly fileSystem: string; readonly inode: number }
   | { readonly kind: "lock"; readonly fd: number }
   /** A database of SQLite, opened for writing, that keeps a rollback journal. `mountPoint` as the process sees it, like `path`. */

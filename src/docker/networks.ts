@@ -47,6 +47,14 @@ export async function allowAddresses(engine: Engine, name: string): Promise<void
   await createNetwork(engine, network);
 }
 
+/** The subnets that an engine gives out by itself, unless it was configured otherwise (moby's libnetwork/ipamutils). */
+const DEFAULT_POOLS = /^(172\.(1[7-9]|2\d|3[01])\.0\.0\/16|192\.168\.\d+\.0\/20)$/;
+
+/** Whether a network looks as if it had chosen its subnet, so that no container can ask for an address on it. */
+export function mayHaveChosenSubnet({ ipam }: NetworkDescription): boolean {
+  return ipam.subnets.some(({ Subnet, Gateway }) => DEFAULT_POOLS.test(Subnet) && Gateway === Subnet.replace(/\.0\/\d+$/, ".1"));
+}
+
 /** In what a network that exists differs from a wanted one, as far as a container on it can tell. */
 export function networkDifferences(wanted: NetworkDescription, existing: NetworkDescription): string[] {
   const aspects = [

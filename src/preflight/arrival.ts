@@ -11,7 +11,7 @@ import type { NetworkDescription, VolumeDescription } from "../docker/descriptio
 import type { Engine } from "../docker/engine.ts";
 import { presentLayers } from "../docker/images.ts";
 import type { InspectedVolume, ListedContainer } from "../docker/inspect.ts";
-import { networkDifferences } from "../docker/networks.ts";
+import { mayHaveChosenSubnet, networkDifferences } from "../docker/networks.ts";
 import { isNotFound } from "../docker/transport.ts";
 import { liesOnHost, volumeDifferences, volumeIdentity } from "../docker/volumes.ts";
 import { pathKind } from "./paths.ts";
@@ -55,13 +55,19 @@ async function gatherNetwork(
     const isMissing = parent !== undefined && !existsSync(`/sys/class/net/${baseOf(parent)}`);
     return { differences: [], ...(isMissing ? { missingInterface: parent } : {}), taken: takenByHost(addresses) };
   }
-  const taken = running.flatMap((container) => {
+  const users = running.filter(({ NetworkSettings }) => NetworkSettings.Networks[wanted.name] !== undefined);
+  const taken = users.flatMap((container) => {
     const { IPAddress = "", GlobalIPv6Address = "" } = container.NetworkSettings.Networks[wanted.name] ?? {};
     return [IPAddress, GlobalIPv6Address]
       .filter((address) => address !== "" && addresses.includes(canonicalAddress(address)))
       .map((address) => ({ address, by: nameOf(container) }));
   });
-  return { differences: networkDifferences(wanted, describeNetwork(existing)), taken: [...taken, ...takenByHost(addresses)] };
+  const there = describeNetwork(existing);
+  return {
+    differences: networkDifferences(wanted, there),
+    taken: [...taken, ...takenByHost(addresses)],
+    ...(mayHaveChosenSubnet(there) ? { keptBy: users.map(nameOf) } : {}),
+  };
 }
 
 /** Those that this host has itself. */

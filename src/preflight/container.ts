@@ -71,7 +71,7 @@ async function gather(
   const { Config, HostConfig, State } = container;
   const init = `${procRoot}/${State.Pid}`;
   const given = resources.parse(HostConfig);
-  const modes = { network: HostConfig.NetworkMode, pid: HostConfig.PidMode, ipc: HostConfig.IpcMode };
+  const modes = { network: HostConfig.NetworkMode, pid: HostConfig.PidMode, ipc: HostConfig.IpcMode, uts: HostConfig.UTSMode };
   const mounts = parseMountinfo(await readFile(`${init}/mountinfo`, "utf8"));
   const processes = await readProcesses(State.Pid, procRoot, await healthChecks(engine, container));
   const orchestrator = Object.entries(ORCHESTRATORS).find(([label]) => Config.Labels?.[label] !== undefined)?.[1];
@@ -79,6 +79,7 @@ async function gather(
     needs: await gatherNeeds(engine, description, container, init, mounts, processes),
     unmovable: description.unmovable,
     floatingAddresses: description.floatingAddresses.map(canonicalAddress),
+    neighbours: await neighboursOf(engine, description),
     paused: State.Paused,
     frozen: !State.Paused && (await isFrozen(init)),
     dependents: await dependentsOf(engine, container),
@@ -86,7 +87,7 @@ async function gather(
     ...(orchestrator === undefined ? {} : { orchestrator }),
     privileged: given.Privileged,
     deviceRequests: (given.DeviceRequests ?? []).map(({ Driver, Count }) => `${Count === -1 ? "all" : Count} ${Driver || "GPU"} devices`),
-    hostNamespaces: (["network", "pid", "ipc"] as const).filter((kind) => modes[kind] === "host"),
+    hostNamespaces: (["network", "pid", "ipc", "uts"] as const).filter((kind) => modes[kind] === "host"),
     volumesShared: await sharedVolumes(engine, container),
     mounts: await ownMounts(container, init, mounts),
     bindPaths: container.Mounts.filter(({ Type }) => Type === "bind").map(({ Destination }) => Destination),
@@ -229,6 +230,18 @@ async function semaphoreSets(init: string): Promise<number> {
 /** "" where the kernel has no such thing, like IPv6. */
 async function readIfThere(file: string): Promise<string> {
   return existsSync(file) ? await readFile(file, "utf8") : "";
+}
+
+async function neighboursOf(engine: Engine, { id, networks }: ContainerDescription): Promise<ContainerFacts["neighbours"]> {
+  const bridges = networks.filter(({ driver }) => driver === "bridge").map(({ name }) => name);
+  if (bridges.length === 0) return [];
+  const others = (await engine.listContainers({ all: false })).filter(({ Id }) => Id !== id);
+  return bridges.flatMap((network) => {
+    const names = others
+      .filter(({ NetworkSettings }) => NetworkSettings.Networks[network] !== undefined)
+      .map(({ Id, Names }) => Names[0]?.slice(1) ?? Id);
+    return names.length === 0 ? [] : [{ network, names }];
+  });
 }
 
 function watchedInodes(processes: readonly ProcessFacts[]): number[] {

@@ -136,7 +136,7 @@ function readDescriptor(folder: string, fd: number, surroundings: Surroundings):
     case "anon_inode":
       if (id === "pidfd" && isOutside(folder, fd, surroundings.pids)) return [{ kind: "outside-process", fd }];
       if (id === "eventfd" && isSemaphore(folder, fd)) return [{ kind: "eventfd-semaphore", fd }];
-      if (id === "inotify") return readWatches(folder, fd, surroundings.mounts);
+      if (id === "inotify" || id === "fanotify") return readWatches(folder, fd, surroundings.mounts);
       return [{ kind: "anonymous", fd, type: id }];
     default:
       return surroundings.inhabited.has(target) ? [] : [{ kind: "outside-namespace", fd, type: kind }];
@@ -180,12 +180,12 @@ function keepsRollbackJournal(file: string): boolean {
 }
 
 /**
- * What inotify watches on file systems whose files can't be opened by the handles in its fdinfo (proc_pid_fdinfo(5)). `sdev` is the
- * kernel's own form of a device number: 20 bits of minor.
+ * What inotify or fanotify watches on file systems whose files can't be opened by the handles in its fdinfo (proc_pid_fdinfo(5)). `sdev`
+ * is the kernel's own form of a device number: 20 bits of minor.
  */
 function readWatches(folder: string, fd: number, mounts: readonly Mount[]): Descriptor[] {
   const fdinfo = readFileSync(`${folder}/fdinfo/${fd}`, "utf8");
-  return [...fdinfo.matchAll(/^inotify wd:\S+ ino:([0-9a-f]+) sdev:([0-9a-f]+) /gm)].flatMap(([, inode = "", sdev = ""]) => {
+  return [...fdinfo.matchAll(/^(?:inotify wd:\S+|fanotify) ino:([0-9a-f]+) sdev:([0-9a-f]+) /gm)].flatMap(([, inode = "", sdev = ""]) => {
     const device = Number.parseInt(sdev, 16);
     const type =
       mounts.find((mount) => mount.device === `${device >>> 20}:${device & 0xf_ffff}`)?.type ?? "a file system that is not mounted";

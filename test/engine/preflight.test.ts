@@ -30,6 +30,8 @@ const CALLS =
     ? {
         inotify_init1: 26,
         inotify_add_watch: 27,
+        fanotify_init: 262,
+        fanotify_mark: 263,
         capget: 90,
         capset: 91,
         prctl: 167,
@@ -41,6 +43,8 @@ const CALLS =
     : {
         inotify_init1: 294,
         inotify_add_watch: 254,
+        fanotify_init: 300,
+        fanotify_mark: 301,
         capget: 125,
         capset: 126,
         prctl: 157,
@@ -60,6 +64,9 @@ const IO_URING = `my $p = "\\0" x 120; syscall(${IO_URING_SETUP}, 4, $p) >= 0 or
 const WATCH =
   `mkdir "/watched"; my $w = syscall(${CALLS.inotify_init1}, 0); my $n = "/watched\\0"; ` +
   `syscall(${CALLS.inotify_add_watch}, $w, $n, 2) >= 0 or die $!`;
+const MARK =
+  `mkdir "/marked"; my $w = syscall(${CALLS.fanotify_init}, 0, 0); my $n = "/marked\\0"; ` +
+  `syscall(${CALLS.fanotify_mark}, $w, 1, 2, -100, $n) >= 0 or die $!`;
 const DELETED = `open(my $d, ">", "/deleted"); syswrite($d, "x" x 3145728); unlink "/deleted"`;
 const LINKED = `open(my $l, ">", "/one"); link "/one", "/other"; unlink "/one"`;
 const LINKED_IN_MEMORY = LINKED.replaceAll('"/o', '"/dev/shm/o');
@@ -106,6 +113,7 @@ const CASES: Readonly<Record<string, Case>> = {
   nested: { argv: ["sh", "-c", "unshare -u sleep 600 & echo holding; wait"], options: ["--cap-add", "SYS_ADMIN"], blocker: "namespaces" },
   device: { argv: perl('open(my $f, "+<", "/dev/fuse") or die $!'), options: ["--device", "/dev/fuse"], blocker: "open-devices" },
   watching: { argv: perl(WATCH), criuOptions: ["irmap-scan-path /watched"] },
+  marking: { argv: perl(MARK), options: ["--cap-add", "SYS_ADMIN"], criuOptions: ["irmap-scan-path /marked"] },
   deleted: { argv: perl(DELETED), criuOptions: ["ghost-limit 6291456"] },
   linked: { argv: perl(LINKED), blocker: "deleted-files", isDumped: true },
   "linked-in-memory": { argv: perl(LINKED_IN_MEMORY), criuOptions: ["link-remap", "ghost-limit 2097152"] },
@@ -228,7 +236,7 @@ describe("what the preflight says of a container is what CRIU does", () => {
     });
   }
 
-  for (const name of ["watching", "deleted", "linked"]) {
+  for (const name of ["watching", "marking", "deleted", "linked"]) {
     test(`without its options ${name} can't be dumped`, async () => {
       assert.equal((await dump(hosts().a, name, [])).dumped, false);
     });

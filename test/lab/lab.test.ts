@@ -41,6 +41,14 @@ test("labs live side by side: the same names and addresses, and nobody reaches t
   for (const lab of [slow, remapped]) assert.equal(await lab.host(CLIENT).run("python3", "-c", ask), `${lab.name} 10.77.0.1\n`);
 });
 
+test("of two commands that build a lab of one name at once, one does, and the other says so", async () => {
+  const both = await Promise.allSettled([1, 2].map(() => Lab.up({ name: BROKEN, hosts: ["a"] })));
+  const failures = both.flatMap((one) => (one.status === "rejected" ? [String(one.reason)] : []));
+  assert.equal(failures.length, 1, failures.join("\n"));
+  assert.match(failures[0] ?? "", /Another command builds lab tlab3 just now; wait for it/);
+  await (await Lab.attach(BROKEN)).down();
+});
+
 for (const [from, to] of [
   ["a", CLIENT],
   [CLIENT, "a"],

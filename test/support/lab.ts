@@ -21,10 +21,8 @@ import type { Mode, Report } from "../../src/core/migration.ts";
 import { redisClientResult, type RedisClientResult } from "../../lab/workloads/client-result.ts";
 
 /** Builds a lab whose agents form a cluster. */
-export async function labOf(spec: LabSpec): Promise<Lab> {
-  const lab = await Lab.up(spec);
-  await startCluster(lab);
-  return lab;
+export function labOf(spec: LabSpec): Promise<Lab> {
+  return Lab.up(spec, undefined, startCluster);
 }
 
 /** Builds a lab of hosts `a` and `b` whose agents form a cluster. */

@@ -16,7 +16,7 @@ import type { Migrations } from "../migrations.ts";
 import type { Peers } from "../peers.ts";
 import { encodeToken } from "../pki.ts";
 
-import { MODES } from "../../core/migration.ts";
+import { MODES, type Report } from "../../core/migration.ts";
 import { eventToProto, reportToProto } from "./convert.ts";
 
 export interface ControlParts {
@@ -64,12 +64,15 @@ export function controlRoutes(router: ConnectRouter, { cluster, journal, events,
       return { ...parties, findings: [...findings], passed: [...passed] };
     },
     async *watch({ id }, { signal }) {
+      assertDriven(journal.get(migrationId(id)), "watch");
       yield* eventsOf(migrationId(id), signal);
     },
     async cancel({ id, takeBack }) {
-      const { state } = journal.get(migrationId(id));
+      const record = journal.get(migrationId(id));
+      const { state } = record;
       if (hasEnded(state))
         throw new DmigrateError("CANCEL_TOO_LATE", `Migration ${id} has ended already, as ${state}; see \`dmigrate report ${id}\``);
+      assertDriven(record, "cancel");
       await migrations.cancel(migrationId(id), { takeBack });
       return {};
     },
@@ -77,20 +80,7 @@ export function controlRoutes(router: ConnectRouter, { cluster, journal, events,
       return { migrations: journal.list().map((record) => summaryToProto(record, cluster)) };
     },
     getReport({ id }) {
-      const { report, state, role, peer, container } = journal.get(migrationId(id));
-      if (report !== undefined) return reportToProto(report);
-      if (role === "target" && state === "failed")
-        throw new DmigrateError(
-          "MEMORY_LOST",
-          `${container} belongs to this host since migration ${id}, but may lack memory, and what touches that waits for ever; ` +
-            `\`docker restart ${container}\` starts it anew; host ${peer} has the report`,
-        );
-      if (hasEnded(state))
-        throw new DmigrateError(
-          "MIGRATION_NOT_FOUND",
-          `This host has no report of migration ${id}, whose ${role} it was; ask host ${peer}`,
-        );
-      throw new DmigrateError("MIGRATION_IN_PROGRESS", `Migration ${id} has not ended; watch it with \`dmigrate watch ${id}\``);
+      return reportToProto(reportOf(journal.get(migrationId(id))));
     },
     async init({ name, address }) {
       const member = await cluster.init(hostName(name), address);
@@ -113,6 +103,28 @@ export function controlRoutes(router: ConnectRouter, { cluster, journal, events,
       return { hosts: await Promise.all(hosts) };
     },
   });
+}
+
+/** Throws why there is none: MIGRATION_IN_PROGRESS, MIGRATION_NOT_FOUND on the target, or MEMORY_LOST there. */
+function reportOf(record: MigrationRecord): Report {
+  const { id, report, state, role, peer, container } = record;
+  if (report !== undefined) return report;
+  if (role === "target" && state === "failed")
+    throw new DmigrateError(
+      "MEMORY_LOST",
+      `${container} belongs to this host since migration ${id}, but may lack memory, and what touches that waits for ever; ` +
+        `\`docker restart ${container}\` starts it anew; host ${peer} has the report`,
+    );
+  if (hasEnded(state))
+    throw new DmigrateError("MIGRATION_NOT_FOUND", `This host has no report of migration ${id}, whose ${role} it was; ask host ${peer}`);
+  assertDriven(record, "watch");
+  throw new DmigrateError("MIGRATION_IN_PROGRESS", `Migration ${id} has not ended; watch it with \`dmigrate watch ${id}\``);
+}
+
+/** Throws MIGRATION_NOT_FOUND on the target: a migration's source drives it, and tells how it goes. */
+function assertDriven({ id, role, peer }: MigrationRecord, command: string): void {
+  if (role === "source") return;
+  throw new DmigrateError("MIGRATION_NOT_FOUND", `Host ${peer} drives migration ${id}; run \`dmigrate ${command} ${id}\` there`);
 }
 
 function summaryToProto(record: MigrationRecord, cluster: Cluster): MessageInitShape<typeof MigrationSummarySchema> {

@@ -271,7 +271,7 @@ function strangersStay(pids: readonly number[]): DmigrateError {
 
 function unsettledWarning(count: number): string {
   return (
-    `${count} connections did not come along, which the container had not accepted for ${UNSETTLED_LIMIT_MS / 1000} s or had closed ` +
-    "with something left to send; their clients notice when they send something"
+    `Connections that did not come along: ${count}, which the container had not accepted for ${UNSETTLED_LIMIT_MS / 1000} s or had ` +
+    "closed with something left to send; their clients notice when they send something"
   );
 }

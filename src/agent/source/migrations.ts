@@ -71,7 +71,11 @@ export function sourceMigrations(context: AgentContext): Migrations {
           `No migration ${id} is under way from this host; \`dmigrate list\` shows those it knows`,
         );
       if (context.journal.get(id).state !== "running")
-        throw new DmigrateError("CANCEL_TOO_LATE", `Migration ${id} is handed over: the container belongs to ${peer} now`);
+        throw new DmigrateError(
+          "CANCEL_TOO_LATE",
+          `Migration ${id} is handed over: the container belongs to ${peer} now; \`dmigrate watch ${id}\` follows it, ` +
+            "migrate back once it has ended",
+        );
       migration.cancel.abort(new DmigrateError("CANCELLED", "The migration was cancelled; the container keeps running here"));
       await migration.over;
     },

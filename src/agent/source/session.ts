@@ -83,8 +83,8 @@ export class SourceSession {
       await timeline.phase("preflight", () => this.#preflight());
       const reservation = await timeline.phase("reserve", () => this.#reserve());
       await timeline.phase("copy", () => this.#copy(reservation));
-      await timeline.phase("stage", () => this.#stage());
-      const frozen = await timeline.phase("freeze", () => this.#freeze());
+      const freezing = await timeline.phase("stage", () => this.#stage());
+      const frozen = await timeline.phase("freeze", () => this.#freeze(freezing));
       await timeline.phase("handover", () => this.#handOver(frozen));
       try {
         await timeline.phase("post-copy", () => this.#postCopy(frozen));
@@ -165,22 +165,23 @@ export class SourceSession {
     return channel.counts.sent;
   }
 
-  /** Lets the target do all that is slow before the freeze. */
-  async #stage(): Promise<void> {
+  /** Does all that is slow before the freeze, on both hosts; copies memory for the last time. */
+  async #stage(): Promise<Freeze> {
     const { options, subject, target } = this.#scope;
+    if (this.#files === undefined) throw new DmigrateError("INTERNAL", "The stage came before the copy; report this as a bug");
     using namespace = NetworkNamespace.open(`/proc/${subject.initPid}/ns/net`);
     const interfaceNames = namesByAddress(interfacesOf(namespace));
     this.#scope.warn(...(await target.stage(subject.id, { criuOptions: this.#criuOptions, interfaceNames }, options)));
-  }
-
-  /** Stops the container and dumps it. When this returns the target has all it needs to restore, and nobody runs the container. */
-  async #freeze(): Promise<Frozen> {
-    if (this.#files === undefined) throw new DmigrateError("INTERNAL", "The freeze came before the copy; report this as a bug");
     const copied = { files: this.#files, rounds: this.#rounds, criuOptions: this.#criuOptions };
     this.#freezing = await Freeze.prepare(this.#scope, copied);
     if (this.#rounds !== undefined) await this.#memoryRound(this.#rounds);
+    return this.#freezing;
+  }
+
+  /** Stops the container and dumps it. When this returns the target has all it needs to restore, and nobody runs the container. */
+  async #freeze(freezing: Freeze): Promise<Frozen> {
     this.#vigil?.begin();
-    return await this.#freezing.run();
+    return await freezing.run();
   }
 
   /**

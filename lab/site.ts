@@ -1,0 +1,37 @@
+/**
+ * Who builds a lab: one command at a time for each name, or they would remove what the other has built so far.
+ */
+import { once } from "node:events";
+import { createConnection, createServer } from "node:net";
+import { DmigrateError } from "../src/core/errors.ts";
+
+/** Sees to it that nobody else builds a lab of that name; its claim ends with this process at the latest. Throws LAB if somebody does. */
+export async function claimSite(name: string): Promise<AsyncDisposable> {
+  const server = createServer();
+  server.listen(siteAddress(name));
+  try {
+    await once(server, "listening");
+  } catch (error) {
+    throw new DmigrateError("LAB", `Another command builds lab ${name} just now; wait for it, or give this one another --name`, error);
+  }
+  server.unref();
+  return server;
+}
+
+/** Whether somebody builds a lab of that name just now. */
+export async function isSiteClaimed(name: string): Promise<boolean> {
+  const socket = createConnection(siteAddress(name));
+  try {
+    await once(socket, "connect");
+    return true;
+  } catch {
+    return false;
+  } finally {
+    socket.destroy();
+  }
+}
+
+/** A Unix socket's address without a file (unix(7)): it is free again when nobody listens. */
+function siteAddress(name: string): string {
+  return `\0dmigrate-lab-${name}`;
+}
