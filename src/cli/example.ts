@@ -118,7 +118,7 @@ export function stage(client: ControlClient, shape: Partial<Pick<Output, "isTerm
     err: kept(shape),
     connect: async () => client,
     serve: () => Promise.reject(new DmigrateError("AGENT", "Another agent runs on this host; end it first")),
-    release: () => Promise.reject(new DmigrateError("AGENT", "Another agent runs on this host; it lets the container run on")),
+    guard: () => Promise.reject(new DmigrateError("AGENT", "Another agent runs on this host; it lets the container run on")),
     now: () => Date.UTC(2026, 0, 2, 3, 4, 5),
     onInterrupt: (listener) => {
       listeners.add(listener);

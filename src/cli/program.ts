@@ -228,13 +228,15 @@ function addSetup(program: Command, surroundings: Surroundings, run: Run): void 
     .addOption(new Option("--log-level <level>", "how much it says; default: info").choices(["debug", "info", "warn", "error", "silent"]))
     .action((flags: Readonly<Record<string, string>>) => surroundings.serve(flags));
   program
-    .command("release", { hidden: true })
-    .description("What outlives an agent runs this when that was killed before the handover: the container runs on here.")
+    .command("guard", { hidden: true })
+    .description(
+      "An agent runs this for each migration: it outlives it, and lets the container run on if it is killed before the handover.",
+    )
     .argument("<id>")
     .option("--state-dir <path>")
     .option("--run-dir <path>")
     .option("--docker-socket <path>")
-    .action((id: string, flags: Readonly<Record<string, string>>) => surroundings.release(id, flags));
+    .action((id: string, flags: Readonly<Record<string, string>>) => surroundings.guard(id, flags));
   example(agent, "dmigrate agent", "dmigrate agent --listen 10.0.0.1:7461 --log-level debug");
   addHosts(program, run);
 }

@@ -20,8 +20,8 @@ export interface Surroundings {
   connect(socketPath: string | undefined): Promise<ControlClient>;
   /** Runs an agent until it is told to end; `flags` are unchecked. */
   serve(flags: Readonly<Record<string, string>>): Promise<void>;
-  /** Lets the container of a migration run on whose agent was killed; `flags` are unchecked. */
-  release(id: string, flags: Readonly<Record<string, string>>): Promise<void>;
+  /** Outlives the agent of a migration; `flags` are unchecked. */
+  guard(id: string, flags: Readonly<Record<string, string>>): Promise<void>;
   /** Unix time in milliseconds. */
   readonly now: () => number;
   /** Calls `listener` at each Ctrl-C, which then no longer ends the program, until disposed of. */
@@ -47,9 +47,9 @@ export function processSurroundings(): Surroundings {
       const [{ serveUntilSignal }, { startSessions }] = await Promise.all([import("../agent/main.ts"), import("../agent/sessions.ts")]);
       await serveUntilSignal(flags, startSessions);
     },
-    release: async (id, flags) => {
-      const { releaseOrphan } = await import("../agent/release.ts");
-      await releaseOrphan(id, flags);
+    guard: async (id, flags) => {
+      const { runGuard } = await import("../agent/guard-process.ts");
+      await runGuard(id, flags);
     },
     now: () => Date.now(),
     onInterrupt: (listener) => {

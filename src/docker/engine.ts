@@ -28,7 +28,7 @@ import {
   type ListedImage,
   type RestartPolicy,
 } from "./inspect.ts";
-import { Transport, type CallOptions } from "./transport.ts";
+import { Transport, type CallOptions, unless } from "./transport.ts";
 
 /** Where dockerd listens unless it was told otherwise. */
 export const DOCKER_SOCKET = "/run/docker.sock";
@@ -146,6 +146,15 @@ export class Engine {
 
   inspectNetwork(nameOrId: string): Promise<InspectedNetwork> {
     return this.#ask(inspectedNetwork, "GET", `/networks/${encodeURIComponent(nameOrId)}`);
+  }
+
+  /**
+   * Whether this engine has begun after that, in Unix time, and ended the containers of the one before it: without live-restore it makes
+   * the default bridge anew when it begins (moby's daemon/daemon_unix.go, initNetworkController). One without that bridge never has.
+   */
+  async hasBegunSince(sinceMs: number): Promise<boolean> {
+    const bridge = await this.inspectNetwork("bridge").catch(unless(404));
+    return bridge?.Created !== undefined && Date.parse(bridge.Created) > sinceMs;
   }
 
   async createNetwork(body: object): Promise<void> {

@@ -127,6 +127,8 @@ const subnet = z.looseObject({ Subnet: z.string().optional(), IPRange: z.string(
 export const inspectedNetwork = z.looseObject({
   Id: z.string(),
   Name: z.string(),
+  /** When it was made, RFC 3339. */
+  Created: z.string().optional(),
   Driver: z.string(),
   /** `local`, `global` or `swarm`. */
   Scope: z.string(),

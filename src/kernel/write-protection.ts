@@ -25,6 +25,24 @@ const ioctl = declare<(fd: number, request: number, argument: BigUint64Array) =>
   "int ioctl(int fd, unsigned long request, void *argument)",
 );
 
+/** Makes a userfaultfd of a process; the caller closes it. Throws KERNEL. */
+export type OpenUserfaultfd = (pid: number) => Promise<number>;
+
+/**
+ * Makes one inside the process, and takes it out; that stands still for some hundred microseconds. If this process is killed meanwhile, the
+ * other one is left in the middle of a call that it never made: so this is for a process that nobody kills (src/agent/guard-process.ts).
+ */
+export function openUserfaultfd(pid: number): Promise<number> {
+  return callIn(pid, async (thread) => {
+    const remote = await thread.call("userfaultfd", CALL.userfaultfd, [FLAGS]);
+    try {
+      return duplicateFrom(pid, Number(remote));
+    } finally {
+      await thread.call("close", CALL.close, [remote]);
+    }
+  });
+}
+
 /** The write protection of one address space. Disposing of it ends it. */
 export class WriteProtection implements Disposable {
   readonly #fd: number;
@@ -33,16 +51,12 @@ export class WriteProtection implements Disposable {
     this.#fd = fd;
   }
 
-  /** Stops the process for some hundred microseconds. Throws KERNEL if it has ended, is traced, or the kernel can't do this. */
-  static async begin(pid: number): Promise<WriteProtection> {
-    const fd = await callIn(pid, async (thread) => {
-      const remote = await thread.call("userfaultfd", CALL.userfaultfd, [FLAGS]);
-      try {
-        return duplicateFrom(pid, Number(remote));
-      } finally {
-        await thread.call("close", CALL.close, [remote]);
-      }
-    });
+  /**
+   * Throws KERNEL if the process has ended, is traced, or the kernel can't do this.
+   * @param open makes a userfaultfd of the process
+   */
+  static async begin(pid: number, open: OpenUserfaultfd = openUserfaultfd): Promise<WriteProtection> {
+    const fd = await open(pid);
     try {
       must("UFFDIO_API", ioctl(fd, UFFDIO_API, BigUint64Array.of(API, FEATURES, 0n)));
       return new WriteProtection(fd);

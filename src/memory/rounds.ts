@@ -12,6 +12,7 @@ import { readMemory } from "../kernel/process-memory.ts";
 import { processIn } from "../kernel/tasks.ts";
 import { hasUnseenWriters } from "../kernel/unseen-writers.ts";
 import type { AddressRange } from "../kernel/pagemap.ts";
+import type { OpenUserfaultfd } from "../kernel/write-protection.ts";
 import { encodeMessage, HEADER_BYTES, PAGE_BYTES, type PageRun } from "./page-protocol.ts";
 import type { PageRange } from "./page-ranges.ts";
 import type { WrittenPages } from "./tracking/tracker.ts";
@@ -38,6 +39,7 @@ interface TrackedTask {
 export class MemoryRounds implements WrittenPages, Disposable {
   readonly isRest = true;
   readonly #source: Tasks;
+  readonly #openUserfaultfd: OpenUserfaultfd | undefined;
   /** By process id on this host; undefined for a task that can't be tracked. */
   readonly #tasks = new Map<number, TrackedTask | undefined>();
   #unseenCount = 0;
@@ -48,8 +50,9 @@ export class MemoryRounds implements WrittenPages, Disposable {
     return this.#unseenCount;
   }
 
-  constructor(source: Tasks) {
+  constructor(source: Tasks, open?: OpenUserfaultfd) {
     this.#source = source;
+    this.#openUserfaultfd = open;
   }
 
   /** The bytes of the next round, as a `PageStore` takes them; each chunk is valid until the next one is asked for. The tasks run. */
@@ -106,7 +109,7 @@ export class MemoryRounds implements WrittenPages, Disposable {
     if (this.#tasks.has(pid)) return await this.#tasks.get(pid)?.tracker.follow();
     let task: TrackedTask | undefined;
     try {
-      task = { process: processIn(pid), tracker: await WriteProtectionTracker.begin(pid) };
+      task = { process: processIn(pid), tracker: await WriteProtectionTracker.begin(pid, this.#openUserfaultfd) };
     } catch {
       // It has ended, is traced, or the kernel can't do this.
     }

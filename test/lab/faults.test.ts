@@ -240,7 +240,8 @@ test("the source's agent is killed while the container stands still for a moment
     Journal.open("/var/lib/dmigrate").begin(${JSON.stringify(entry)});`;
   await a.run(`${CHECKOUT_IN_HOST}/bin/node`, "--input-type=module", "-e", script);
   await a.run("sh", "-c", `echo FROZEN > /sys/fs/cgroup/freezer/docker/${containerId}/freezer.state`);
-  await a.run(DMIGRATE, "release", id);
+  await a.run("sh", "-c", `mkdir -p /run/dmigrate/migrations/${id} && touch /run/dmigrate/migrations/${id}/held`);
+  await a.run("sh", "-c", `${DMIGRATE} guard ${id} < /dev/null`);
   await assertRunsOnWithoutAgent();
 });
 

@@ -14,6 +14,8 @@ const detail = z.object({
   heldPid: z.int().optional(),
   /** Set if the container was let run on without an agent: when, in Unix time, and for how long it had been frozen. */
   ranOn: z.object({ atMs: z.number(), downtimeMs: z.number() }).optional(),
+  /** Set if it has its restart policy back since. */
+  hasPolicyBack: z.boolean().default(false),
   /** Set once the container is about to be frozen. */
   frozen: z
     .object({
@@ -25,7 +27,7 @@ const detail = z.object({
       /** What was asked for: that the container stays here, stopped, when the target has it. */
       keepSource: z.boolean().default(false),
       /** Unix time. */
-      sinceMs: z.number().optional(),
+      sinceMs: z.number(),
     })
     .optional(),
 });

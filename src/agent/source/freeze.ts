@@ -30,8 +30,9 @@ import { unsettledCount } from "../../network/unsettled.ts";
 import { CHANNELS } from "../channels.ts";
 import { collectGarbage } from "../garbage.ts";
 import { sendAll, type Channel } from "../link.ts";
-import { migrationFolder, removeMigrationFolder } from "../migration-folder.ts";
+import { migrationFolder } from "../migration-folder.ts";
 import type { LastRound, SourceFiles } from "./files.ts";
+import type { Guard } from "./guard.ts";
 import type { SourceScope } from "./scope.ts";
 import { strangersIn } from "./strangers.ts";
 
@@ -46,6 +47,7 @@ interface Copied {
   readonly files: SourceFiles;
   /** Of memory, if that is copied ahead. */
   readonly rounds: MemoryRounds | undefined;
+  readonly guard: Guard;
   /** What the preflight found that this container needs. */
   readonly criuOptions: readonly string[];
 }
@@ -95,15 +97,14 @@ export class Freeze {
    * Makes everything ready that can be before it; the container runs. Throws PREFLIGHT_BLOCKED if it is not any more what it was when
    * the migration began.
    */
-  static async prepare(scope: SourceScope, { files, rounds, criuOptions }: Copied): Promise<Freeze> {
+  static async prepare(scope: SourceScope, { files, rounds, guard, criuOptions }: Copied): Promise<Freeze> {
     const { context, engine, open, undo, subject } = scope;
     const { id, description, initPid, request } = subject;
     await assertUnchanged(scope);
     const folder = migrationFolder(context.config, id);
-    open.defer(() => removeMigrationFolder(context.config, id));
     const configuration = dumpConfiguration((await stat(`/proc/${initPid}/ns/net`)).ino, criuOptions);
     const freezer = await freezerOf(initPid);
-    const written = rounds ?? open.use(await RecentWrites.begin(pidsIn(freezer.folder)));
+    const written = rounds ?? open.use(await RecentWrites.begin(pidsIn(freezer.folder), (pid) => guard.openUserfaultfd(pid)));
     const dump = open.use(await prepareDump({ container: description.id, folder, configuration }));
     const decoys = open.use(new PageDecoys());
     if (PageDecoys.isPossible) await decoys.prepare(pidsIn(freezer.folder), (decoyPid, pid) => dump.show(decoyPid, pid));

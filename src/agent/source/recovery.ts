@@ -11,12 +11,13 @@ import { reportSoFar } from "../../core/report-so-far.ts";
 import { breakOff } from "../../criu/lazy-dump.ts";
 import { Engine } from "../../docker/engine.ts";
 import { despiteRestart } from "../../docker/restart.ts";
+import { isNotFound } from "../../docker/transport.ts";
 import type { AgentContext } from "../context.ts";
 import type { MigrationRecord } from "../journal.ts";
 import { removeMigrationFolder } from "../migration-folder.ts";
 import type { Doubts } from "./doubts.ts";
 import { readDetail } from "./detail.ts";
-import { letRunOn } from "./run-on.ts";
+import { letRunOn, restartAsItWould, returnPolicy } from "./run-on.ts";
 import { memoryLost, removeShell } from "./shell.ts";
 
 /** How long a target may take to complete, or to fail, once its source has gone. */
@@ -24,17 +25,19 @@ const COMPLETION_LIMIT_MS = 10_000;
 const COMPLETION_RETRY_MS = 200;
 
 /**
- * Brings every unfinished migration of an earlier agent to its end. A failure of one does not keep the others from it. Those that the
- * target must be asked about go on behind this.
+ * Brings every unfinished migration of an earlier agent to its end. A failure of one does not keep the others from it. When this returns
+ * all containers run on that may; what another host or the engine must be asked about goes on behind this.
  */
 export async function recoverMigrations(context: AgentContext, doubts: Doubts): Promise<void> {
   for (const record of context.journal.unfinished("source")) {
-    const recovered = recover(
+    const isCommitted = record.state === "committed";
+    const runsOn = isCommitted ? Promise.resolve() : letRunOn(context, record);
+    void recover(
       context,
       record,
-      record.state === "committed" ? settle(context, doubts, record) : letRunOnHere(context, record),
+      runsOn.then(() => (isCommitted ? settle(context, doubts, record) : rollBack(context, record))),
     );
-    if (record.state !== "committed") await recovered;
+    await runsOn.catch(() => {}); // told by its report
   }
 }
 
@@ -43,7 +46,7 @@ async function recover(context: AgentContext, record: MigrationRecord, work: Pro
     await work;
   } catch (error) {
     context.log.error({ err: error, migration: record.id }, "could not recover a migration");
-    end(context, record, "failed", DmigrateError.from(error));
+    end(context, record, "failed", { error: DmigrateError.from(error) });
   }
   await removeMigrationFolder(context.config, record.id);
 }
@@ -66,7 +69,8 @@ async function settle(context: AgentContext, doubts: Doubts, record: MigrationRe
   });
   switch (verdict) {
     case "rolled-back":
-      return await letRunOnHere(context, record);
+      await letRunOn(context, record);
+      return await rollBack(context, record);
     case "completed":
       return await letGo(context, record);
     case "owner":
@@ -79,7 +83,8 @@ async function settle(context: AgentContext, doubts: Doubts, record: MigrationRe
 async function leaveFrozen(context: AgentContext, record: MigrationRecord): Promise<void> {
   const { frozen } = readDetail(record.detail);
   await breakOff(frozen?.pagePort ?? 0);
-  end(context, record, "failed", memoryLost(record.container, record.peer, frozen?.initPid ?? 0, "the agent of its source ended"));
+  const error = memoryLost(record.container, record.peer, frozen?.initPid ?? 0, "the agent of its source ended");
+  end(context, record, "failed", { error });
 }
 
 /** A target that has the container may be just about to find out whether it has all of its memory. */
@@ -92,14 +97,32 @@ async function stateOnTarget({ peers }: AgentContext, { id, peer }: MigrationRec
   }
 }
 
-async function letRunOnHere(context: AgentContext, record: MigrationRecord): Promise<void> {
-  const downtimeMs = await letRunOn(context.config, record);
-  await context.peers
-    .to(record.peer)
-    .abort(record.id)
-    .catch((error: unknown) => context.log.warn({ err: error, migration: record.id }, "the target could not be told to clean up"));
-  const text = `The agent ended during the migration, but ${record.container} keeps running here; migrate it again`;
-  end(context, record, "rolled-back", new DmigrateError("AGENT", text), downtimeMs);
+/** The container runs on here: it gets its restart policy back, and the target is told. */
+async function rollBack(context: AgentContext, { id, peer, container }: MigrationRecord): Promise<void> {
+  const record = context.journal.get(id); // with what has been noted since
+  const [became] = await Promise.all([
+    ownPolicyBack(context, record),
+    context.peers
+      .to(peer)
+      .abort(id)
+      .catch((error: unknown) => context.log.warn({ err: error, migration: id }, "the target could not be told to clean up")),
+  ]);
+  const runs = became === undefined ? `${container} keeps running here; migrate it again` : `${container} ${became}`;
+  end(context, record, "rolled-back", {
+    error: new DmigrateError("AGENT", `The agent ended during the migration, but not the container: ${runs}`),
+  });
+}
+
+/** Returns what became of a container that has not run on, or lacks its policy. */
+async function ownPolicyBack(context: AgentContext, record: MigrationRecord): Promise<string | undefined> {
+  try {
+    const engine = await despiteRestart(() => Engine.connect(context.config.dockerSocket));
+    const lacked = await returnPolicy(context, engine, record);
+    return lacked === undefined ? undefined : await restartAsItWould(engine, record, lacked);
+  } catch (error) {
+    if (isNotFound(error)) return "was removed meanwhile";
+    return `may have lost its restart policy, or have ended (${messageOf(error)}); see \`docker ps --all\``;
+  }
 }
 
 /** The target has all of the container. */
@@ -114,7 +137,7 @@ async function letGo(context: AgentContext, record: MigrationRecord): Promise<vo
 }
 
 /** Ends a migration of which this agent knows only what the journal has. */
-function end(context: AgentContext, record: MigrationRecord, outcome: Outcome, error?: DmigrateError, downtimeMs = 0): void {
+function end(context: AgentContext, record: MigrationRecord, outcome: Outcome, { error }: { readonly error?: DmigrateError } = {}): void {
   const { phases, bytes, warnings } = reportSoFar(context.journal.events(record.id, 0, Number.MAX_SAFE_INTEGER).map(({ event }) => event));
   const { mode, ranOn } = readDetail(record.detail);
   const report: Report = {
@@ -126,7 +149,7 @@ function end(context: AgentContext, record: MigrationRecord, outcome: Outcome, e
     mode,
     outcome,
     totalMs: (ranOn?.atMs ?? Date.now()) - record.beganAtMs,
-    downtimeMs,
+    downtimeMs: ranOn?.downtimeMs ?? 0,
     phases,
     steps: [],
     bytes: { ...bytes, total: totalBytes(bytes) },

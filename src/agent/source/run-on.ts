@@ -2,20 +2,19 @@
  * How a container runs on here whose migration was interrupted before the commit by the end of its agent.
  */
 import { existsSync, readdirSync, readFileSync } from "node:fs";
+import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { DmigrateError } from "../../core/errors.ts";
 import type { ContainerId } from "../../core/ids.ts";
 import { freezerOf, type Freezer } from "../../criu/freezer.ts";
 import { breakOff } from "../../criu/lazy-dump.ts";
 import { thawAfterDump } from "../../criu/thaw.ts";
-import { Engine } from "../../docker/engine.ts";
-import { giveBackPolicy } from "../../docker/lifecycle.ts";
-import { despiteRestart } from "../../docker/restart.ts";
-import { unless } from "../../docker/transport.ts";
+import type { Engine } from "../../docker/engine.ts";
+import { restartIfEnded, setRestartPolicy, type LackedPolicy } from "../../docker/lifecycle.ts";
 import { NetworkNamespace } from "../../kernel/netns.ts";
 import { Quarantine } from "../../network/quarantine.ts";
 import type { AgentConfig } from "../config.ts";
-import type { MigrationRecord } from "../journal.ts";
+import type { Journal, MigrationRecord } from "../journal.ts";
 import { migrationFolder } from "../migration-folder.ts";
 import { readDetail, type SourceDetail } from "./detail.ts";
 
@@ -23,40 +22,73 @@ import { readDetail, type SourceDetail } from "./detail.ts";
 const RELEASE_LIMIT_MS = 30_000;
 const RELEASE_RETRY_MS = 20;
 
+/** Who decides about a migration: whoever has the journal open, so that nobody else does meanwhile. */
+interface Decider {
+  readonly config: AgentConfig;
+  readonly journal: Journal;
+}
+
 /**
- * Has a container run on as it did before its migration, under its own restart policy. To be called by whoever has the journal open, so
- * that nobody else decides about it meanwhile. Doing it again does nothing. The container runs here when this returns; when it throws
- * DUMP_FAILED it may still be frozen, and after any other error it runs, perhaps without its restart policy.
+ * Has the tasks of a container run on here; what needs its engine comes afterwards (`returnPolicy`). Once that has been done for a
+ * migration it does nothing: by then somebody else may have stopped or paused them. They run when this returns; when it throws
+ * DUMP_FAILED they may still be frozen.
  * @param record in the state `running`, or `rolled-back` by the word of its target
- * @returns for how long it had been frozen, in milliseconds
  */
-export async function letRunOn(config: AgentConfig, record: MigrationRecord): Promise<number> {
-  const { frozen, heldPid, ranOn } = readDetail(record.detail);
-  if (frozen === undefined) {
-    if (heldPid !== undefined) await thawMoment(config, heldPid, record.containerId);
-    return 0;
-  }
-  const freezer = await ownFreezer(frozen.initPid, record.containerId);
-  const wasFrozenMs = freezer === undefined ? 0 : await thawDumped(freezer, migrationFolder(config, record.id), frozen);
-  const engine = await despiteRestart(() => Engine.connect(config.dockerSocket));
-  const lacked = { sinceMs: record.beganAtMs, hasEngineEnded: false }; // as far as anybody knows
-  await giveBackPolicy(engine, record.containerId, frozen.restartPolicy, () => lacked).catch(unless(404));
-  return ranOn?.downtimeMs ?? wasFrozenMs;
+export async function letRunOn({ config, journal }: Decider, { id, containerId, detail }: MigrationRecord): Promise<void> {
+  const known = readDetail(detail);
+  const { frozen, heldPid, ranOn } = known;
+  if (ranOn !== undefined) return;
+  const folder = migrationFolder(config, id);
+  const freezer = await ownFreezer(frozen?.initPid ?? heldPid, containerId);
+  let downtimeMs = 0;
+  if (freezer !== undefined && frozen !== undefined) downtimeMs = await thawDumped(freezer, folder, frozen);
+  else if (freezer !== undefined && existsSync(heldMarker(folder))) await freezer.thaw();
+  journal.note(id, { ...known, ranOn: { atMs: Date.now(), downtimeMs } } satisfies SourceDetail);
+}
+
+/**
+ * Gives a container that runs on its restart policy back, once; with `restartIfEnded` that makes up for what happened while it lacked it.
+ * Throws DOCKER.
+ * @param record as the journal has it now
+ * @returns since when it lacked it; undefined if it has it
+ */
+export async function returnPolicy(
+  { journal }: Pick<Decider, "journal">,
+  engine: Engine,
+  { id, containerId, detail }: MigrationRecord,
+): Promise<LackedPolicy | undefined> {
+  const known = readDetail(detail);
+  const { frozen, hasPolicyBack } = known;
+  if (frozen === undefined || hasPolicyBack) return undefined;
+  const { sinceMs } = frozen;
+  await setRestartPolicy(engine, containerId, frozen.restartPolicy);
+  journal.note(id, { ...known, hasPolicyBack: true } satisfies SourceDetail);
+  return { sinceMs, hasEngineEnded: await engine.hasBegunSince(sinceMs) };
+}
+
+/**
+ * Makes up for what happened to the container while it lacked its restart policy. Throws DOCKER.
+ * @returns what became of one that has not run on; undefined if it has
+ */
+export async function restartAsItWould(
+  engine: Engine,
+  { containerId, detail }: MigrationRecord,
+  lacked: LackedPolicy,
+): Promise<string | undefined> {
+  const { frozen } = readDetail(detail);
+  return frozen === undefined ? undefined : await restartIfEnded(engine, containerId, frozen.restartPolicy, lacked);
+}
+
+/** Exists as long as it is a migration that has a container stand still for a moment, and not `docker pause`. */
+export function heldMarker(folder: string): string {
+  return path.join(folder, "held");
 }
 
 /** The freezer of the container whose init has that process id, unless the machine was restarted and it is another process's now. */
-async function ownFreezer(initPid: number, containerId: ContainerId): Promise<Freezer | undefined> {
-  if (!existsSync(`/proc/${initPid}`)) return undefined;
+async function ownFreezer(initPid: number | undefined, containerId: ContainerId): Promise<Freezer | undefined> {
+  if (initPid === undefined || !existsSync(`/proc/${initPid}`)) return undefined;
   const freezer = await freezerOf(initPid);
   return freezer.folder.includes(containerId) ? freezer : undefined;
-}
-
-/** The agent may have ended in a moment in which the container stood still. If it is Docker that has paused it, it stays so. */
-async function thawMoment({ dockerSocket }: AgentConfig, initPid: number, containerId: ContainerId): Promise<void> {
-  const freezer = await ownFreezer(initPid, containerId);
-  if (freezer === undefined) return;
-  const engine = await despiteRestart(() => Engine.connect(dockerSocket));
-  if (!(await engine.inspectContainer(containerId)).State.Paused) await freezer.thaw();
 }
 
 /** @returns for how long it had been frozen, in milliseconds */
@@ -68,7 +100,7 @@ async function thawDumped(freezer: Freezer, folder: string, frozen: NonNullable<
   using quarantine = new Quarantine(namespace);
   quarantine.lift();
   await thawAfterDump(freezer);
-  return wasFrozen && sinceMs !== undefined ? Date.now() - sinceMs : 0;
+  return wasFrozen ? Date.now() - sinceMs : 0;
 }
 
 /**

@@ -88,9 +88,9 @@ export class SourceScope {
   }
 
   /** Enters in the journal what a next agent has to know. */
-  note(detail: Omit<SourceDetail, "mode">): void {
+  note(detail: Pick<SourceDetail, "volumes" | "heldPid" | "frozen">): void {
     const { id, request } = this.subject;
-    this.context.journal.note(id, { ...detail, mode: request.mode } satisfies SourceDetail);
+    this.context.journal.note(id, { ...detail, mode: request.mode, hasPolicyBack: false } satisfies SourceDetail);
   }
 
   /** For the agent's log. */

@@ -5,7 +5,8 @@
  * clean. From the commit on it never runs here again by itself.
  */
 import { once } from "node:events";
-import { existsSync } from "node:fs";
+import { existsSync, rmSync, writeFileSync } from "node:fs";
+import { mkdir } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import { DmigrateError, messageOf } from "../../core/errors.ts";
 import { RateMeter, remainingMs, type ExpectedBytes } from "../../core/progress.ts";
@@ -22,6 +23,7 @@ import type { HeldNetwork } from "../../network/hold.ts";
 import { interfacesOf, namesByAddress } from "../../network/interfaces.ts";
 import { CHANNELS } from "../channels.ts";
 import { sendAll } from "../link.ts";
+import { migrationFolder, removeMigrationFolder } from "../migration-folder.ts";
 import type { Reservation } from "../migrations.ts";
 import type { Doubts } from "./doubts.ts";
 import { SourceFiles } from "./files.ts";
@@ -29,6 +31,7 @@ import { Freeze, type Frozen } from "./freeze.ts";
 import { Guard } from "./guard.ts";
 import { refuseBlockers, runPreflight } from "./preflight.ts";
 import type { SourceScope } from "./scope.ts";
+import { heldMarker } from "./run-on.ts";
 import { memoryLost, removeShell } from "./shell.ts";
 import { Vigil } from "./vigil.ts";
 
@@ -53,6 +56,7 @@ export class SourceSession {
   #lostTarget: AbortSignal | undefined;
   #vigil: Vigil | undefined;
   #criuOptions: readonly string[] = [];
+  #guard: Guard | undefined;
   #files: SourceFiles | undefined;
   #rounds: MemoryRounds | undefined;
   #freezing: Freeze | undefined;
@@ -127,24 +131,28 @@ export class SourceSession {
     const scope = this.#scope;
     const { engine, open, options, subject, target } = scope;
     const { id, description, initPid } = subject;
+    const { config } = scope.context;
+    await mkdir(migrationFolder(config, id), { recursive: true, mode: 0o700 });
+    open.defer(() => removeMigrationFolder(config, id));
+    this.#guard = open.use(new Guard(config, id));
     const layers = await scope.channel(CHANNELS.layers, "layers");
     await sendAll(layers, exportImage(engine, description.image, new Set(presentLayers)));
     await layers.close();
     scope.warn(...(await target.createContainer(id, options)));
     this.#files = open.use(await SourceFiles.of(engine, description, initPid, (name) => scope.channel(name, "files")));
     await this.#files.copy();
-    open.use(new Guard(scope.context.config, id));
-    if (subject.request.mode === "warm") await this.#copyMemory();
+    if (subject.request.mode === "warm") await this.#copyMemory(this.#guard);
   }
 
   /** Copies memory while the container runs, as long as each round has less left than the one before. */
-  async #copyMemory(): Promise<void> {
-    const { open, subject } = this.#scope;
+  async #copyMemory(guard: Guard): Promise<void> {
+    const { context, open, subject } = this.#scope;
     const freezer = await freezerOf(subject.initPid);
     const anonymousBytes = pidsIn(freezer.folder).reduce((sum, pid) => sum + anonymousBytesOf(pid), 0);
     this.#expected = { copy: (this.#expected.copy ?? 0) + anonymousBytes };
     this.#scope.note({ volumes: [], heldPid: subject.initPid });
-    const rounds = open.use(new MemoryRounds(holding(freezer)));
+    const tasks = holding(freezer, heldMarker(migrationFolder(context.config, subject.id)));
+    const rounds = open.use(new MemoryRounds(tasks, (pid) => guard.openUserfaultfd(pid)));
     this.#rounds = rounds;
     let byteCount = Infinity;
     for (let round = 0; round < MEMORY_ROUNDS_MAX && byteCount > SETTLED_BYTES; round++) {
@@ -168,11 +176,12 @@ export class SourceSession {
   /** Does all that is slow before the freeze, on both hosts; copies memory for the last time. */
   async #stage(): Promise<Freeze> {
     const { options, subject, target } = this.#scope;
-    if (this.#files === undefined) throw new DmigrateError("INTERNAL", "The stage came before the copy; report this as a bug");
+    if (this.#files === undefined || this.#guard === undefined)
+      throw new DmigrateError("INTERNAL", "The stage came before the copy; report this as a bug");
     using namespace = NetworkNamespace.open(`/proc/${subject.initPid}/ns/net`);
     const interfaceNames = namesByAddress(interfacesOf(namespace));
     this.#scope.warn(...(await target.stage(subject.id, { criuOptions: this.#criuOptions, interfaceNames }, options)));
-    const copied = { files: this.#files, rounds: this.#rounds, criuOptions: this.#criuOptions };
+    const copied = { files: this.#files, rounds: this.#rounds, guard: this.#guard, criuOptions: this.#criuOptions };
     this.#freezing = await Freeze.prepare(this.#scope, copied);
     if (this.#rounds !== undefined) await this.#memoryRound(this.#rounds);
     return this.#freezing;
@@ -383,14 +392,21 @@ export class SourceSession {
   }
 }
 
-/** The tasks of a container, which stand still for a moment when they are told to, unless somebody has paused them anyway. */
-function holding(freezer: Freezer): Tasks {
+/**
+ * The tasks of a container, which stand still for a moment when they are told to, unless somebody has paused them anyway.
+ * @param marker is there as long as they do, for who lets them go on if this agent can't
+ */
+function holding(freezer: Freezer, marker: string): Tasks {
   return {
     pids: () => pidsIn(freezer.folder),
     hold: async () => {
-      const isPaused = await freezer.isFrozen();
-      if (!isPaused) await freezer.freeze();
-      return { [Symbol.asyncDispose]: () => (isPaused ? Promise.resolve() : freezer.thaw()) };
+      if (await freezer.isFrozen()) return { [Symbol.asyncDispose]: () => Promise.resolve() };
+      writeFileSync(marker, "");
+      await using held = new AsyncDisposableStack();
+      held.defer(async () => rmSync(marker));
+      await freezer.freeze();
+      held.defer(() => freezer.thaw());
+      return held.move();
     },
   };
 }

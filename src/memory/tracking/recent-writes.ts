@@ -4,7 +4,7 @@
  * A hint: what this does not tell comes later or when it is touched. Whatever fails here costs time and nothing else.
  */
 import { Pagemap, type AddressRange } from "../../kernel/pagemap.ts";
-import { WriteProtection } from "../../kernel/write-protection.ts";
+import { WriteProtection, type OpenUserfaultfd } from "../../kernel/write-protection.ts";
 import type { PageRange } from "../page-ranges.ts";
 import { PAGE_BYTES } from "../page-protocol.ts";
 import { trackedMappings, type WrittenPages } from "./tracker.ts";
@@ -14,14 +14,14 @@ export class RecentWrites implements WrittenPages, Disposable {
   readonly #protections = new Map<number, WriteProtection>();
 
   /** From now on the tasks' writes are noted, as far as that can be. Each of them is stopped for some hundred microseconds. */
-  static async begin(pids: Iterable<number>): Promise<RecentWrites> {
+  static async begin(pids: Iterable<number>, open?: OpenUserfaultfd): Promise<RecentWrites> {
     const writes = new RecentWrites();
-    for (const pid of pids) await writes.#watch(pid).catch(() => {}); // it has ended, is traced, or the kernel can't do this
+    for (const pid of pids) await writes.#watch(pid, open).catch(() => {}); // it has ended, is traced, or the kernel can't do this
     return writes;
   }
 
-  async #watch(pid: number): Promise<void> {
-    const protection = await WriteProtection.begin(pid);
+  async #watch(pid: number, open: OpenUserfaultfd | undefined): Promise<void> {
+    const protection = await WriteProtection.begin(pid, open);
     this.#protections.set(pid, protection);
     using pagemap = new Pagemap(pid);
     for (const mapping of trackedMappings(pid)) if (protection.add(mapping)) pagemap.written(mapping); // which begins anew

@@ -7,7 +7,7 @@
 import { readFileSync } from "node:fs";
 import { DmigrateError } from "../../core/errors.ts";
 import { Pagemap, type AddressRange } from "../../kernel/pagemap.ts";
-import { WriteProtection } from "../../kernel/write-protection.ts";
+import { WriteProtection, type OpenUserfaultfd } from "../../kernel/write-protection.ts";
 import { trackedMappings, type DirtyTracker } from "./tracker.ts";
 
 /** Of the fields behind the name, the first of which is the state. */
@@ -15,19 +15,21 @@ const [START_CODE, START_STACK] = [24, 26];
 
 export class WriteProtectionTracker implements DirtyTracker {
   readonly #pid: number;
+  readonly #openUserfaultfd: OpenUserfaultfd | undefined;
   #protection: WriteProtection;
   #program: string;
 
-  private constructor(pid: number, program: string, protection: WriteProtection) {
+  private constructor(pid: number, program: string, protection: WriteProtection, open: OpenUserfaultfd | undefined) {
     this.#pid = pid;
     this.#program = program;
     this.#protection = protection;
+    this.#openUserfaultfd = open;
   }
 
   /** Stops the process for some hundred microseconds. Throws KERNEL if it has ended, is traced, or the kernel can't do this. */
-  static async begin(pid: number): Promise<WriteProtectionTracker> {
+  static async begin(pid: number, open?: OpenUserfaultfd): Promise<WriteProtectionTracker> {
     const program = programOf(pid); // first: if it runs another one meanwhile, `follow` sees that
-    return new WriteProtectionTracker(pid, program, await WriteProtection.begin(pid));
+    return new WriteProtectionTracker(pid, program, await WriteProtection.begin(pid, open), open);
   }
 
   async follow(): Promise<void> {
@@ -62,7 +64,7 @@ export class WriteProtectionTracker implements DirtyTracker {
   /** The process runs another program, whose memory knows nothing of the old descriptor. */
   async #renew(): Promise<void> {
     try {
-      const renewed = await WriteProtectionTracker.begin(this.#pid);
+      const renewed = await WriteProtectionTracker.begin(this.#pid, this.#openUserfaultfd);
       this.#protection[Symbol.dispose]();
       this.#protection = renewed.#protection;
       this.#program = renewed.#program;
