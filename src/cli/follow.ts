@@ -167,7 +167,7 @@ function agentLost(thrown: unknown, migration: Migration | undefined, handedOver
   const { id, container, source, target } = migration;
   const whose = handedOver
     ? `${container} belongs to ${target}, where what touches memory that has not crossed waits`
-    : `${container} is ${source}'s unless it was handed over just now; it may stand still until the agent is back, and never runs twice`;
+    : `${container} keeps running on ${source} unless it was handed over just now; it never runs twice`;
   return new DmigrateError(
     error.code,
     `The agent ended during migration ${id}: ${whose}; start it again with \`dmigrate agent\`, which brings the migration to its end, ` +

@@ -200,7 +200,7 @@ suite("following a migration", () => {
   });
 
   for (const [phase, whose] of [
-    ["freeze", /redis is a's unless it was handed over just now/],
+    ["freeze", /redis keeps running on a unless it was handed over just now/],
     ["post-copy", /redis belongs to b, where /],
   ] as const) {
     for (const command of ["migrate redis b", "watch m0k3v9x2q7ab1"]) {

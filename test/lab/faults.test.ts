@@ -8,7 +8,7 @@ import { after, before, test } from "node:test";
 import { askAgent, DMIGRATE, startAgent } from "../../lab/cluster.ts";
 import { until, type Host } from "../../lab/host.ts";
 import { busyboxImage } from "../../lab/images/catalogue.ts";
-import { LAN, type Lab } from "../../lab/lab.ts";
+import { CLIENT, LAN, type Lab } from "../../lab/lab.ts";
 import { CHECKOUT_IN_HOST } from "../../lab/paths.ts";
 import { newMigrationId } from "../../src/core/ids.ts";
 import { hasEnded } from "../../src/core/journal-states.ts";
@@ -204,12 +204,16 @@ test("the link is cut while the target restores", async () => {
   await assertUndone();
 });
 
-/** Waits until the container runs on although nobody has started another agent, then starts that, and looks for what is left. */
-async function assertRunsOnWithoutAgent(): Promise<void> {
+/** Waits until the container runs on although nobody has started another agent. */
+async function runsOnWithoutAgent(): Promise<void> {
   const ping = ["timeout", "5", "docker", "exec", "redis", "redis-cli", "ping"] as const;
   await until("the container to run on", 60_000, async () => (await a.exec(...ping)).stdout.trim() === "PONG");
   const policy = ["docker", "inspect", "--format", "{{.HostConfig.RestartPolicy.Name}}", "redis"] as const;
   await until("its restart policy to be back", 60_000, async () => (await a.run(...policy)).trim() === "always");
+}
+
+/** Starts another agent, and looks for what is left. */
+async function assertRecovered(): Promise<void> {
   await startAgent(a);
   await until("the recovery to end", 60_000, async () => hasEnded((await newestMigration(a)).state));
   await cleaned(b);
@@ -218,7 +222,8 @@ async function assertRunsOnWithoutAgent(): Promise<void> {
 
 test("the source's agent is killed in the freeze: the container runs on without it", async () => {
   await migrate(a, "redis", "b", { freeze: () => killAgent(a) }).catch(() => {}); // its command loses the agent
-  await assertRunsOnWithoutAgent();
+  await runsOnWithoutAgent();
+  await assertRecovered();
   const { id } = await newestMigration(a);
   const { outcome, phases, bytes } = await askAgent(a, (agent) => agent.report(id));
   assert.deepEqual([outcome, phases.map(({ name }) => name)], ["rolled-back", ["preflight", "reserve", "copy", "stage", "freeze"]]);
@@ -227,7 +232,8 @@ test("the source's agent is killed in the freeze: the container runs on without 
 
 test("the source's agent is killed while the target restores: the container runs on without it", async () => {
   await whileRestoring(() => killAgent(a)).catch(() => {});
-  await assertRunsOnWithoutAgent();
+  await runsOnWithoutAgent();
+  await assertRecovered();
 });
 
 test("the source's agent is killed while the container stands still for a moment of its copy: it runs on without it", async () => {
@@ -242,7 +248,24 @@ test("the source's agent is killed while the container stands still for a moment
   await a.run("sh", "-c", `echo FROZEN > /sys/fs/cgroup/freezer/docker/${containerId}/freezer.state`);
   await a.run("sh", "-c", `mkdir -p /run/dmigrate/migrations/${id} && touch /run/dmigrate/migrations/${id}/held`);
   await a.run("sh", "-c", `${DMIGRATE} guard ${id} < /dev/null`);
-  await assertRunsOnWithoutAgent();
+  await runsOnWithoutAgent();
+  await assertRecovered();
+});
+
+test("what a user does to a container that runs on without its agent is left alone by the next one", async () => {
+  await whileRestoring(() => killAgent(a)).catch(() => {});
+  await runsOnWithoutAgent();
+  await a.run("docker", "update", "--restart", "no", "redis");
+  await a.run("docker", "pause", "redis");
+  await startAgent(a);
+  await until("the recovery to end", 60_000, async () => hasEnded((await newestMigration(a)).state));
+  assert.equal((await lab.host(CLIENT).exec("timeout", "2", "redis-cli", "-h", ADDRESS, "ping")).stdout, "", "it is not paused any more");
+  const format = "{{.State.Paused}} {{.HostConfig.RestartPolicy.Name}}";
+  assert.equal((await a.run("docker", "inspect", "--format", format, "redis")).trim(), "true no");
+  await a.run("docker", "unpause", "redis");
+  await a.run("docker", "update", "--restart", "always", "redis");
+  await cleaned(b);
+  await assertUndone();
 });
 
 test("after all that it migrates, and its client never noticed more than pauses", async () => {

@@ -105,6 +105,8 @@ for (const [name, { fault, repair }] of Object.entries(FAULTS)) {
     assert.equal(code, "MEMORY_LOST", message);
     assert.match(message, /^redis belongs to b now, .*`docker restart redis` on b .*`docker rm --force redis` removes/);
     await assertFrozen(a, initPid);
+    const policy = ["docker", "inspect", "--format", "{{.HostConfig.RestartPolicy.Name}}", "redis"] as const;
+    await until("its restart policy to be back", 30_000, async () => (await b.run(...policy)).trim() === "always");
     await recover(a, b);
   });
 }

@@ -22,7 +22,7 @@ function session(t: TestContext): Made {
   made.addImage({ id: IMAGE, added: true, tags: ["web:1"] });
   for (const network of ["n1", "n2"]) made.addNetwork(network);
   for (const volume of ["anonymous", "data"]) made.addVolume(volume, true);
-  made.addContainer(CONTAINER);
+  made.addContainer(CONTAINER, { Name: "always", MaximumRetryCount: 0 });
   return new Made(journal, id); // as an agent that comes later
 }
 

@@ -8,6 +8,7 @@ import { tryAll } from "../../core/errors.ts";
 import { containerId, type ContainerId, type MigrationId } from "../../core/ids.ts";
 import type { Engine } from "../../docker/engine.ts";
 import { discardImage, type ImportedImage } from "../../docker/images.ts";
+import { restartPolicy, type RestartPolicy } from "../../docker/inspect.ts";
 import { discardContainer } from "../../docker/lifecycle.ts";
 import { unless } from "../../docker/transport.ts";
 import { clearTree } from "../../rootfs/remove.ts";
@@ -22,6 +23,8 @@ const made = z.object({
   /** Name of the container that was to be created next: it may be there without our knowing its id. */
   expected: z.string().optional(),
   container: z.string().transform(containerId).optional(),
+  /** What the container is to have once it belongs to this host. */
+  restartPolicy: restartPolicy.optional(),
 });
 type Things = z.infer<typeof made>;
 
@@ -40,6 +43,10 @@ export class Made {
 
   get container(): ContainerId | undefined {
     return this.#things.container;
+  }
+
+  get restartPolicy(): RestartPolicy | undefined {
+    return this.#things.restartPolicy;
   }
 
   get hasAddedImage(): boolean {
@@ -62,8 +69,8 @@ export class Made {
     this.#note({ expected: name });
   }
 
-  addContainer(container: ContainerId): void {
-    this.#note({ container });
+  addContainer(container: ContainerId, policy: RestartPolicy): void {
+    this.#note({ container, restartPolicy: policy });
   }
 
   /**

@@ -142,7 +142,7 @@ export class TargetSession {
     }
     this.#made.expectContainer(this.subject.description.name);
     const { id, warnings } = await createContainer(this.#engine, this.subject.description, RUNTIME);
-    this.#made.addContainer(id);
+    this.#made.addContainer(id, this.subject.description.hostConfig.RestartPolicy);
     this.#container = id;
     await this.#expectFiles(id);
     return warnings;

@@ -6,6 +6,9 @@ import type { MigrationId } from "../../core/ids.ts";
 import { readDescription } from "../../docker/description.ts";
 import { Engine } from "../../docker/engine.ts";
 import { awaitLoads } from "../../docker/images.ts";
+import { giveBackPolicy } from "../../docker/lifecycle.ts";
+import { despiteRestart } from "../../docker/restart.ts";
+import { unless } from "../../docker/transport.ts";
 import { readArriving } from "../../preflight/schema.ts";
 import { hostFactsOf } from "../host-facts.ts";
 import type { AgentContext } from "../context.ts";
@@ -82,11 +85,18 @@ export function targetSessions(context: AgentContext): TargetSessions {
  * Ends a session of an earlier agent. Its staged container ended with that agent (src/shim), so unless it was committed nobody
  * runs it here, and what was made for it is removed. If it was, it lacks the memory that had not come by then.
  */
-async function recoverSession(context: AgentContext, undoing: Undoing, { id, state }: MigrationRecord): Promise<void> {
+async function recoverSession(context: AgentContext, undoing: Undoing, { id, state, beganAtMs }: MigrationRecord): Promise<void> {
   const removeFolder = (): Promise<void> => removeMigrationFolder(context.config, id);
   const made = new Made(context.journal, id);
   const leave = async (): Promise<void> => {
     if (made.container !== undefined) await orphan(made.container);
+  };
+  /** The agent may have ended before it gave it. */
+  const givePolicy = async (): Promise<void> => {
+    if (made.container === undefined || made.restartPolicy === undefined) return;
+    const engine = await despiteRestart(() => Engine.connect(context.config.dockerSocket));
+    const lacked = { sinceMs: beganAtMs, hasEngineEnded: await engine.hasBegunSince(beganAtMs) };
+    await giveBackPolicy(engine, made.container, made.restartPolicy, () => lacked).catch(unless(404));
   };
   const undo = async (): Promise<void> => {
     const engine = await Engine.connect(context.config.dockerSocket);
@@ -103,4 +113,5 @@ async function recoverSession(context: AgentContext, undoing: Undoing, { id, sta
   } catch (error) {
     context.log.error({ err: error, migration: id }, "could not clean up after a migration");
   }
+  void givePolicy().catch((error: unknown) => context.log.error({ err: error, migration: id }, "could not give a restart policy back"));
 }

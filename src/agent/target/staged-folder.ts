@@ -62,6 +62,7 @@ export class StagedFolder implements AsyncDisposable {
     }
     for (const fifo of [gateOf(folder), path.join(folder, CONFIGURATION)]) makeFifo(fifo);
     await symlink(HOLD_SCRIPT, path.join(folder, "hold"));
+    await writeFile(path.join(folder, "agent"), `${process.pid}\n`);
     return new StagedFolder(folder);
   }
 
