@@ -20,6 +20,8 @@ import { readDetail } from "./detail.ts";
 import { letRunOn, restartAsItWould, returnPolicy } from "./run-on.ts";
 import { memoryLost, removeShell } from "./shell.ts";
 
+/** How long others are kept waiting for migrations that are being rolled back: whoever migrates next finds them ended, as a rule. */
+const RECOVERY_WAIT_MS = 2_000;
 /** How long a target may take to complete, or to fail, once its source has gone. */
 const COMPLETION_LIMIT_MS = 10_000;
 const COMPLETION_RETRY_MS = 200;
@@ -29,16 +31,18 @@ const COMPLETION_RETRY_MS = 200;
  * all containers run on that may; what another host or the engine must be asked about goes on behind this.
  */
 export async function recoverMigrations(context: AgentContext, doubts: Doubts): Promise<void> {
+  const recoveries: Promise<void>[] = [];
   for (const record of context.journal.unfinished("source")) {
-    const isCommitted = record.state === "committed";
-    const runsOn = isCommitted ? Promise.resolve() : letRunOn(context, record);
-    void recover(
-      context,
-      record,
-      runsOn.then(() => (isCommitted ? settle(context, doubts, record) : rollBack(context, record))),
-    );
+    if (record.state === "committed") {
+      void recover(context, record, settle(context, doubts, record));
+      continue;
+    }
+    const runsOn = letRunOn(context, record);
+    const rolledBack = runsOn.then(() => rollBack(context, record));
+    recoveries.push(recover(context, record, rolledBack));
     await runsOn.catch(() => {}); // told by its report
   }
+  await Promise.race([Promise.all(recoveries), sleep(RECOVERY_WAIT_MS, undefined, { ref: false })]);
 }
 
 async function recover(context: AgentContext, record: MigrationRecord, work: Promise<void>): Promise<void> {

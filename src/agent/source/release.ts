@@ -9,6 +9,7 @@ import { Engine } from "../../docker/engine.ts";
 import { unless } from "../../docker/transport.ts";
 import { parseConfig, rawConfig, type AgentConfig, type RawConfig } from "../config.ts";
 import { Journal, type MigrationRecord } from "../journal.ts";
+import { readDetail } from "./detail.ts";
 import { letRunOn, restartAsItWould, returnPolicy } from "./run-on.ts";
 
 /** How long the agent that was killed may take to be gone. If it is its successor that has the journal, that does what is done here. */
@@ -25,6 +26,7 @@ export async function releaseOrphan(id: string, flags: RawConfig): Promise<void>
     const record = journal.get(migrationId(id));
     if (!isOrphan(record)) return;
     await letRunOn({ config, journal }, record);
+    if (readDetail(record.detail).frozen === undefined) return; // it has its restart policy
   }
   await returnPolicyOnce(config, id);
 }
