@@ -196,6 +196,15 @@ test("a migration is cancelled while the target restores", async () => {
   await assertUndone();
 });
 
+test("the target's agent is killed while it restores: its Docker is not kept waiting", async () => {
+  const result = await whileRestoring(() => killAgent(b));
+  assert.equal(result.outcome, "rolled-back", result.message);
+  await b.run("timeout", "20", "docker", "inspect", "redis");
+  await startAgent(b);
+  await cleaned(b);
+  await assertUndone();
+});
+
 test("the link is cut while the target restores", async () => {
   const result = await whileRestoring(() => lab.segment.setLink("b", "down"));
   await lab.segment.setLink("b", "up");
