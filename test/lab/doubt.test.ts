@@ -62,18 +62,25 @@ async function restartAgent(host: Host): Promise<void> {
   await startAgent(host);
 }
 
+/** As long as it exists, a restore stands still when all is restored and only its agent has not been told. */
+const GATE = "/run/restore-gate";
+/** Puts that before the last thing that CRIU's action script does (src/shim/dmigrate-hold). */
+const HELD_LAST =
+  "for hold in /run/dmigrate/expected/*/hold; do [ ! -e $hold.real ] || continue; mv $hold $hold.real; printf '%s\\n' '#!/bin/sh' " +
+  `'[ "$CRTOOLS_SCRIPT_ACTION" != post-resume ] || while [ -e ${GATE} ]; do sleep 0.02; done' ` +
+  `'exec "$0.real"' > $hold; chmod 755 $hold; done`;
+
 /** Migrates, and has something happen once the source has committed and can't ask the target any more to take over. */
 async function migrateMute(fault: (id: MigrationId) => Promise<unknown>): ReturnType<typeof migrate> {
-  const gate = "/run/restore-gate";
-  await b.run("touch", gate);
-  const repair = await beforeRestores(b, `while [ -e ${gate} ]; do sleep 0.02; done`);
+  await b.run("touch", GATE);
+  const repair = await beforeRestores(b, HELD_LAST);
   const calls = await callsPort();
   const result = await migrate(a, "redis", "b", {
     // The source needs the answer that the target has restored.
     handover: async (id) => {
       await untilSent(calls);
       await mute("DROP", calls);
-      await b.run("rm", gate);
+      await b.run("rm", GATE);
       await until("the source to commit", 30_000, async () => (await stateOf(a)) === "committed");
       await fault(id);
     },

@@ -345,11 +345,18 @@ export class SourceSession {
 
   async #abortTarget(): Promise<void> {
     const { subject, target } = this.#scope;
+    const limit = AbortSignal.timeout(ABORT_LIMIT_MS);
+    const abort = (): Promise<void> => target.abort(subject.id, { signal: limit });
     try {
-      await target.abort(subject.id, { signal: AbortSignal.timeout(ABORT_LIMIT_MS) });
+      await abort();
     } catch (error) {
-      if (DmigrateError.from(error).code === "MIGRATION_NOT_FOUND") return; // it refused, or its next agent has cleaned up
+      const { code } = DmigrateError.from(error);
+      if (code === "MIGRATION_NOT_FOUND") return; // it refused, or its next agent has cleaned up
       this.#scope.warn(`${subject.request.target} has not said that it cleaned up (${messageOf(error)}); its agent does so by itself`);
+      // It does so sooner if it is told once it can be reached again.
+      persist(abort, () => limit.aborted).catch((lost: unknown) =>
+        this.#scope.logWarning(lost, "the target could not be told to clean up"),
+      );
     }
   }
 
