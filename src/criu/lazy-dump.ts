@@ -141,7 +141,7 @@ function follow(child: ChildProcess, port: number, work: string, status: StatusP
     const log = await readFile(path.join(work, "dump.log"), "utf8").catch(() => "");
     throw new DmigrateError(
       "DUMP_FAILED",
-      `CRIU could not dump the container: ${lastErrors(log) || said.trim()}; the container keeps running on the source`,
+      `CRIU could not dump the container: ${lastErrors(log) || said.trim()}; remove what that names, then migrate again: it runs on here`,
     );
   });
   ready.catch(() => {}); // whoever waits for it gets it; nobody may be waiting yet
