@@ -14,7 +14,7 @@ import { spec, type TestEvent } from "node:test/reporters";
 /** What a group's tests need decides how many of its files run at once, and after how long a file is given up. */
 const GROUPS = [
   { files: "{src,lab,tools}/**/*.test.ts", concurrency: 2, timeoutMinutes: 2 },
-  { files: "test/{engine,lab}/*.test.ts", concurrency: 6, timeoutMinutes: 10 },
+  { files: "test/{engine,lab}/*.test.ts", concurrency: 4, timeoutMinutes: 10 },
 ] as const;
 
 /** A line of node's own summary: what was counted, and how many or how many milliseconds. */
