@@ -2,7 +2,8 @@
  * Who builds a lab: one command at a time for each name, or they would remove what the other has built so far.
  */
 import { once } from "node:events";
-import { createConnection, createServer } from "node:net";
+import { createServer } from "node:net";
+import { isServed } from "../src/agent/served.ts";
 import { DmigrateError } from "../src/core/errors.ts";
 
 /** Sees to it that nobody else builds a lab of that name; its claim ends with this process at the latest. Throws LAB if somebody does. */
@@ -19,16 +20,8 @@ export async function claimSite(name: string): Promise<AsyncDisposable> {
 }
 
 /** Whether somebody builds a lab of that name just now. */
-export async function isSiteClaimed(name: string): Promise<boolean> {
-  const socket = createConnection(siteAddress(name));
-  try {
-    await once(socket, "connect");
-    return true;
-  } catch {
-    return false;
-  } finally {
-    socket.destroy();
-  }
+export function isSiteClaimed(name: string): Promise<boolean> {
+  return isServed(siteAddress(name));
 }
 
 /** A Unix socket's address without a file (unix(7)): it is free again when nobody listens. */

@@ -4,9 +4,9 @@
 import { once } from "node:events";
 import { rmSync } from "node:fs";
 import { createServer, type Http2ServerRequest, type Http2ServerResponse, type ServerHttp2Session } from "node:http2";
-import { createConnection } from "node:net";
 import { DmigrateError, messageOf } from "../core/errors.ts";
 import { closeSessions } from "./farewell.ts";
+import { isServed } from "./served.ts";
 
 /** Serves calls at `path` until disposed of; then every connection is cut. Throws AGENT if another agent does, or if it cannot. */
 export async function serveControl(
@@ -41,17 +41,4 @@ export async function serveControl(
       await closed;
     },
   };
-}
-
-/** True if somebody answers there; a socket that a dead agent left does not. */
-async function isServed(path: string): Promise<boolean> {
-  const socket = createConnection(path);
-  try {
-    await once(socket, "connect");
-    return true;
-  } catch {
-    return false;
-  } finally {
-    socket.destroy();
-  }
 }

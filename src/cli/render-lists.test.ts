@@ -89,3 +89,14 @@ test("a host in no cluster shows its token, a member does not", () => {
     "host        a",
   ]);
 });
+
+test("either host tells in the same words how a migration stands, and which phase only while it goes on", () => {
+  const summary = { id, container, source, target, phase: "post-copy", beganAtMs: 0 } as const;
+  const line = (state: "running" | "prepared" | "committed" | "owner" | "completed"): string =>
+    renderMigrations([{ ...summary, role: "source", state }], 0, colourless)[1] ?? "";
+  assert.equal(line("prepared"), line("running"));
+  assert.match(line("running"), / b +running +post-copy +now$/);
+  assert.equal(line("owner"), line("committed"));
+  assert.match(line("committed"), / b +handed over +post-copy +now$/);
+  assert.match(line("completed"), / b +completed +now$/);
+});

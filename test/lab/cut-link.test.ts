@@ -8,13 +8,12 @@ import type { Host } from "../../lab/host.ts";
 import { migrate } from "../support/lab.ts";
 import { Ordeal } from "../support/ordeal.ts";
 
-const ADDRESS = "10.77.0.201";
 let ordeal: Ordeal;
 let a: Host;
 let b: Host;
 
 before(async () => {
-  ordeal = await Ordeal.begin("tcut", ADDRESS);
+  ordeal = await Ordeal.begin("tcut");
   ({ a, b } = ordeal);
 });
 after(() => ordeal.lab.down());

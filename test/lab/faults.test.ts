@@ -11,13 +11,12 @@ import { LAN } from "../../lab/lab.ts";
 import { assertRuns, beforeRestores, migrate, provideImage } from "../support/lab.ts";
 import { AGENT, Ordeal, VOLUME_MEGABYTES } from "../support/ordeal.ts";
 
-const ADDRESS = "10.77.0.201";
 let ordeal: Ordeal;
 let a: Host;
 let b: Host;
 
 before(async () => {
-  ordeal = await Ordeal.begin("tfault", ADDRESS);
+  ordeal = await Ordeal.begin("tfault");
   ({ a, b } = ordeal);
 });
 after(() => ordeal.lab.down());

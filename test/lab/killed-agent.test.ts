@@ -11,15 +11,14 @@ import { CHECKOUT_IN_HOST } from "../../lab/paths.ts";
 import { newMigrationId } from "../../src/core/ids.ts";
 import { hasEnded } from "../../src/core/journal-states.ts";
 import { migrate, newestMigration } from "../support/lab.ts";
-import { Ordeal } from "../support/ordeal.ts";
+import { ADDRESS, Ordeal } from "../support/ordeal.ts";
 
-const ADDRESS = "10.77.0.201";
 let ordeal: Ordeal;
 let a: Host;
 let b: Host;
 
 before(async () => {
-  ordeal = await Ordeal.begin("tkilled", ADDRESS);
+  ordeal = await Ordeal.begin("tkilled");
   ({ a, b } = ordeal);
 });
 after(() => ordeal.lab.down());

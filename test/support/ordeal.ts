@@ -27,7 +27,10 @@ export const AGENT = "dmigrate.ts agent";
 /** What its volume holds. */
 export const VOLUME_MEGABYTES = 48;
 
-export class Ordeal implements AsyncDisposable {
+/** Where its redis answers: each ordeal has a segment of its own. */
+export const ADDRESS = "10.77.0.201";
+
+export class Ordeal {
   readonly lab: Lab;
   readonly a: Host;
   readonly b: Host;
@@ -42,10 +45,10 @@ export class Ordeal implements AsyncDisposable {
   }
 
   /** The redis runs on `a`, under a restart policy, and `b` has never heard of it. */
-  static async begin(name: string, address: string): Promise<Ordeal> {
+  static async begin(name: string): Promise<Ordeal> {
     const lab = await labOfTwo(name);
     const a = lab.host("a");
-    const { initPid, client } = await watchedRedis(lab, a, address, "--volume", "data:/data");
+    const { initPid, client } = await watchedRedis(lab, a, ADDRESS, "--volume", "data:/data");
     await a.run("docker", "exec", "redis", "dd", "if=/dev/urandom", "of=/data/blob", "bs=1M", `count=${VOLUME_MEGABYTES}`);
     return new Ordeal(lab, initPid, client);
   }
@@ -86,9 +89,5 @@ export class Ordeal implements AsyncDisposable {
     await assertRuns(this.b, "redis");
     await assertClean(this.a, "redis");
     await assertUnnoticed(this.#client);
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.lab.down();
   }
 }

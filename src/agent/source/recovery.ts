@@ -111,10 +111,9 @@ async function rollBack(context: AgentContext, { id, peer, container }: Migratio
       .abort(id)
       .catch((error: unknown) => context.log.warn({ err: error, migration: id }, "the target could not be told to clean up")),
   ]);
-  const runs = became === undefined ? `${container} keeps running here; migrate it again` : `${container} ${became}`;
-  end(context, record, "rolled-back", {
-    error: new DmigrateError("AGENT", `The agent ended during the migration, but not the container: ${runs}`),
-  });
+  const fate = became === undefined ? `but ${container} keeps running here; migrate it again` : `and ${container} ${became}`;
+  const text = `The agent ended during the migration, ${fate}`;
+  end(context, record, "rolled-back", { error: new DmigrateError("AGENT", text) });
 }
 
 /** Returns what became of a container that has not run on, or lacks its policy. */
