@@ -51,14 +51,15 @@ interface Running {
 }
 
 /** Starts the client in this process and waits for its first reply. */
-async function startClient(t: TestContext, { window = 1, patienceMs = LIMIT_MS } = {}): Promise<Running> {
+async function startClient(t: TestContext, { window = 1, limitMs = LIMIT_MS } = {}): Promise<Running> {
   const stop = new AbortController();
   t.after(() => stop.abort());
   const marks: Mark[] = [];
   const isReady = Promise.withResolvers<void>();
   const control: Control = { stop: stop.signal, marks, ready: isReady.resolve };
   // So many keys that none is written twice.
-  const result = runRedisClient({ ...endpoint, window, prefix: "p", keyCount: 1_000_000, valueBytes: 32, pauseMs: 0, patienceMs }, control);
+  const steps = { window, prefix: "p", keyCount: 1_000_000, valueBytes: 32, pauseMs: 0 };
+  const result = runRedisClient({ ...endpoint, ...steps, connectLimitMs: limitMs, answerLimitMs: limitMs }, control);
   await Promise.race([isReady.promise, result]);
   return {
     mark: (name) => marks.push({ name, timeMs: performance.now() }),
@@ -137,7 +138,7 @@ test("a redis that dies and comes back empty costs a connection and every write 
 
 test("a redis that stays dead has lost everything", async (t) => {
   const { server, connection } = await startRedis(t);
-  const client = await startClient(t, { patienceMs: 300 });
+  const client = await startClient(t, { limitMs: 300 });
   await untilStep(connection, 100);
   await sandbox.end(server);
   const result = await client.stop();
@@ -146,7 +147,7 @@ test("a redis that stays dead has lost everything", async (t) => {
 
 test("a redis that does not answer any more after the stop is given up", async (t) => {
   const { connection } = await startRedis(t);
-  const client = await startClient(t, { patienceMs: 300 });
+  const client = await startClient(t, { limitMs: 300 });
   await untilStep(connection, 100);
   await connection.command("CLIENT", "PAUSE", "60000", "ALL");
   const result = await client.stop();
@@ -154,7 +155,7 @@ test("a redis that does not answer any more after the stop is given up", async (
 });
 
 test("a client that finds no redis says so", async (t) => {
-  await assert.rejects(startClient(t, { patienceMs: 300 }), { code: "LAB", message: /Found no redis/ });
+  await assert.rejects(startClient(t, { limitMs: 300 }), { code: "LAB", message: /Found no redis/ });
 });
 
 test("the program is driven over its input and answers with its result", async (t) => {

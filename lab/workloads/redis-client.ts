@@ -19,14 +19,17 @@ export interface RedisClientOptions extends Endpoint, LedgerOptions {
   readonly window: number;
   /** How long to rest after each step. */
   readonly pauseMs: number;
-  /** How long the first connection may take, and after the stop whatever is still under way. */
-  readonly patienceMs: number;
+  /** How long the first connection may take. */
+  readonly connectLimitMs: number;
+  /** How long whatever is under way at the stop may take. */
+  readonly answerLimitMs: number;
 }
 
 const CONNECT_LIMIT_MS = 1000;
 const RECONNECT_PAUSE_MS = 50;
-/** Longer than TCP waits between two retransmissions after a downtime of seconds. */
-const PATIENCE_MS = 15_000;
+const FIRST_CONNECT_LIMIT_MS = 15_000;
+/** Longer than TCP ever waits between two retransmissions (TCP_RTO_MAX, 120 s), however long the server was out of reach before. */
+const ANSWER_LIMIT_MS = 130_000;
 const READ_BACK_BATCH = 500;
 
 class RedisClient {
@@ -48,8 +51,8 @@ class RedisClient {
   }
 
   async run(): Promise<RedisClientResult> {
-    this.control.stop.addEventListener("abort", () => this.limitPatience());
-    this.limitPatience();
+    this.control.stop.addEventListener("abort", () => this.limitPatience(this.options.answerLimitMs));
+    this.limitPatience(this.options.connectLimitMs);
     await this.connect();
     if (!this.control.stop.aborted) clearTimeout(this.patience);
     if (this.connection === undefined) {
@@ -71,12 +74,12 @@ class RedisClient {
   }
 
   /** From now on there is an end to waiting: for the first connection, or after the stop for all that is still to come. */
-  private limitPatience(): void {
+  private limitPatience(limitMs: number): void {
     clearTimeout(this.patience);
     this.patience = setTimeout(() => {
       this.isPatient = false;
       this.connection?.[Symbol.dispose]();
-    }, this.options.patienceMs);
+    }, limitMs);
   }
 
   /** Tries until somebody answers or patience ends. */
@@ -179,6 +182,9 @@ async function main(): Promise<void> {
     .object({ host: z.string(), port: integer, window: integer, keyCount: integer, valueBytes: integer, pauseMs, prefix: z.string() })
     .refine(({ window, keyCount }) => window <= keyCount, "--window must not exceed --keys")
     .parse({ ...values, keyCount: values.keys, valueBytes: values["value-bytes"], pauseMs: values["pause-ms"] });
-  const result = await runRedisClient({ ...options, patienceMs: PATIENCE_MS }, controlFromInput());
+  const result = await runRedisClient(
+    { ...options, connectLimitMs: FIRST_CONNECT_LIMIT_MS, answerLimitMs: ANSWER_LIMIT_MS },
+    controlFromInput(),
+  );
   process.stdout.write(`${JSON.stringify(result)}\n`);
 }

@@ -16,11 +16,11 @@ import {
   assertRuns,
   assertRunsOn,
   assertUnnoticed,
-  beforeRestores,
   labOfTwo,
   migrate,
   newestMigration,
   watchedRedis,
+  whileRestoring,
 } from "../support/lab.ts";
 
 const ADDRESS = "10.77.0.204";
@@ -62,31 +62,23 @@ async function restartAgent(host: Host): Promise<void> {
   await startAgent(host);
 }
 
-/** As long as it exists, a restore stands still when all is restored and only its agent has not been told. */
-const GATE = "/run/restore-gate";
-/** Puts that before the last thing that CRIU's action script does (src/shim/dmigrate-hold). */
-const HELD_LAST =
+/** Holds a restore when all is done and only its agent has not been told: in the last thing that CRIU's action script does (src/shim/dmigrate-hold). */
+const holdLast = (gate: string): string =>
   "for hold in /run/dmigrate/expected/*/hold; do [ ! -e $hold.real ] || continue; mv $hold $hold.real; printf '%s\\n' '#!/bin/sh' " +
-  `'[ "$CRTOOLS_SCRIPT_ACTION" != post-resume ] || while [ -e ${GATE} ]; do sleep 0.02; done' ` +
+  `'[ "$CRTOOLS_SCRIPT_ACTION" != post-resume ] || while [ -e ${gate} ]; do sleep 0.02; done' ` +
   `'exec "$0.real"' > $hold; chmod 755 $hold; done`;
 
 /** Migrates, and has something happen once the source has committed and can't ask the target any more to take over. */
 async function migrateMute(fault: (id: MigrationId) => Promise<unknown>): ReturnType<typeof migrate> {
-  await b.run("touch", GATE);
-  const repair = await beforeRestores(b, HELD_LAST);
   const calls = await callsPort();
-  const result = await migrate(a, "redis", "b", {
-    // The source needs the answer that the target has restored.
-    handover: async (id) => {
-      await untilSent(calls);
-      await mute("DROP", calls);
-      await b.run("rm", GATE);
-      await until("the source to commit", 30_000, async () => (await stateOf(a)) === "committed");
-      await fault(id);
-    },
-  });
-  await repair();
-  return result;
+  const act = async (id: MigrationId, release: () => Promise<unknown>): Promise<void> => {
+    await untilSent(calls);
+    await mute("DROP", calls);
+    await release(); // the source needs the answer that the target has restored
+    await until("the source to commit", 30_000, async () => (await stateOf(a)) === "committed");
+    await fault(id);
+  };
+  return await whileRestoring(a, b, act, holdLast);
 }
 
 /** The port from which the source calls the target. */
@@ -173,9 +165,7 @@ test("the target can be asked in time: it takes over, and the client never notic
 });
 
 test("a target whose agent is told to end while it restores takes over first", async () => {
-  const repair = await beforeRestores(a, "sleep 1");
-  const result = await migrate(b, "redis", "a", { handover: () => a.run("pkill", "-TERM", "-f", "dmigrate.ts agent") });
-  await repair();
+  const result = await whileRestoring(b, a, () => a.run("pkill", "-TERM", "-f", "dmigrate.ts agent"));
   assert.equal(result.outcome, "completed", result.message);
   await until("the agent to end", 30_000, async () => (await a.exec("pgrep", "-f", "dmigrate.ts agent")).code === 1);
   await assertRuns(a, "redis");
@@ -184,9 +174,7 @@ test("a target whose agent is told to end while it restores takes over first", a
 });
 
 test("who stops the container in the freeze does not find it on the target", async () => {
-  const repair = await beforeRestores(b, "sleep 2");
-  const result = await migrate(a, "redis", "b", { handover: () => a.run("docker", "stop", "--time", "0", "redis") });
-  await repair();
+  const result = await whileRestoring(a, b, () => a.run("docker", "stop", "--time", "0", "redis"));
   assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "CONTAINER_NOT_RUNNING"], result.message);
   assert.equal((await a.run("docker", "inspect", "--format", "{{.State.Running}}", "redis")).trim(), "false");
   await assertClean(b, "redis");
@@ -194,15 +182,11 @@ test("who stops the container in the freeze does not find it on the target", asy
 
 test("a container whose Docker is killed in the freeze is started again by the next one, as its restart policy says", async () => {
   await a.run("docker", "start", "redis");
-  const repair = await beforeRestores(b, "sleep 2");
-  const result = await migrate(a, "redis", "b", {
-    handover: async () => {
-      await a.run("pkill", "-KILL", "-x", "dockerd");
-      await a.run("rm", "-f", "/run/docker.sock", "/run/docker.pid");
-      await a.startDocker();
-    },
+  const result = await whileRestoring(a, b, async () => {
+    await a.run("pkill", "-KILL", "-x", "dockerd");
+    await a.run("rm", "-f", "/run/docker.sock", "/run/docker.pid");
+    await a.startDocker();
   });
-  await repair();
   assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "CONTAINER_NOT_RUNNING"], result.message);
   assert.match(String(result.report?.warnings), /redis ended with its Docker Engine, and was started again/);
   await assertRuns(a, "redis");

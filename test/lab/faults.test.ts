@@ -55,7 +55,7 @@ for (const phase of ["copy", "freeze"]) {
 }
 
 test("the target's Docker is told to end as it restores: it must not get what it would end", async () => {
-  const result = await migrate(a, "redis", "b", { handover: () => b.run("pkill", "-TERM", "-x", "dockerd") });
+  const result = await ordeal.whileRestoring(() => b.run("pkill", "-TERM", "-x", "dockerd"));
   assert.equal(result.outcome, "rolled-back", result.message);
   assert.match(result.message, /Docker Engine/);
   await until("the engine to end", 60_000, async () => (await b.exec("pgrep", "-x", "dockerd")).code !== 0);

@@ -123,6 +123,28 @@ export async function beforeRestores(host: Host, line: string): Promise<() => Pr
   return () => host.run("mv", "/usr/sbin/criu.away", "/usr/sbin/criu");
 }
 
+/** As long as it exists, restores wait. */
+const GATE = "/run/restore-gate";
+
+/**
+ * Migrates the redis, and has something happen while the target's restore is held up.
+ * @param fault lets it go on by `release`, or by its end
+ * @param hold a line of shell that holds it: by default before CRIU's first step
+ */
+export async function whileRestoring(
+  source: Host,
+  target: Host,
+  fault: (migration: MigrationId, release: () => Promise<unknown>) => Promise<unknown>,
+  hold: (gate: string) => string = (gate) => `while [ -e ${gate} ]; do sleep 0.02; done`,
+): Promise<MigrateResult> {
+  const release = (): Promise<unknown> => target.run("rm", "--force", GATE);
+  await target.run("touch", GATE);
+  const repair = await beforeRestores(target, hold(GATE));
+  const result = await migrate(source, "redis", target.name, { handover: (id) => fault(id, release).finally(release) });
+  await repair();
+  return result;
+}
+
 /** A redis client on the lab's client host that notices everything, at full speed or at one that leaves the processors to others. */
 export function startRedisClient(lab: Lab, address: string, speed: "full" | "gentle" = "full"): ClientProcess<RedisClientResult> {
   const program = [

@@ -8,17 +8,18 @@ import { until, type Host } from "../../lab/host.ts";
 import type { Lab } from "../../lab/lab.ts";
 import type { ClientProcess } from "../../lab/workloads/client-control.ts";
 import type { RedisClientResult } from "../../lab/workloads/client-result.ts";
+import type { MigrationId } from "../../src/core/ids.ts";
 import { hasEnded } from "../../src/core/journal-states.ts";
 import {
   assertClean,
   assertRuns,
   assertRunsOn,
   assertUnnoticed,
-  beforeRestores,
   labOfTwo,
   migrate,
   newestMigration,
   watchedRedis,
+  whileRestoring,
   type MigrateResult,
 } from "./lab.ts";
 
@@ -57,12 +58,9 @@ export class Ordeal {
     await host.run("pkill", "-KILL", "-f", AGENT);
   }
 
-  /** Has the target's restore take its time, and something happen meanwhile. */
-  async whileRestoring(fault: (id: string) => Promise<unknown>): Promise<MigrateResult> {
-    const repair = await beforeRestores(this.b, "sleep 3");
-    const result = await migrate(this.a, "redis", "b", { handover: fault });
-    await repair();
-    return result;
+  /** Migrates, and has something happen while the target's restore is held up. */
+  whileRestoring(fault: (id: MigrationId) => Promise<unknown>): Promise<MigrateResult> {
+    return whileRestoring(this.a, this.b, fault);
   }
 
   /** Waits for what the other side finds out by itself. */
