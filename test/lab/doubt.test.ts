@@ -9,6 +9,7 @@ import { until, type Host } from "../../lab/host.ts";
 import type { Lab } from "../../lab/lab.ts";
 import { DmigrateError } from "../../src/core/errors.ts";
 import type { MigrationId } from "../../src/core/ids.ts";
+import { Engine } from "../../src/docker/engine.ts";
 import type { ClientProcess } from "../../lab/workloads/client-control.ts";
 import type { RedisClientResult } from "../../lab/workloads/client-result.ts";
 import {
@@ -62,7 +63,7 @@ async function restartAgent(host: Host): Promise<void> {
   await startAgent(host);
 }
 
-/** Holds a restore when all is done and only its agent has not been told: in the last thing that CRIU's action script does (src/shim/dmigrate-hold). */
+/** Holds a restore when only its agent has not been told: in the last thing that CRIU's action script does (src/shim/dmigrate-hold). */
 const holdLast = (gate: string): string =>
   "for hold in /run/dmigrate/expected/*/hold; do [ ! -e $hold.real ] || continue; mv $hold $hold.real; printf '%s\\n' '#!/bin/sh' " +
   `'[ "$CRTOOLS_SCRIPT_ACTION" != post-resume ] || while [ -e ${gate} ]; do sleep 0.02; done' ` +
@@ -174,7 +175,14 @@ test("a target whose agent is told to end while it restores takes over first", a
 });
 
 test("who stops the container in the freeze does not find it on the target", async () => {
-  const result = await whileRestoring(a, b, () => a.run("docker", "stop", "--time", "0", "redis"));
+  const engine = await Engine.connect(a.dockerSocket);
+  let stopped: Promise<unknown> | undefined; // ends with the freeze
+  const result = await whileRestoring(a, b, async () => {
+    const sinceMs = Date.now();
+    stopped = a.run("docker", "stop", "--time", "0", "redis");
+    await until("the engine to be asked", 10_000, () => engine.wasToldToEnd("redis", sinceMs));
+  });
+  await stopped;
   assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "CONTAINER_NOT_RUNNING"], result.message);
   assert.equal((await a.run("docker", "inspect", "--format", "{{.State.Running}}", "redis")).trim(), "false");
   await assertClean(b, "redis");
@@ -182,8 +190,9 @@ test("who stops the container in the freeze does not find it on the target", asy
 
 test("a container whose Docker is killed in the freeze is started again by the next one, as its restart policy says", async () => {
   await a.run("docker", "start", "redis");
-  const result = await whileRestoring(a, b, async () => {
+  const result = await whileRestoring(a, b, async (_, release) => {
     await a.run("pkill", "-KILL", "-x", "dockerd");
+    await release(); // an engine that starts waits for what is frozen
     await a.run("rm", "-f", "/run/docker.sock", "/run/docker.pid");
     await a.startDocker();
   });

@@ -140,7 +140,14 @@ export async function whileRestoring(
   const release = (): Promise<unknown> => target.run("rm", "--force", GATE);
   await target.run("touch", GATE);
   const repair = await beforeRestores(target, hold(GATE));
-  const result = await migrate(source, "redis", target.name, { handover: (id) => fault(id, release).finally(release) });
+  const handover = async (id: MigrationId): Promise<void> => {
+    try {
+      await fault(id, release);
+    } finally {
+      await release();
+    }
+  };
+  const result = await migrate(source, "redis", target.name, { handover });
   await repair();
   return result;
 }
