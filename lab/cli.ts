@@ -4,9 +4,9 @@
 import { Argument, Option, type Command } from "commander";
 import type { ChildProcess } from "node:child_process";
 import { once } from "node:events";
-import { existsSync } from "node:fs";
 import { constants } from "node:os";
 import { text } from "node:stream/consumers";
+import { isServed } from "../src/agent/served.ts";
 import { example } from "../src/cli/program.ts";
 import { suggesting } from "../src/cli/suggestions.ts";
 import { DmigrateError, messageOf } from "../src/core/errors.ts";
@@ -219,14 +219,15 @@ interface HostStatus {
 async function statusOf(name: string): Promise<LabStatus> {
   try {
     const { hosts } = await Lab.attach(name);
-    return { name, hosts: hosts.map((host) => hostStatusOf(host)) };
+    return { name, hosts: await Promise.all(hosts.map((host) => hostStatusOf(host))) };
   } catch (error) {
     return { name, hosts: [], problem: messageOf(error) };
   }
 }
 
-function hostStatusOf({ name, address, dockerSocket, record: { usernsRemap, cgroup2 }, root }: Host): HostStatus {
-  return { name, address, docker: existsSync(dockerSocket), usernsRemap, cgroup2, agent: existsSync(`${root}/run/dmigrate/agent.sock`) };
+async function hostStatusOf({ name, address, dockerSocket, record: { usernsRemap, cgroup2 }, root }: Host): Promise<HostStatus> {
+  const [docker, agent] = await Promise.all([isServed(dockerSocket), isServed(`${root}/run/dmigrate/agent.sock`)]);
+  return { name, address, docker, usernsRemap, cgroup2, agent };
 }
 
 function describeStatus({ name, hosts, problem }: LabStatus): string[] {

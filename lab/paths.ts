@@ -22,7 +22,10 @@ const LAB_NAME = /^[a-z][a-z0-9]{0,7}$/;
 /** Checks a lab's name: short, for it becomes part of interface and cgroup names. Throws USAGE. */
 export function labName(text: string): string {
   if (LAB_NAME.test(text)) return text;
-  throw new DmigrateError("USAGE", `${JSON.stringify(text)} is no name for a lab; use a letter and up to 7 letters or digits`);
+  throw new DmigrateError(
+    "USAGE",
+    `${JSON.stringify(text)} is no name for a lab; use a lower-case letter and up to 7 lower-case letters or digits`,
+  );
 }
 
 const HOST_NAME = /^[a-z]([a-z0-9-]{0,11}[a-z0-9])?$/;
@@ -32,7 +35,7 @@ export function labHostName(text: string): string {
   if (HOST_NAME.test(text)) return text;
   throw new DmigrateError(
     "USAGE",
-    `${JSON.stringify(text)} is no name for a lab's host; use a letter and up to 12 letters, digits or inner hyphens`,
+    `${JSON.stringify(text)} is no name for a lab's host; use a lower-case letter and up to 12 lower-case letters, digits or inner hyphens`,
   );
 }
 

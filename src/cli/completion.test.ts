@@ -56,12 +56,13 @@ suite("completion", () => {
     assert.deepEqual(await offered(t, ["migrate", "redis", ""], silent), []);
   });
 
-  test("the script for bash is one that bash accepts, also twice", async (t) => {
-    const log = t.mock.method(console, "log", () => {});
-    assert.equal(await runCli(["completion", "bash"], stage(AGENT)), 0);
-    const script = log.mock.calls.map(({ arguments: [text] }) => String(text)).join("\n");
-    log.mock.restore();
+  test("the script for bash is one that bash accepts, also twice", async () => {
+    const [plain, asJson] = [stage(AGENT), stage(AGENT)];
+    assert.deepEqual([await runCli(["completion", "bash"], plain), await runCli(["completion", "bash", "--json"], asJson)], [0, 0]);
+    const script = plain.out.text;
     assert.match(script, /dmigrate complete --/);
+    const told = JSON.parse(asJson.out.text) as { shell: string; script: string }; // compared below
+    assert.deepEqual(told, { shell: "bash", script: script.trimEnd() });
     const { status, stderr } = spawnSync("bash", ["-e"], { input: `${script}\n${script}\ncomplete -p dmigrate`, encoding: "utf8" });
     assert.deepEqual([status, stderr], [0, ""]);
   });

@@ -2,18 +2,29 @@
 import { RootCommand, type Command as Completable, type Complete } from "@bomb.sh/tab";
 import type { Argument, Command, Option } from "commander";
 import type { ControlClient } from "../agent/client.ts";
-import type { Command as Work } from "./invocation.ts";
+import { answer, type Command as Work } from "./invocation.ts";
 import { suggestionsFor, type Suggestion } from "./suggestions.ts";
 
 /** Prints the script that a shell sources; it calls `dmigrate complete` at each press of the key. */
-export const completion: Work<[shell: string]> = async (_invocation, shell) => {
+export const completion: Work<[shell: string]> = async (invocation, shell) => {
   // What the script for bash declares it can't declare again.
-  const [before, after] = shell === "bash" ? ['if [ -z "${__dmigrate_completion:-}" ]; then\n__dmigrate_completion=1', "fi"] : [];
-  if (before !== undefined) console.log(before);
-  new RootCommand().setup("dmigrate", "dmigrate", shell);
-  if (after !== undefined) console.log(after);
+  const [before, after] = shell === "bash" ? ['if [ -z "${__dmigrate_completion:-}" ]; then\n__dmigrate_completion=1\n', "\nfi"] : ["", ""];
+  answer(invocation, { shell, script: `${before}${scriptOf(shell)}${after}` }, ({ script }) => [script]);
   return 0;
 };
+
+/** The library can only print it. */
+function scriptOf(shell: string): string {
+  const lines: string[] = [];
+  const { log } = console;
+  console.log = (line: string) => void lines.push(line);
+  try {
+    new RootCommand().setup("dmigrate", "dmigrate", shell);
+  } finally {
+    console.log = log;
+  }
+  return lines.join("\n");
+}
 
 /** What can stand for each argument and option. */
 type Suggestions = ReadonlyMap<Argument | Option, readonly Suggestion[]>;

@@ -226,6 +226,7 @@ function addSetup(program: Command, surroundings: Surroundings, run: Run): void 
       ).choices(["own", "criu"]),
     )
     .addOption(new Option("--log-level <level>", "how much it says; default: info").choices(["debug", "info", "warn", "error", "silent"]))
+    .option("--json", "if it can't start, print why as JSON on standard output; its log on standard error is always JSON")
     .action((flags: Readonly<Record<string, string>>) => surroundings.serve(flags));
   program
     .command("guard", { hidden: true })
@@ -297,6 +298,7 @@ function addShell(program: Command, run: Run): void {
         "package bash-completion.",
     )
     .addArgument(new Argument("<shell>", "which shell").choices(["bash", "zsh", "fish"]))
+    .option("--json", "print shell and script as JSON, errors too")
     .action(run((all) => all.completion));
   example(completion, "source <(dmigrate completion bash)", "dmigrate completion bash > /etc/bash_completion.d/dmigrate");
   program

@@ -393,6 +393,7 @@ function* findNamespaces(container: ContainerFacts, source: string, target: stri
     yield blocker(`The container uses the ${namespace} namespace of ${source}, which does not move`, `run it without --${namespace} host`);
   }
   for (const process of container.processes) {
+    if (process.origin !== "container") continue; // in a restored container it has the host's time namespace, and must end anyway
     const nested = process.foreignNamespaces.filter((namespace) => !NESTABLE.has(namespace));
     if (nested.length === 0) continue;
     yield blocker(

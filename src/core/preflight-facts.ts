@@ -227,8 +227,8 @@ export interface ProcessFacts {
   readonly innerPid: number;
   readonly parentPid: number;
   readonly name: string;
-  /** Effective user id in the initial user namespace. */
-  readonly uid: number;
+  /** Its first user or group id that is not root's in the initial user namespace, like `user 1000`; "" if there is none. */
+  readonly foreignId: string;
   /** One letter of proc_pid_stat(5): `T` if any thread is stopped, otherwise that of the main thread. */
   readonly state: string;
   readonly threadCount: number;

@@ -125,13 +125,13 @@ export const hostChecks = {
     },
   },
   "user-ids": {
-    passed: (s) => `The agent on ${s.source.host} may dump processes of every user in the container`,
+    passed: (s) => `The agent on ${s.source.host} may dump processes of every user and group in the container`,
     *find({ source: { host, hasSysResource }, container }) {
       if (hasSysResource) return;
-      const other = container.processes.find((process) => process.uid !== 0);
+      const other = container.processes.find(({ foreignId }) => foreignId !== "");
       if (other === undefined) return;
       yield blocker(
-        `${nameOf(other)} runs as user ${other.uid}, which CRIU can't dump without CAP_SYS_RESOURCE; the agent on ${host} lacks it`,
+        `${nameOf(other)} runs as ${other.foreignId}, which CRIU can't dump without CAP_SYS_RESOURCE; the agent on ${host} lacks it`,
         "give the agent CAP_SYS_RESOURCE",
         host,
       );

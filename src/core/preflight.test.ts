@@ -85,7 +85,7 @@ const PROCESS: ProcessFacts = {
   innerPid: 1,
   parentPid: 4700,
   name: "redis-server",
-  uid: 999,
+  foreignId: "user 999",
   state: "S",
   threadCount: 4,
   processors: ["0-3"],
@@ -201,7 +201,7 @@ const CASES: readonly Case[] = [
   [{ sourceDocker: { storageDriver: "vfs" } }, "blocker", "storage", /a stores containers with vfs/],
   [{ targetDocker: { runtimes: ["runc"] } }, "blocker", "runtime", /b does not know the runtime dmigrate/],
   [{ source: { quarantine: broken } }, "blocker", "quarantine", /a can't silence/],
-  [{ source: { hasSysResource: false }, process: { uid: 0 } }, "blocker", "pipe-size", /fs\.pipe-max-size allows 1048576/],
+  [{ source: { hasSysResource: false }, process: { foreignId: "" } }, "blocker", "pipe-size", /fs\.pipe-max-size allows 1048576/],
   [
     { source: { hasSysResource: false, pipeMaxBytes: GIB } },
     "blocker",
@@ -244,6 +244,7 @@ const CASES: readonly Case[] = [
   [{ container: { privileged: true } }, "warning", "privileges", /privileged/],
   [{ container: { hostNamespaces: ["network"] } }, "blocker", "namespaces", /network namespace of a/],
   [{ container: { hostNamespaces: ["uts"] } }, "warning", "namespaces", /has the name of a .*has that of b/],
+  [{ process: { origin: "health-check", foreignNamespaces: ["time"] } }, "warning", "outside-processes", /health check/],
   [{ process: { foreignNamespaces: ["pid", "mnt"] } }, "blocker", "namespaces", /redis-server .* a pid namespace of its own/],
   [{ process: { origin: "exec" } }, "blocker", "outside-processes", /redis-server .* came in by `docker exec`/],
   [{ process: { origin: "health-check" } }, "warning", "outside-processes", /health check in flight/],
@@ -543,7 +544,7 @@ describe("examine", () => {
       { target: { cpuFlags: ["avx2", "avx512f", "fpu", "sse2"] } },
       { container: { mounts: [{ path: "/proc/kcore", type: "ext4", ofRoot: false, usedBytes: 0 }] } },
       { needs: { hasHostIds: true }, targetDocker: { idMap: { firstUid: 100_000, firstGid: 100_000 } } },
-      { source: { hasSysResource: false, pipeMaxBytes: 4 * MIB }, target: { hasSysResource: false }, process: { uid: 0 } },
+      { source: { hasSysResource: false, pipeMaxBytes: 4 * MIB }, target: { hasSysResource: false }, process: { foreignId: "" } },
     ];
     for (const change of harmless) assert.deepEqual(examined(change).findings, [], JSON.stringify(change));
   });

@@ -88,25 +88,33 @@ export interface MadeContainer {
  * Throws NETWORK if a network has another container and can't give addresses that are asked for, DOCKER.
  */
 export async function createContainer(engine: Engine, description: ContainerDescription, runtime: string): Promise<MadeContainer> {
-  const options = { runtime, image: await imageName(engine, description.image) };
+  const image = await imageHere(engine, description.image);
+  const options = { runtime, image: image.name };
   const request = createRequest(description, options);
   const { Id, Warnings } = await create(engine, description, request);
   const id = containerId(Id);
   try {
     const made = createRequest(await describe(engine, id), options);
-    return { id, warnings: [...(Warnings ?? []), ...differences(request, made)] };
+    return { id, warnings: [...(Warnings ?? []), ...image.warnings, ...differences(request, made)] };
   } catch (error) {
     await engine.removeContainer(id, { force: true });
     throw error;
   }
 }
 
-/** Its reference if that means the same image here, so that `docker ps` shows it; its id otherwise. */
-async function imageName(engine: Engine, { id, reference }: ImageDescription): Promise<string> {
+/** How it is asked for: by its reference if that means the same image here, so that `docker ps` shows it; by its id otherwise. */
+interface ImageHere {
+  readonly name: string;
+  readonly warnings: readonly string[];
+}
+
+async function imageHere(engine: Engine, { id, reference }: ImageDescription): Promise<ImageHere> {
   try {
-    return (await engine.inspectImage(reference)).Id === id ? reference : id;
+    if ((await engine.inspectImage(reference)).Id === id) return { name: reference, warnings: [] };
+    const text = `${reference} is another image on the target: docker ps shows this container's by its id, there and wherever it moves next`;
+    return { name: id, warnings: [text] };
   } catch (error) {
-    if (isNotFound(error)) return id;
+    if (isNotFound(error)) return { name: id, warnings: [] };
     throw error;
   }
 }

@@ -78,6 +78,7 @@ export interface FileStat {
   readonly size: number;
   /** Bytes it takes on the disk. */
   readonly allocated: number;
+  readonly atimeNs: bigint;
   readonly mtimeNs: bigint;
   /** When anything of the inode last changed; no program can set it. */
   readonly ctimeNs: bigint;
@@ -119,6 +120,7 @@ export function statAt(directory: number, name: string): FileStat | undefined {
     linkCount: u32(16),
     size: Number(u64(40)),
     allocated: Number(u64(48)) * 512,
+    atimeNs: time(64),
     mtimeNs: time(112),
     ctimeNs: time(96),
     inodeNumber: u64(32),
@@ -199,10 +201,21 @@ export function changeModeAt(directory: number, name: string, permissions: numbe
   must("fchmodat", libc.fchmodat(directory, bytes(name), permissions, 0));
 }
 
-/** Sets the time of the last modification, of a symbolic link itself; the time of access stays. Throws KERNEL. */
-export function setModifiedAt(directory: number, name: string, mtimeNs: bigint): void {
-  const second = 1_000_000_000n;
-  const nanoseconds = ((mtimeNs % second) + second) % second; // not negative, also before 1970
-  const times = BigInt64Array.of(0n, UTIME_OMIT, (mtimeNs - nanoseconds) / second, nanoseconds); // struct timespec[2]: access, modification
+/** Sets the times of the last modification and access, of a symbolic link itself; without `atimeNs` the latter stays. Throws KERNEL. */
+export function setTimesAt(directory: number, name: string, { mtimeNs, atimeNs }: FileTimes): void {
+  const times = BigInt64Array.of(...(atimeNs === undefined ? [0n, UTIME_OMIT] : timespec(atimeNs)), ...timespec(mtimeNs));
   must("utimensat", libc.utimensat(directory, bytes(name), times, AT_SYMLINK_NOFOLLOW));
+}
+
+/** Nanoseconds since 1970. */
+export interface FileTimes {
+  readonly mtimeNs: bigint;
+  readonly atimeNs?: bigint;
+}
+
+/** struct timespec. */
+function timespec(timeNs: bigint): [seconds: bigint, nanoseconds: bigint] {
+  const second = 1_000_000_000n;
+  const nanoseconds = ((timeNs % second) + second) % second; // not negative, also before 1970
+  return [(timeNs - nanoseconds) / second, nanoseconds];
 }

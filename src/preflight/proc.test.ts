@@ -15,7 +15,7 @@ describe("/proc of this process", () => {
     const status = parseStatus(read("status"));
     assert.equal(status.name, readFileSync("/proc/self/comm", "utf8").trim());
     assert.equal(status.parentPid, process.ppid);
-    assert.equal(status.uid, process.geteuid?.());
+    assert.equal(status.foreignId, process.geteuid?.() === 0 ? "" : `user ${process.geteuid?.()}`);
     assert.equal(status.tracerPid, 0);
     assert.match(status.state, /^[RS]$/);
     assert.ok(status.threadCount > 1);
@@ -44,13 +44,21 @@ test("a process is known by its innermost pid, whatever its name", () => {
     state: "T",
     parentPid: 7,
     tracerPid: 12,
-    uid: 2,
+    foreignId: "user 1",
     innerPid: 1,
     threadCount: 3,
     capabilities: 0n,
     inheritsBeyondBounds: false,
     processors: "",
   });
+});
+
+test("a process has foreign ids if any that counts for its limits is not root's", () => {
+  const foreignId = (uids: string, gids: string): string => parseStatus(`Uid:\t${uids}\nGid:\t${gids}\n`).foreignId;
+  assert.equal(foreignId("0\t0\t0\t0", "0\t0\t0\t0"), "");
+  assert.equal(foreignId("0\t0\t7\t0", "0\t0\t0\t0"), "user 7");
+  assert.equal(foreignId("0\t0\t0\t0", "1000\t1000\t1000\t1000"), "group 1000");
+  assert.equal(foreignId("0\t0\t0\t5", "0\t0\t0\t5"), "", "those for files don't");
 });
 
 test("capabilities that a process could inherit but may not have are seen", () => {

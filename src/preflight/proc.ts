@@ -10,8 +10,8 @@ export interface Status {
   readonly state: string;
   readonly parentPid: number;
   readonly tracerPid: number;
-  /** Effective. */
-  readonly uid: number;
+  /** See `ProcessFacts`. */
+  readonly foreignId: string;
   /** In the innermost pid namespace. */
   readonly innerPid: number;
   readonly threadCount: number;
@@ -32,13 +32,19 @@ export function parseStatus(text: string): Status {
     state: fields.get("State")?.[0] ?? "",
     parentPid: numbers("PPid")[0] ?? 0,
     tracerPid: numbers("TracerPid")[0] ?? 0,
-    uid: numbers("Uid")[1] ?? 0,
+    foreignId: foreignId("user", numbers("Uid")) ?? foreignId("group", numbers("Gid")) ?? "",
     innerPid: numbers("NSpid").at(-1) ?? 0,
     threadCount: numbers("Threads")[0] ?? 1,
     capabilities: mask("CapEff"),
     inheritsBeyondBounds: (mask("CapInh") & ~mask("CapBnd")) !== 0n,
     processors: fields.get("Cpus_allowed_list") ?? "",
   };
+}
+
+/** @param ids real, effective, saved and that for files: who asks for limits must have the first three (getrlimit(2), EPERM) */
+function foreignId(kind: "user" | "group", ids: readonly number[]): string | undefined {
+  const foreign = ids.slice(0, 3).find((id) => id !== 0);
+  return foreign === undefined ? undefined : `${kind} ${foreign}`;
 }
 
 /** Reads /proc/PID/smaps_rollup (proc_pid_smaps(5)). Swapped pages count as resident: they have to come too. */

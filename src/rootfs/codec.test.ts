@@ -22,12 +22,13 @@ const kind: fc.Arbitrary<FileKind> = fc.oneof(
   record({ type: fc.constantFrom("character-device" as const, "block-device" as const), major: u32, minor: u32 }),
 );
 const bytes = (maxLength: number): fc.Arbitrary<Uint8Array> => fc.uint8Array({ maxLength }).map((each) => Buffer.from(each));
+const time = fc.bigInt({ min: -(2n ** 63n) * 1_000_000_000n, max: 2n ** 63n * 1_000_000_000n - 1n });
 const inode: fc.Arbitrary<Inode> = record({
   kind,
   permissions: fc.nat({ max: 0o7777 }),
   uid: u32,
   gid: u32,
-  mtimeNs: fc.bigInt({ min: -(2n ** 63n) * 1_000_000_000n, max: 2n ** 63n * 1_000_000_000n - 1n }),
+  mtimeNs: time,
   xattrs: fc.array(record({ name: byteString(255), value: bytes(300) }), { maxLength: 3 }),
 });
 const pieces: fc.Arbitrary<Piece[]> = fc.uniqueArray(fc.nat({ max: 2000 }), { maxLength: 6 }).map((borders) => {
@@ -39,7 +40,7 @@ const pieces: fc.Arbitrary<Piece[]> = fc.uniqueArray(fc.nat({ max: 2000 }), { ma
 });
 const frame: fc.Arbitrary<Frame> = fc.oneof(
   record({ frame: fc.constant("remove" as const), path }),
-  record({ frame: fc.constant("put" as const), path: fc.oneof(path, fc.constant(ROOT)), inode, fresh: fc.boolean() }),
+  record({ frame: fc.constant("put" as const), path: fc.oneof(path, fc.constant(ROOT)), inode, fresh: fc.boolean(), atimeNs: time }),
   record({ frame: fc.constant("link" as const), path, to: path }),
   fc.tuple(fc.maxSafeNat(), pieces, fc.nat({ max: 255 })).map(([index, parts, fill]): Frame => {
     const length = parts.reduce((sum, part) => sum + part.length, 0);
@@ -159,6 +160,7 @@ test("attributes that no frame can hold are the source's error", () => {
     path: ROOT,
     inode: { kind: { type: "fifo" }, permissions: 0, uid: 0, gid: 0, mtimeNs: 0n, xattrs },
     fresh: true,
+    atimeNs: 0n,
   };
   assert.throws(() => encodeFrame(put), { code: "ROOTFS", message: new RegExp(`exceed ${FRAME_BYTES_MAX}`) });
 });

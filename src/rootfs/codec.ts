@@ -33,8 +33,11 @@ export interface Piece {
 export type Frame =
   /** Nothing is at `path` any more, nor below it. */
   | { readonly frame: "remove"; readonly path: BytePath }
-  /** `inode` is at `path`. `fresh`: a file gets a new inode; a directory loses everything that was in it. */
-  | { readonly frame: "put"; readonly path: BytePath; readonly inode: Inode; readonly fresh: boolean }
+  /**
+   * `inode` is at `path`. `fresh`: a file gets a new inode; a directory loses everything that was in it. `atimeNs` is no part of the inode,
+   * for that is compared, and a file that was only read has not changed.
+   */
+  | { readonly frame: "put"; readonly path: BytePath; readonly inode: Inode; readonly fresh: boolean; readonly atimeNs: bigint }
   /** `path` is a further name of the inode at `to`. */
   | { readonly frame: "link"; readonly path: BytePath; readonly to: BytePath }
   /** The chunk with this index consists of `pieces`, whose bytes follow one another in `data`, and of zeros. */
@@ -67,6 +70,7 @@ function writeBody(body: Writer, frame: Frame): Uint8Array | undefined {
     case "put":
       body.u8((frame.fresh ? FRESH : 0) | (frame.inode.kind.type === "directory" && frame.inode.kind.opaque ? OPAQUE : 0));
       body.text(frame.path);
+      body.time(frame.atimeNs);
       writeInode(body, frame.inode);
       return undefined;
     case "link":
@@ -91,12 +95,10 @@ function writeBody(body: Writer, frame: Frame): Uint8Array | undefined {
 
 function writeInode(body: Writer, inode: Inode): void {
   const { kind, mtimeNs } = inode;
-  const nanoseconds = ((mtimeNs % NANOSECONDS) + NANOSECONDS) % NANOSECONDS; // not negative, also before 1970
   body.u16(modeOf(inode));
   body.u32(inode.uid);
   body.u32(inode.gid);
-  body.i64((mtimeNs - nanoseconds) / NANOSECONDS);
-  body.u32(Number(nanoseconds));
+  body.time(mtimeNs);
   if (kind.type === "file") body.u64(kind.size);
   if (kind.type === "symlink") body.text(kind.target);
   if (kind.type === "character-device" || kind.type === "block-device") {
@@ -130,6 +132,11 @@ class Writer {
   }
   i64(value: bigint): void {
     this.#at = scratch.writeBigInt64BE(value, this.#take(8));
+  }
+  time(timeNs: bigint): void {
+    const nanoseconds = ((timeNs % NANOSECONDS) + NANOSECONDS) % NANOSECONDS; // not negative, also before 1970
+    this.i64((timeNs - nanoseconds) / NANOSECONDS);
+    this.u32(Number(nanoseconds));
   }
   text(value: string): void {
     this.u16(value.length);
@@ -234,7 +241,8 @@ function readFrame(reader: Reader): Frame {
     case KINDS.put: {
       const flags = reader.u8();
       const path = reader.path();
-      return { frame: "put", path, inode: readInode(reader, (flags & OPAQUE) !== 0), fresh: (flags & FRESH) !== 0 };
+      const atimeNs = reader.time();
+      return { frame: "put", path, inode: readInode(reader, (flags & OPAQUE) !== 0), fresh: (flags & FRESH) !== 0, atimeNs };
     }
     case KINDS.link:
       return { frame: "link", path: readEntryPath(reader), to: readEntryPath(reader) };
@@ -259,15 +267,15 @@ function readEntryPath(reader: Reader): BytePath {
 function readInode(reader: Reader, opaque: boolean): Inode {
   const mode = reader.u16();
   const [uid, gid] = [reader.u32(), reader.u32()];
-  const [seconds, nanoseconds] = [reader.i64(), reader.u32()];
+  const mtimeNs = reader.time();
   const type = typeOfMode(mode);
-  if (type === undefined || nanoseconds >= NANOSECONDS) throw malformed("an inode of no type or time");
+  if (type === undefined) throw malformed("an inode of no type");
   return {
     kind: readKind(reader, type, opaque),
     permissions: permissionsOfMode(mode),
     uid,
     gid,
-    mtimeNs: seconds * NANOSECONDS + BigInt(nanoseconds),
+    mtimeNs,
     xattrs: readXattrs(reader),
   };
 }
@@ -345,6 +353,11 @@ class Reader {
   }
   i64(): bigint {
     return this.#buffer.readBigInt64BE(this.#take(8));
+  }
+  time(): bigint {
+    const [seconds, nanoseconds] = [this.i64(), BigInt(this.u32())];
+    if (nanoseconds >= NANOSECONDS) throw malformed("a time of too many nanoseconds");
+    return seconds * NANOSECONDS + nanoseconds;
   }
   raw(length: number): string {
     const at = this.#take(length);

@@ -25,6 +25,7 @@ function entry({ inode, kind, linkOf }: Spec): Entry {
     uid: 0,
     gid: 0,
     mtimeNs: 0n,
+    atimeNs: 0n,
     xattrs: [],
     inodeNumber: BigInt(inode),
     filesystem: 1,

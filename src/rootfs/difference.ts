@@ -40,13 +40,13 @@ function* additions(previous: Snapshot | undefined, current: Snapshot): Generato
     if (entry.kind.type === "directory") {
       const fresh = entry.kind.opaque && !(before?.kind.type === "directory" && before.kind.opaque);
       if (fresh || isLost) emptied.add(path);
-      if (fresh || before !== entry) yield { frame: "put", path, inode: entry, fresh };
+      if (fresh || before !== entry) yield { frame: "put", path, inode: entry, fresh, atimeNs: entry.atimeNs };
     } else if (entry.linkOf !== undefined) {
       if (before !== entry || renewed.has(entry.linkOf)) yield { frame: "link", path, to: entry.linkOf };
     } else if (before !== entry) {
       const fresh = !isSameFile(before, entry);
       if (fresh) renewed.add(path);
-      yield { frame: "put", path, inode: entry, fresh };
+      yield { frame: "put", path, inode: entry, fresh, atimeNs: entry.atimeNs };
     }
   }
 }

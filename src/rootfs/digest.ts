@@ -65,7 +65,7 @@ export class Digester {
     const inode = this.#ids === undefined ? entry : toContainer(entry, this.#ids);
     const frame =
       entry.linkOf === undefined
-        ? ({ frame: "put", path, inode, fresh: false } as const)
+        ? ({ frame: "put", path, inode, fresh: false, atimeNs: 0n } as const)
         : ({ frame: "link", path, to: entry.linkOf } as const);
     const digest = sha256(Buffer.concat([...encodeFrame(frame), contentBytes(content)]));
     this.#known.set(entry, digest);

@@ -9,7 +9,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import type { TestContext } from "node:test";
 import * as fc from "fast-check";
-import { makeNodeAt, setModifiedAt } from "../kernel/files.ts";
+import { makeNodeAt, setTimesAt } from "../kernel/files.ts";
 import { punchHole } from "../kernel/sparse.ts";
 import { getXattrAt, listXattrsAt, removeXattrAt, setXattrAt } from "../kernel/xattr.ts";
 import type { Tree } from "./scan.ts";
@@ -162,7 +162,7 @@ export const anyChange: fc.Arbitrary<Change> = fc.oneof(
   change("rewriteQuietly", [somePath, someByte], (root, to, value) => {
     const { mtimeNs, size: length } = fs.lstatSync(real(root, to), { bigint: true });
     patch(root, to, (fd) => fs.writeSync(fd, Buffer.alloc(Number(length), value), 0, Number(length), 0));
-    at(real(root, to), (fd, name) => setModifiedAt(fd, name, mtimeNs));
+    at(real(root, to), (fd, name) => setTimesAt(fd, name, { mtimeNs }));
   }),
   change("mkdir", [somePath], (root, to) => void fs.mkdirSync(real(root, to), { recursive: true })),
   change("remove", [somePath], (root, to) => removeBytes(join(root, to))),
@@ -177,7 +177,7 @@ export const anyChange: fc.Arbitrary<Change> = fc.oneof(
   }),
   change("chown", [somePath, fc.integer({ min: 0, max: 3 })], (root, to, uid) => fs.lchownSync(real(root, to), uid, 70_000)),
   change("touch", [somePath, fc.bigInt({ min: -5_000_000_001n, max: 2n ** 62n })], (root, to, mtimeNs) =>
-    at(real(root, to), (fd, name) => setModifiedAt(fd, name, mtimeNs)),
+    at(real(root, to), (fd, name) => setTimesAt(fd, name, { mtimeNs })),
   ),
   change("setXattr", [somePath, fc.constantFrom(...XATTRS)], (root, to, attribute) =>
     at(real(root, to), (fd, name) => setXattrAt(fd, name, attribute, valueOf(attribute))),

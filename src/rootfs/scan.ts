@@ -21,6 +21,7 @@ export interface Tree {
 
 /** What a name in a tree was when it was looked at. */
 export interface Entry extends Inode {
+  readonly atimeNs: bigint;
   readonly inodeNumber: bigint;
   readonly filesystem: number;
   readonly ctimeNs: bigint;
@@ -93,7 +94,7 @@ class Walk implements Snapshot {
   /** Visits everything, and stops after each name. */
   *visits(): Generator<void, void> {
     for (let next = this.#pending.pop(); next !== undefined; next = this.#pending.pop()) {
-      const fd = openBeneath(this.#root, next, constants.O_RDONLY | constants.O_DIRECTORY);
+      const fd = openBeneath(this.#root, next, constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOATIME);
       if (fd === undefined) continue;
       try {
         yield* this.#directory(fd, next);
@@ -154,6 +155,7 @@ class Walk implements Snapshot {
       uid: stat.uid,
       gid: stat.gid,
       mtimeNs: stat.mtimeNs,
+      atimeNs: stat.atimeNs,
       xattrs,
       inodeNumber: stat.inodeNumber,
       filesystem: stat.filesystem,

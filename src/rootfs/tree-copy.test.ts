@@ -90,6 +90,26 @@ function overlays(t: TestContext): (use: (source: MountedTree, target: MountedTr
   };
 }
 
+test("times of access come along, and reading a file makes no difference", async (t) => {
+  const [source, target] = [plain(join(temporary(t), "source")), plain(join(temporary(t), "target"))];
+  fs.mkdirSync(join(source.path, "d"));
+  fs.writeFileSync(join(source.path, "d/f"), "content");
+  execFileSync("mkfifo", [join(source.path, "d/p")]);
+  const names = ["", "d", "d/f", "d/p"];
+  for (const [index, name] of names.entries()) fs.lutimesSync(join(source.path, name), 1_000_000_000 + index, 2_000_000_000);
+  const accesses = (root: string): number[] => names.map((name) => fs.lstatSync(join(root, name)).atimeMs / 1000);
+  const before = accesses(source.path);
+  const [from, to] = [new TreeSource(source.tree), new TreeTarget(target.tree)];
+  settled(t)();
+  await to.apply(await collect(from.round({ frozen: false })).then((sent) => cut(sent, 1000)), target.path);
+  assert.deepEqual(accesses(target.path), before);
+  assert.deepEqual(accesses(source.path), before);
+  fs.readFileSync(join(source.path, "d/f"));
+  const frozen = await collect(from.round({ frozen: true }));
+  assert.ok(frozen.reduce((sum, { length }) => sum + length, 0) < 200, "nothing but the digest");
+  await to.apply(cut(frozen, 1000), target.path);
+});
+
 test("a writable layer arrives as it is, whatever is done to it between the rounds", async (t) => {
   const settle = settled(t);
   const withOverlays = overlays(t);

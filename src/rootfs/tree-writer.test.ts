@@ -15,7 +15,7 @@ const path = (text: string): BytePath => text as BytePath; // the tests' own are
 
 const inode = (kind: FileKind): Inode => ({ kind, permissions: 0o755, uid: 0, gid: 0, mtimeNs: 0n, xattrs: [] });
 const file = (size: number): Inode => inode({ type: "file", size });
-const put = (at_: string, what: Inode, fresh = true): TreeFrame => ({ frame: "put", path: path(at_), inode: what, fresh });
+const put = (at_: string, what: Inode, fresh = true): TreeFrame => ({ frame: "put", path: path(at_), inode: what, fresh, atimeNs: 0n });
 const chunk = (index: number, data: string | Buffer): Frame => ({
   frame: "chunk",
   index,

@@ -16,7 +16,7 @@ import {
   makeSymlinkAt,
   openBeneath,
   O_PATH,
-  setModifiedAt,
+  setTimesAt,
   statAt,
 } from "../kernel/files.ts";
 import { punchHole } from "../kernel/sparse.ts";
@@ -49,6 +49,7 @@ interface Place {
 interface OpenFile {
   readonly place: Place;
   readonly inode: Inode;
+  readonly atimeNs: bigint;
   readonly fd: number;
   readonly size: number;
   readonly content: Content;
@@ -103,7 +104,7 @@ export class TreeWriter implements Disposable {
     this.#closeFile();
     for (const [path, mtimeNs] of this.#directoryTimes) {
       const directory = this.#open(path); // undefined: it was removed later in the round
-      if (directory !== undefined) setModifiedAt(directory, ".", mtimeNs);
+      if (directory !== undefined) setTimesAt(directory, ".", { mtimeNs });
     }
   }
 
@@ -151,22 +152,24 @@ export class TreeWriter implements Disposable {
     this.#contents.delete(path);
   }
 
-  #put({ path, inode, fresh }: Put): void {
-    if (path === ROOT) this.#putRoot(inode, fresh);
-    else if (inode.kind.type === "directory") this.#putDirectory(this.#place(path), inode, fresh);
-    else if (inode.kind.type === "file") this.#openFile(this.#place(path), inode, inode.kind.size, fresh);
-    else this.#putSpecial(this.#place(path), inode);
+  #put(put: Put): void {
+    const { path, inode } = put;
+    if (path === ROOT) this.#putRoot(put);
+    else if (inode.kind.type === "directory") this.#putDirectory(this.#place(path), put);
+    else if (inode.kind.type === "file") this.#openFile(this.#place(path), put, inode.kind.size);
+    else this.#putSpecial(this.#place(path), put);
   }
 
-  #putRoot(inode: Inode, fresh: boolean): void {
+  #putRoot({ inode, fresh, atimeNs }: Put): void {
     if (inode.kind.type !== "directory") throw outOfPlace(ROOT);
     this.#closeDirectory(); // it may be among what goes
     if (fresh) clearDirectory(this.#root);
     setAttributes({ parent: this.#root, name: "." }, inode);
+    setTimesAt(this.#root, ".", { ...inode, atimeNs });
     this.#directoryTimes.set(ROOT, inode.mtimeNs);
   }
 
-  #putDirectory(place: Place, inode: Inode, fresh: boolean): void {
+  #putDirectory(place: Place, { inode, fresh, atimeNs }: Put): void {
     const stat = statAt(place.parent, place.name);
     const isThere = stat !== undefined && typeOfMode(stat.mode) === "directory";
     if (!isThere || fresh) {
@@ -175,25 +178,26 @@ export class TreeWriter implements Disposable {
       makeDirectoryAt(place.parent, place.name, 0o700);
     }
     setAttributes(place, inode);
+    setTimesAt(place.parent, place.name, { ...inode, atimeNs });
     this.#directoryTimes.set(place.path, inode.mtimeNs);
   }
 
-  #putSpecial(place: Place, inode: Inode): void {
+  #putSpecial(place: Place, { inode, atimeNs }: Put): void {
     const { parent, name } = place;
     this.#clear(place);
     this.#touch(place);
     if (inode.kind.type === "symlink") makeSymlinkAt(parent, name, inode.kind.target);
     else makeNodeAt(parent, name, modeOf(inode), "major" in inode.kind ? inode.kind : NO_DEVICE);
     setAttributes(place, inode);
-    setModifiedAt(parent, name, inode.mtimeNs);
+    setTimesAt(parent, name, { ...inode, atimeNs });
   }
 
-  #openFile(place: Place, inode: Inode, size: number, fresh: boolean): void {
+  #openFile(place: Place, { inode, fresh, atimeNs }: Put, size: number): void {
     const { path } = place;
     const content: Content = (fresh ? undefined : this.#contents.get(path)) ?? new Map();
     if (fresh || this.#isAsLeft(place)) this.written.add(path);
     const fd = fresh ? this.#create(place) : openExisting(place);
-    this.#file = { place, inode, fd, size, content, fresh, end: 0 };
+    this.#file = { place, inode, atimeNs, fd, size, content, fresh, end: 0 };
     this.#contents.set(path, content);
     if (fresh) return;
     ftruncateSync(fd, size);
@@ -237,11 +241,11 @@ export class TreeWriter implements Disposable {
     const file = this.#file;
     if (file === undefined) return;
     this.#file = undefined;
-    const { place, inode, fd } = file;
+    const { place, inode, atimeNs, fd } = file;
     try {
       if (file.fresh && file.end < file.size) ftruncateSync(fd, file.size);
       setAttributes(place, inode);
-      setModifiedAt(place.parent, place.name, inode.mtimeNs);
+      setTimesAt(place.parent, place.name, { ...inode, atimeNs });
     } catch (error) {
       throw fileError("write", place.path, error);
     } finally {

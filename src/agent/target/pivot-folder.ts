@@ -3,7 +3,7 @@
  * where the root is read-only (criu/mount.c, `cr_pivot_root`).
  */
 import { closeSync, openSync } from "node:fs";
-import { makeDirectoryAt, removeDirectoryAt, setModifiedAt, statAt } from "../../kernel/files.ts";
+import { makeDirectoryAt, removeDirectoryAt, setTimesAt, statAt } from "../../kernel/files.ts";
 
 const NAME = "tmp";
 
@@ -15,7 +15,7 @@ export function pivotFolder(rootfs: string): Disposable {
   if (makeDirectoryAt(root, NAME, 0o700)) {
     cleanup.defer(() => {
       removeDirectoryAt(root, NAME);
-      if (mtimeNs !== undefined) setModifiedAt(root, ".", mtimeNs);
+      if (mtimeNs !== undefined) setTimesAt(root, ".", { mtimeNs });
     });
   }
   return cleanup.move();
