@@ -111,7 +111,7 @@ interface ImageHere {
 async function imageHere(engine: Engine, { id, reference }: ImageDescription): Promise<ImageHere> {
   try {
     if ((await engine.inspectImage(reference)).Id === id) return { name: reference, warnings: [] };
-    const text = `${reference} is another image on the target: docker ps shows this container's by its id, there and wherever it moves next`;
+    const text = `${reference} is another image on the target: docker ps shows this one by its id, there and wherever it moves next`;
     return { name: id, warnings: [text] };
   } catch (error) {
     if (isNotFound(error)) return { name: id, warnings: [] };

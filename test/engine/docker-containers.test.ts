@@ -236,7 +236,7 @@ test("a container whose image's name means another one on the target is made of 
   const other = await loadImage(b.engine, { ...BASE, name: "moved:1" });
   await a.engine.createContainer("old", { Image: "moved:1" });
   const { id, warnings } = await carry(a, b, "old");
-  assert.match(warnings.join("\n"), /^moved:1 is another image on the target: docker ps shows this container's by its id[^\n]*$/);
+  assert.match(warnings.join("\n"), /^moved:1 is another image on the target: docker ps shows this one by its id[^\n]*$/);
   const made = await b.engine.inspectContainer(id);
   assert.notEqual(made.Image, other.id);
   assert.equal(made.Image, (await a.engine.inspectContainer("old")).Image);
