@@ -1,15 +1,16 @@
 /** The journal on a real disk: what survives, what is refused. */
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
+import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { test, type TestContext } from "node:test";
+import { DmigrateError } from "../core/errors.ts";
 import { containerId, hostName, newMigrationId } from "../core/ids.ts";
 import type { Report } from "../core/migration.ts";
-import { Journal, type NewMigration } from "./journal.ts";
+import { Journal, writeOnceRoom, type NewMigration } from "./journal.ts";
 
 function directory(t: TestContext): string {
   const dir = mkdtempSync(join(tmpdir(), "dmigrate-journal-"));
@@ -43,6 +44,50 @@ test("what one agent wrote, the next one reads", (t) => {
   assert.deepEqual(record, { ...entry(1), state: "committed", phase: "copy", detail: { step: "handed over" } });
   assert.ok(Math.abs(beganAtMs - Date.now()) < 60_000);
   assert.deepEqual(journal.events(id, 0, 10), [{ seq: 1, event: { kind: "phase-began", atMs: 1, phase: "copy" } }]);
+});
+
+test("on a full disk the way is left out, what decides is refused, and the end is written once there is room", async (t) => {
+  const dir = directory(t);
+  execFileSync("mount", ["-t", "tmpfs", "-o", "size=1m", "tmpfs", dir]);
+  using _mount = { [Symbol.dispose]: () => void execFileSync("umount", ["--lazy", dir]) };
+  const { id } = entry(1);
+  {
+    using journal = Journal.open(dir);
+    journal.begin(entry(1));
+    assert.throws(() => writeFileSync(join(dir, "fill"), Buffer.alloc(1 << 20)), { code: "ENOSPC" });
+    for (let atMs = 0; atMs < 100; atMs++) journal.append(id, { kind: "warning", atMs, message: "x".repeat(1000) });
+    assert.ok(journal.events(id, 0, 200).length < 100);
+    const full = { code: "NO_SPACE", message: /No space is left in .* for the journal of migrations; free some/ };
+    assert.throws(() => journal.move(id, "committed"), full);
+    assert.throws(() => journal.begin(entry(2)), full);
+    assert.equal(journal.get(id).state, "running");
+
+    const told = Promise.withResolvers<DmigrateError>();
+    const writing = writeOnceRoom(() => journal.move(id, "rolled-back"), new AbortController().signal, told.resolve);
+    assert.equal((await told.promise).code, "NO_SPACE");
+    rmSync(join(dir, "fill"));
+    await writing;
+    await assert.rejects(
+      writeOnceRoom(() => journal.move(id, "completed"), new AbortController().signal, assert.fail),
+      { code: "INTERNAL" },
+      "what is wrong otherwise is told at once",
+    );
+  }
+  using journal = Journal.open(dir);
+  assert.equal(journal.get(id).state, "rolled-back");
+});
+
+test("what waits for room gives up when its agent ends", async () => {
+  const full = new DmigrateError("NO_SPACE", "Full; free some");
+  const over = new AbortController();
+  const waiting = writeOnceRoom(
+    () => {
+      throw full;
+    },
+    over.signal,
+    () => over.abort(),
+  );
+  await assert.rejects(waiting, full);
 });
 
 test("an agent killed in the middle leaves what it committed, and its lock is gone", async (t) => {

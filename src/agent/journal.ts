@@ -5,11 +5,31 @@
 import { EventEmitter } from "node:events";
 import { chmodSync, closeSync, constants, openSync } from "node:fs";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { DatabaseSync, type SQLInputValue, type StatementSync } from "node:sqlite";
 import { DmigrateError, messageOf } from "../core/errors.ts";
 import type { ContainerId, HostName, MigrationId } from "../core/ids.ts";
 import { assertMayFollow, FIRST_STATE, hasEnded, type Role } from "../core/journal-states.ts";
 import type { JournalState, MigrationEvent, Phase, Report } from "../core/migration.ts";
+
+/** How often what could not be written is tried again. */
+const ROOM_RETRY_MS = 1_000;
+
+/**
+ * Writes what must not be left out, as soon as there is space for it. Throws what `write` throws otherwise, and NO_SPACE once `over` is
+ * aborted.
+ */
+export async function writeOnceRoom(write: () => void, over: AbortSignal, tellFull: (error: DmigrateError) => void): Promise<void> {
+  for (let isTold = false; ; isTold = true) {
+    try {
+      return write();
+    } catch (error) {
+      if (!(error instanceof DmigrateError) || error.code !== "NO_SPACE" || over.aborted) throw error;
+      if (!isTold) tellFull(error);
+      await sleep(ROOM_RETRY_MS, undefined, { signal: over }).catch(() => {}); // and once more
+    }
+  }
+}
 
 /** One migration as this host knows it. */
 export interface MigrationRecord {
@@ -64,15 +84,18 @@ const SCHEMA = `
   ) STRICT, WITHOUT ROWID;
 `;
 
-/** Every method is synchronous. What says it is durable is on disk when it returns. */
+/** Every method is synchronous. What says it is durable is on disk when it returns. All that write throw NO_SPACE. */
 export class Journal implements Disposable {
   /** Tells by a migration's id that its state or its events changed. */
   readonly changes = new EventEmitter<Record<MigrationId, []>>().setMaxListeners(0);
   readonly #db: DatabaseSync;
   readonly #statements = new Map<string, StatementSync>();
 
-  private constructor(db: DatabaseSync) {
+  readonly #stateDir: string;
+
+  private constructor(db: DatabaseSync, stateDir: string) {
     this.#db = db;
+    this.#stateDir = stateDir;
   }
 
   /**
@@ -90,7 +113,7 @@ export class Journal implements Disposable {
       db.exec("PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; BEGIN IMMEDIATE");
       migrateSchema(db, path);
       db.exec("COMMIT");
-      return new Journal(db);
+      return new Journal(db, stateDir);
     } catch (error) {
       db?.close();
       throw refusal(error, path, stateDir);
@@ -167,16 +190,16 @@ export class Journal implements Disposable {
 
   /**
    * Appends an event; throws INTERNAL after the end. `ended` also moves the migration to its outcome and keeps the report, durably;
-   * the progress it made is dropped then. Other events may be lost if the machine fails: they are not worth a wait for the disk
-   * inside a freeze.
+   * the progress it made is dropped then. Other events may be lost if the machine fails or the disk is full: they are not worth a wait
+   * for it inside a freeze, nor a migration.
    */
   append(id: MigrationId, event: MigrationEvent): void {
     const record = this.get(id);
     if (hasEnded(record.state))
       throw new DmigrateError("INTERNAL", `Migration ${id} has ended and can say no more; please report this as a bug`);
     if (event.kind === "ended") assertMayFollow(record.role, record.state, event.report.outcome);
-    this.#db.exec(`PRAGMA synchronous = ${event.kind === "ended" ? "FULL" : "NORMAL"}; BEGIN`);
     try {
+      this.#db.exec(`PRAGMA synchronous = ${event.kind === "ended" ? "FULL" : "NORMAL"}; BEGIN`);
       this.#run(
         "INSERT INTO events SELECT ?, coalesce(max(seq), 0) + 1, ?, ? FROM events WHERE migration = ?",
         id,
@@ -191,8 +214,11 @@ export class Journal implements Disposable {
       }
       this.#db.exec("COMMIT; PRAGMA synchronous = FULL");
     } catch (error) {
-      this.#db.exec("ROLLBACK; PRAGMA synchronous = FULL");
-      throw error;
+      if (this.#db.isTransaction) this.#db.exec("ROLLBACK"); // SQLite has done so itself if there was no space
+      this.#db.exec("PRAGMA synchronous = FULL");
+      const refused = this.#refused(error);
+      if (event.kind !== "ended" && refused instanceof DmigrateError && refused.code === "NO_SPACE") return;
+      throw refused;
     }
     this.changes.emit(id);
   }
@@ -213,7 +239,17 @@ export class Journal implements Disposable {
   }
 
   #run(sql: string, ...values: SQLInputValue[]): void {
-    this.#statement(sql).run(...values);
+    try {
+      this.#statement(sql).run(...values);
+    } catch (error) {
+      throw this.#refused(error);
+    }
+  }
+
+  #refused(error: unknown): unknown {
+    if (!hasErrorCode(error, SQLITE_FULL)) return error;
+    const text = `No space is left in ${this.#stateDir} for the journal of migrations; free some on that file system`;
+    return new DmigrateError("NO_SPACE", text, error);
   }
 
   #statement(sql: string): StatementSync {
@@ -239,10 +275,16 @@ function migrateSchema(db: DatabaseSync, path: string): void {
 
 /** SQLite's result code for a database that another connection has locked, https://sqlite.org/rescode.html#busy */
 const SQLITE_BUSY = 5;
+/** Likewise for one that can't grow. */
+const SQLITE_FULL = 13;
+
+function hasErrorCode(error: unknown, code: number): boolean {
+  return error instanceof Error && "errcode" in error && error.errcode === code;
+}
 
 function refusal(error: unknown, path: string, stateDir: string): DmigrateError {
   if (error instanceof DmigrateError) return error;
-  if (error instanceof Error && "errcode" in error && error.errcode === SQLITE_BUSY) {
+  if (hasErrorCode(error, SQLITE_BUSY)) {
     return new DmigrateError("AGENT", `Another agent uses ${stateDir}; stop it, or give this one its own with --state-dir`, error);
   }
   return new DmigrateError(

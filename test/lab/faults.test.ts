@@ -114,6 +114,25 @@ test("a migration is cancelled while it copies", async () => {
   await ordeal.assertUndone();
 });
 
+test("who starts the container on the target while it is on its way is refused: it never runs twice", async () => {
+  const shaped = ["dev", "eth0", "root", "tbf", "rate", "100mbit", "burst", "64kb", "latency", "50ms"];
+  await a.run("tc", "qdisc", "add", ...shaped);
+  let refusal = "";
+  const result = await migrate(a, "redis", "b", {
+    copy: async (id) => {
+      await until("the container to exist on b", 30_000, async () => {
+        refusal = (await b.exec("docker", "start", "redis")).stderr;
+        return !/No such container/.test(refusal);
+      });
+      await a.run(DMIGRATE, "cancel", id);
+    },
+  });
+  await a.run("tc", "qdisc", "delete", "dev", "eth0", "root");
+  assert.match(refusal, /this container is moving to this host: it runs here when its migration says so/);
+  assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "CANCELLED"], result.message);
+  await ordeal.assertUndone();
+});
+
 test("a container that is changed while it is copied does not move as it was before", async () => {
   const shaped = ["dev", "eth0", "root", "tbf", "rate", "100mbit", "burst", "64kb", "latency", "50ms"];
   await a.run("tc", "qdisc", "add", ...shaped);

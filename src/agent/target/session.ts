@@ -9,7 +9,7 @@ import type { Duplex } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 import { DmigrateError, messageOf, tryAll } from "../../core/errors.ts";
 import type { ContainerId, HostName, MigrationId } from "../../core/ids.ts";
-import type { PageCounts, Step } from "../../core/migration.ts";
+import type { Outcome, PageCounts, Step } from "../../core/migration.ts";
 import { receiveImages } from "../../criu/image-stream.ts";
 import { mendInterruptedCalls } from "../../criu/interrupted-calls.ts";
 import { mendMaskedPaths } from "../../criu/masked-paths.ts";
@@ -30,6 +30,7 @@ import { PageStore } from "../../memory/page-store.ts";
 import { assertRegistered } from "../../memory/registered.ts";
 import { CHANNELS, treeChannel } from "../channels.ts";
 import type { AgentContext } from "../context.ts";
+import { writeOnceRoom } from "../journal.ts";
 import { collectGarbage } from "../garbage.ts";
 import { receiveAll, type Channel, type ChannelHandler } from "../link.ts";
 import { migrationFolder, removeMigrationFolder } from "../migration-folder.ts";
@@ -39,7 +40,7 @@ import { TargetFiles } from "./files.ts";
 import { Made } from "./made.ts";
 import { openTaskPages, type TaskPages } from "./pages.ts";
 import { tasksIn } from "../../kernel/tasks.ts";
-import { orphan } from "./staged-folder.ts";
+import { createClosed, orphan } from "./staged-folder.ts";
 import { Staging } from "./staging.ts";
 import type { Undoing } from "./undoing.ts";
 
@@ -81,6 +82,7 @@ export class TargetSession {
   #undone: Promise<void> | undefined;
   /** Why it ended before the source asked for that. */
   #brokenBy: DmigrateError | undefined;
+  readonly #agentEnds = new AbortController();
   /** What lives in this process; ended before `#made` is undone, and left alone from `commit` on. */
   #running = new AsyncDisposableStack();
   #container: ContainerId | undefined;
@@ -141,7 +143,7 @@ export class TargetSession {
       if (!created && liesOnHost(volume)) this.#made.addVolume(volume.name, false);
     }
     this.#made.expectContainer(this.subject.description.name);
-    const { id, warnings } = await createContainer(this.#engine, this.subject.description, RUNTIME);
+    const { id, warnings } = await createClosed(this.subject.id, () => createContainer(this.#engine, this.subject.description, RUNTIME));
     this.#made.addContainer(id, this.subject.description.hostConfig.RestartPolicy);
     this.#container = id;
     await this.#expectFiles(id);
@@ -238,23 +240,35 @@ export class TargetSession {
    * pages, so it happens also when the source does not ask. Returns warnings.
    */
   async #complete(arrived: Promise<PageCounts>, staging: Staging): Promise<readonly string[]> {
-    const { journal, log } = this.#context;
+    const { log } = this.#context;
     const { id } = this.subject;
+    let warnings: readonly string[];
     try {
-      const [warnings] = await Promise.all([this.#handToEngine(staging), arrived]);
+      [warnings] = await Promise.all([this.#handToEngine(staging), arrived]);
       await staging[Symbol.asyncDispose]();
       await this.#open.disposeAsync();
       this.#contact.dispose();
-      journal.move(id, "completed");
-      return warnings;
     } catch (error) {
       log.error({ err: error, migration: id }, "the container lacks memory that does not come any more");
       await orphan(this.#need(this.#container, "createContainer"));
       await tryAll([() => staging[Symbol.asyncDispose](), () => this.#open.disposeAsync()]);
-      journal.move(id, "failed");
+      await this.#enter("failed");
       this.#part();
       throw error;
     }
+    await this.#enter("completed");
+    return warnings;
+  }
+
+  /** Enters in the journal how the migration has ended: as long as that is missing, no container of its name may come here. */
+  async #enter(outcome: Outcome): Promise<void> {
+    const { journal, log } = this.#context;
+    const { id } = this.subject;
+    await writeOnceRoom(
+      () => journal.move(id, outcome),
+      this.#agentEnds.signal,
+      (error) => log.error({ err: error, migration: id }, "its end can't be written down yet"),
+    );
   }
 
   /** The container runs: from now on its engine looks after it. Returns warnings. */
@@ -307,6 +321,7 @@ export class TargetSession {
    * was told that the tasks are restored it may have committed, and must not look for an agent that has gone: its commit is waited for.
    */
   async end(): Promise<void> {
+    this.#agentEnds.abort();
     await this.#turn; // perhaps the restore
     const deadline = performance.now() + COMMIT_LIMIT_MS;
     while (this.#context.journal.get(this.subject.id).state === "prepared" && performance.now() < deadline) await sleep(COMMIT_POLL_MS);

@@ -17,7 +17,7 @@ import type { ReserveRequest, Reservation, TargetSessions } from "../migrations.
 import type { MigrationRecord } from "../journal.ts";
 import { Made } from "./made.ts";
 import { TargetSession } from "./session.ts";
-import { orphan } from "./staged-folder.ts";
+import { forgetCreating, orphan } from "./staged-folder.ts";
 import { Undoing } from "./undoing.ts";
 
 /** Makes the target's side of the migration logic. */
@@ -104,7 +104,7 @@ async function recoverSession(context: AgentContext, undoing: Undoing, { id, sta
     await made.undo(engine);
   };
   if (state !== "owner") {
-    await undoing.undo(id, () => tryAll([removeFolder, undo])).catch(() => {}); // it has been logged, and goes on
+    await undoing.undo(id, () => tryAll([removeFolder, () => forgetCreating(id), undo])).catch(() => {}); // it has been logged, and goes on
     return;
   }
   try {

@@ -7,7 +7,7 @@ import { chown, mkdir, readFile, rm, symlink, writeFile } from "node:fs/promises
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import path from "node:path";
-import type { ContainerId } from "../../core/ids.ts";
+import type { ContainerId, MigrationId } from "../../core/ids.ts";
 import { freezerAt, type Fence, type Freezer } from "../../criu/freezer.ts";
 import { killProcess } from "../../kernel/pidfd.ts";
 import { makeFifo } from "../../kernel/pipes.ts";
@@ -50,12 +50,12 @@ export class StagedFolder implements AsyncDisposable {
     this.#gate = Fifo.open(gateOf(folder));
   }
 
-  /** @param root the container's root, as this host counts */
+  /**
+   * Of a container that was kept closed until now.
+   * @param root the container's root, as this host counts
+   */
   static async make(container: ContainerId, root: Owner): Promise<StagedFolder> {
     const folder = path.join(EXPECTED, container);
-    // CRIU restores as the container's root, which is not this host's where user namespaces are remapped: it must be able to pass and to
-    // read, and nobody else may read.
-    await mkdir(folder, { recursive: true, mode: 0o711 });
     for (const name of ["images", "work"]) {
       await mkdir(path.join(folder, name), { mode: 0o700 });
       await chown(path.join(folder, name), root.uid, root.gid);
@@ -63,7 +63,9 @@ export class StagedFolder implements AsyncDisposable {
     for (const fifo of [gateOf(folder), path.join(folder, CONFIGURATION)]) makeFifo(fifo);
     await symlink(HOLD_SCRIPT, path.join(folder, "hold"));
     await writeFile(path.join(folder, "agent"), `${process.pid}\n`);
-    return new StagedFolder(folder);
+    const staged = new StagedFolder(folder);
+    await rm(closedOf(folder)); // the gate is there
+    return staged;
   }
 
   get holdScript(): string {
@@ -126,6 +128,32 @@ export class StagedFolder implements AsyncDisposable {
     await this.starting?.catch(() => {}); // CRIU may work in there until then
     if (!existsSync(path.join(this.path, ORPHANED))) await removeStaged(this.path);
   }
+}
+
+/**
+ * Creates a container that nobody can start until its folder is made, neither while this works nor afterwards.
+ * @param migration whose container it is
+ */
+export async function createClosed<T extends { readonly id: ContainerId }>(migration: MigrationId, create: () => Promise<T>): Promise<T> {
+  const creating = path.join(EXPECTED, `creating-${migration}`);
+  await mkdir(EXPECTED, { recursive: true, mode: 0o711 });
+  await writeFile(creating, "");
+  try {
+    const made = await create();
+    const folder = path.join(EXPECTED, made.id);
+    // CRIU restores as the container's root, which is not this host's where user namespaces are remapped: it must be able to pass and to
+    // read, and nobody else may read.
+    await mkdir(folder, { mode: 0o711 });
+    await writeFile(closedOf(folder), "");
+    return made;
+  } finally {
+    await rm(creating);
+  }
+}
+
+/** Removes what `createClosed` of an agent that was killed has left. */
+export async function forgetCreating(migration: MigrationId): Promise<void> {
+  await rm(path.join(EXPECTED, `creating-${migration}`), { force: true });
 }
 
 /**
@@ -211,6 +239,10 @@ async function removeStaged(folder: string): Promise<void> {
 
 function gateOf(folder: string): string {
   return path.join(folder, "gate");
+}
+
+function closedOf(folder: string): string {
+  return path.join(folder, "closed");
 }
 
 function fenceOf(folder: string): string {

@@ -252,7 +252,9 @@ async function runHook(hook: Hook, bundle: Bundle, id: ContainerId, holder: Chil
   let said = "";
   child.stderr.on("data", (chunk: Buffer) => (said += chunk.toString()));
   child.stdin.end(JSON.stringify({ ociVersion: "1.0.2", id, status: "creating", pid: holder.pid, bundle: bundle.folder }));
-  const [code] = (await once(child, "close")) as [number | null]; // as child_process documents
+  const [code] = (await once(child, "close").catch((error: unknown) => {
+    throw hookFailed(argv0 ?? hook.path, `${messageOf(error)}, so the engine that it belongs to has ended`);
+  })) as [number | null]; // as child_process documents
   if (code !== 0) throw hookFailed(argv0 ?? hook.path, said.trim() || `exit code ${code}`);
 }
 
@@ -262,6 +264,13 @@ function hookFailed(name: string, reason: string): DmigrateError {
     ? "; a Docker Engine that was killed has left it: its successor cleans up within a minute or two, migrate again then"
     : "";
   return new DmigrateError("RESTORE_FAILED", `The container engine's hook ${name} failed: ${reason}${remedy}`);
+}
+
+/** Only one that does not know our runtime any more, or another one in its place, starts what is closed. */
+function startedByOthers(): DmigrateError {
+  const text =
+    "The target's Docker Engine has started the container without its runtime dmigrate; see `docker info` there, and migrate again";
+  return new DmigrateError("RESTORE_FAILED", text);
 }
 
 /** Files that the scripts write to say how far they are. */
@@ -276,12 +285,16 @@ class Marks implements Disposable {
     void this.#watch();
   }
 
-  /** Returns when the file is there; throws if the start fails before, or what `signal` was aborted with. */
+  /** Returns when the file is there; throws if the start fails or is over before, or what `signal` was aborted with. */
   async wait(name: string, started: Promise<void>, signal?: AbortSignal): Promise<void> {
-    const ends: Promise<unknown>[] = [started.then(() => new Promise<never>(() => {}))];
+    const isThere = (): boolean => existsSync(path.join(this.#folder, name));
+    const over = started.then(() => {
+      if (!isThere()) throw startedByOthers();
+    });
+    const ends: Promise<unknown>[] = [over];
     if (signal !== undefined) ends.push(once(signal, "abort").then(() => signal.throwIfAborted()));
     for (const end of ends) end.catch(() => {}); // the file may be there before anybody asks for these
-    while (!existsSync(path.join(this.#folder, name))) await Promise.race([this.#changed.promise, ...ends]);
+    while (!isThere()) await Promise.race([this.#changed.promise, ...ends]);
   }
 
   async #watch(): Promise<void> {
