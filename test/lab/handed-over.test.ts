@@ -33,10 +33,20 @@ let b: Host;
 before(async () => {
   lab = await labOfTwo("tafter");
   [a, b] = [lab.host("a"), lab.host("b")];
+  await journalOnSmallDisk(a);
   await provideImage(b, redisImage); // so that it need not cross the slow link
   await runContainer(a, "redis", redisImage, "--ip", ADDRESS, "--restart", "always");
 });
 after(() => lab.down());
+
+/** Gives an agent's state a file system of its own, which is soon full. */
+async function journalOnSmallDisk(host: Host): Promise<void> {
+  await killAgent(host);
+  const move =
+    "cp -a /var/lib/dmigrate /tmp/state && mount -t tmpfs -o size=8m tmpfs /var/lib/dmigrate && cp -a /tmp/state/. /var/lib/dmigrate";
+  await host.run("sh", "-c", move);
+  await startAgent(host);
+}
 
 /** Migrates over a slow link and has something break while memory crosses. Returns the init that was frozen on the source. */
 async function breakOff(source: Host, target: Host, fault: () => Promise<unknown>): Promise<string> {
@@ -116,6 +126,11 @@ const HARMLESS: Readonly<Record<string, () => Promise<unknown>>> = {
     await lab.segment.setLink("b", "down");
     await sleep(3000);
     await lab.segment.setLink("b", "up");
+  },
+  "the disk of the source's journal is full for a while": async () => {
+    await a.exec("dd", "if=/dev/zero", "of=/var/lib/dmigrate/fill", "bs=4k");
+    await sleep(3000);
+    await a.run("rm", "/var/lib/dmigrate/fill");
   },
   "CRIU on the source is killed": () => a.run("pkill", "-KILL", "-x", "criu"),
 };
