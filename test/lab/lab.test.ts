@@ -117,7 +117,7 @@ const WRONG: readonly (readonly [args: readonly string[], code: keyof typeof ERR
   [["lab", "up", "--name", BROKEN, "--hosts", ""], "USAGE", /name at least one/],
   [["lab", "up", "--name", BROKEN, "--hosts", "a,b,a"], "USAGE", /Host a is named twice/],
   [["lab", "up", "--name", BROKEN, "--hosts", "a,client"], "USAGE", /Every lab has a host client/],
-  [["lab", "up", "--name", BROKEN, "--hosts", "a,fourteen-chars"], "USAGE", /"fourteen-chars" is no name .*\n.*up to 12 lower-case letters/],
+  [["lab", "up", "--name", BROKEN, "--hosts", "a,fourteen-chars"], "USAGE", /"fourteen-chars" is no name .*\n.*up to 12 lower-case/],
   [["lab", "up", "--name", BROKEN, "--hosts", "../../etc"], "USAGE", /"..\/..\/etc" is no name/],
   [["lab", "up", "--name", BROKEN, "--userns-remap", "c"], "USAGE", /Host c, which shall remap user ids, is not of this lab/],
   [["lab", "up", "--name", BROKEN, "--cgroup2", "c"], "USAGE", /Host c, which shall have cgroup v2 alone, is not of this lab/],
