@@ -44,7 +44,9 @@ export async function runAgent(config: AgentConfig, startSessions: StartSessions
   const cluster = await Cluster.open(config.stateDir);
   const peers = starting.use(new Peers(cluster));
   const link = new Link(cluster, log);
-  const events = new EventHub(journal);
+  const events = starting.use(
+    new EventHub(journal, (migration, error) => log.error({ err: error, migration }, "the end of a migration can't be written down")),
+  );
   const context: AgentContext = { config, journal, events, link, peers, log, self: () => cluster.membership.self };
   const { migrations, targets } = startSessions(context);
 

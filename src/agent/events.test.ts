@@ -1,10 +1,12 @@
 /** The event hub: everyone sees everything, at their own pace. */
 import assert from "node:assert/strict";
 import { mkdtempSync, rmSync } from "node:fs";
+import { once } from "node:events";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
 import { collect } from "../../test/support/streams.ts";
+import { DmigrateError } from "../core/errors.ts";
 import { containerId, hostName, newMigrationId } from "../core/ids.ts";
 import type { MigrationEvent, Report } from "../core/migration.ts";
 import { EventHub } from "./events.ts";
@@ -70,4 +72,28 @@ test("a migration that ends by its state alone ends its watchers too", async (t)
 test("a watcher of an unknown migration is told so", async (t) => {
   const { events } = hub(t);
   await assert.rejects(collect(events.watch(newMigrationId(77n))), { code: "MIGRATION_NOT_FOUND" });
+});
+
+test("an end that the journal has no space for is told at once and written later, or left to the next agent", async (t) => {
+  const { journal, events } = hub(t);
+  const watching = collect(events.watch(id));
+  const full = new DmigrateError("NO_SPACE", "Full; free some");
+  const append = t.mock.method(journal, "append", () => {
+    throw full;
+  });
+  events.end(id, { id, outcome: "rolled-back", totalMs: 999 } as Report); // the hub looks at nothing else
+  await events.ended(id);
+  assert.deepEqual(
+    (await watching).map(({ kind }) => kind),
+    ["ended"],
+  );
+  assert.deepEqual(
+    (await collect(events.watch(id))).map(({ kind }) => kind),
+    ["ended"],
+  );
+  assert.equal(journal.get(id).state, "running");
+  append.mock.restore();
+  while (journal.get(id).state === "running") await once(journal.changes, id);
+  assert.equal(journal.get(id).state, "rolled-back");
+  events[Symbol.dispose]();
 });

@@ -83,9 +83,11 @@ export class DmigrateError extends Error {
     return ERROR_CODES[this.code].exitCode;
   }
 
-  /** Turns whatever was thrown into a `DmigrateError`; one that already is stays itself. */
+  /** Turns whatever was thrown into a `DmigrateError`; one that already is stays itself, and a full disk is NO_SPACE. */
   static from(thrown: unknown, code: ErrorCode = "INTERNAL"): DmigrateError {
     if (thrown instanceof DmigrateError) return thrown;
+    if (thrown instanceof Error && "code" in thrown && thrown.code === "ENOSPC")
+      return new DmigrateError("NO_SPACE", `A file system is full (${thrown.message}); \`df\` shows which, free some space there`, thrown);
     return new DmigrateError(code, messageOf(thrown), thrown);
   }
 }

@@ -133,6 +133,25 @@ test("who starts the container on the target while it is on its way is refused: 
   await ordeal.assertUndone();
 });
 
+for (const command of [
+  ["rm", "--force", "redis"],
+  ["stop", "--time", "0", "redis"],
+]) {
+  test(`who asks the target for \`docker ${command[0]}\` while it is being started there does not get the one that runs`, async () => {
+    let asked: Promise<unknown> | undefined; // waits for the engine's start
+    const result = await migrate(a, "redis", "b", {
+      freeze: async () => {
+        asked = b.exec("docker", ...command);
+      },
+    });
+    await asked;
+    assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "RESTORE_FAILED"], result.message);
+    assert.match(result.message, /redis was stopped, paused or removed on the target/);
+    await ordeal.cleaned(b);
+    await ordeal.assertUndone();
+  });
+}
+
 test("a container that is changed while it is copied does not move as it was before", async () => {
   const shaped = ["dev", "eth0", "root", "tbf", "rate", "100mbit", "burst", "64kb", "latency", "50ms"];
   await a.run("tc", "qdisc", "add", ...shaped);

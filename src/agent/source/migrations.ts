@@ -10,7 +10,6 @@ import { describe } from "../../docker/describe.ts";
 import type { ContainerDescription } from "../../docker/description.ts";
 import { Engine } from "../../docker/engine.ts";
 import type { AgentContext } from "../context.ts";
-import { writeOnceRoom } from "../journal.ts";
 import { Doubts } from "./doubts.ts";
 import { runPreflight } from "./preflight.ts";
 import { recoverMigrations } from "./recovery.ts";
@@ -26,12 +25,12 @@ const ENDING_POLL_MS = 50;
 export function sourceMigrations(context: AgentContext): Migrations {
   const running = new Map<MigrationId, { readonly cancel: AbortController; readonly over: Promise<void> }>();
   const doubts = new Doubts();
-  const ending = new AbortController();
+  let isEnding = false;
   return {
     recover: () => recoverMigrations(context, doubts),
     async migrate(request: MigrateRequest): Promise<MigrationId> {
       const { engine, description, initPid } = await findMovable(context, request.container, request.target);
-      if (ending.signal.aborted) throw new DmigrateError("AGENT", "This agent has been told to end; migrate once the next one runs");
+      if (isEnding) throw new DmigrateError("AGENT", "This agent has been told to end; migrate once the next one runs");
       const id = newMigrationId(randomBytes(8).readBigUInt64LE());
       context.journal.begin({
         id,
@@ -43,11 +42,8 @@ export function sourceMigrations(context: AgentContext): Migrations {
       });
       const cancel = new AbortController();
       const session = new SourceSession(new SourceScope(context, engine, { id, request, description, initPid }, cancel.signal), doubts);
-      const over = session.run().then(async (report) => {
-        const tell = (): void => context.events.publish(id, { kind: "ended", atMs: report.totalMs, report });
-        const logFailure = (error: unknown): void =>
-          context.log.error({ err: error, migration: id, outcome: report.outcome }, "its end can't be written down");
-        await writeOnceRoom(tell, ending.signal, logFailure).catch(logFailure);
+      const over = session.run().then((report) => {
+        context.events.end(id, report);
         running.delete(id);
       });
       running.set(id, { cancel, over });
@@ -84,7 +80,7 @@ export function sourceMigrations(context: AgentContext): Migrations {
       await migration.over;
     },
     async [Symbol.asyncDispose]() {
-      ending.abort();
+      isEnding = true;
       for (const [id, { cancel }] of running) {
         if (context.journal.get(id).state === "running") cancel.abort(agentEnds());
         else context.log.warn({ migration: id }, "ends once all memory has crossed, which is lost if this agent is killed");

@@ -163,5 +163,5 @@ function end(context: AgentContext, record: MigrationRecord, outcome: Outcome, {
     ],
     ...(error === undefined ? {} : { error: { code: error.code, message: messageOf(error) } }),
   };
-  context.events.publish(record.id, { kind: "ended", atMs: report.totalMs, report });
+  context.events.end(record.id, report);
 }

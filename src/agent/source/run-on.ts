@@ -5,7 +5,7 @@ import { existsSync, readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { DmigrateError } from "../../core/errors.ts";
-import type { ContainerId } from "../../core/ids.ts";
+import type { ContainerId, MigrationId } from "../../core/ids.ts";
 import { freezerOf, type Freezer } from "../../criu/freezer.ts";
 import { breakOff } from "../../criu/lazy-dump.ts";
 import { thawAfterDump } from "../../criu/thaw.ts";
@@ -43,7 +43,16 @@ export async function letRunOn({ config, journal }: Decider, { id, containerId, 
   let downtimeMs = 0;
   if (freezer !== undefined && frozen !== undefined) downtimeMs = await thawDumped(freezer, folder, frozen);
   else if (freezer !== undefined && existsSync(heldMarker(folder))) await freezer.thaw();
-  journal.note(id, { ...known, ranOn: { atMs: Date.now(), downtimeMs } } satisfies SourceDetail);
+  noteDone(journal, id, { ...known, ranOn: { atMs: Date.now(), downtimeMs } });
+}
+
+/** What has been done is not done again; it may be if there is no space to note it. */
+function noteDone(journal: Journal, id: MigrationId, detail: SourceDetail): void {
+  try {
+    journal.note(id, detail);
+  } catch (error) {
+    if (DmigrateError.from(error).code !== "NO_SPACE") throw error;
+  }
 }
 
 /**
@@ -62,7 +71,7 @@ export async function returnPolicy(
   if (frozen === undefined || hasPolicyBack) return undefined;
   const { sinceMs } = frozen;
   await setRestartPolicy(engine, containerId, frozen.restartPolicy);
-  journal.note(id, { ...known, hasPolicyBack: true } satisfies SourceDetail);
+  noteDone(journal, id, { ...known, hasPolicyBack: true });
   return { sinceMs, hasEngineEnded: await engine.hasBegunSince(sinceMs) };
 }
 

@@ -44,6 +44,8 @@ import { createClosed, orphan } from "./staged-folder.ts";
 import { Staging } from "./staging.ts";
 import type { Undoing } from "./undoing.ts";
 
+/** How long an engine may take to take a restored container over, in which that stands still. */
+const ENGINE_LIMIT_MS = 5_000;
 /** How long a source that can't be reached may take to commit; it gives up later (src/agent/source/session.ts). */
 const COMMIT_LIMIT_MS = 60_000;
 
@@ -83,6 +85,8 @@ export class TargetSession {
   /** Why it ended before the source asked for that. */
   #brokenBy: DmigrateError | undefined;
   readonly #agentEnds = new AbortController();
+  /** When the engine was asked to start the container, Unix time. */
+  #stagedAtMs = 0;
   /** What lives in this process; ended before `#made` is undone, and left alone from `commit` on. */
   #running = new AsyncDisposableStack();
   #container: ContainerId | undefined;
@@ -160,6 +164,7 @@ export class TargetSession {
     const files = this.#need(this.#files, "createContainer");
     const root = await rootOfEngine(this.#engine, this.subject.description);
     await files.release();
+    this.#stagedAtMs = Date.now();
     const staging = await Staging.begin(container, root, criuOptions, () => this.#engine.startContainer(container));
     this.#running.use(staging);
     staging.started().catch((error: unknown) => void this.#giveUp(error));
@@ -195,10 +200,31 @@ export class TargetSession {
     });
     pages.restored();
     step("restore", restoreAt);
-    this.#checked = Promise.all([this.#engine.ping(), assertRegistered(pages.lazy, tasksIn(staging.cgroup))]);
+    this.#checked = Promise.all([this.#assertTakenOver(staging), assertRegistered(pages.lazy, tasksIn(staging.cgroup))]);
     this.#checked.catch(() => {}); // told to `commit`
     this.#context.journal.move(this.subject.id, "prepared");
     return steps;
+  }
+
+  /**
+   * Returns when the engine has taken the container over, and wants it to run: who stops or removes one that is being started waits until
+   * then, and would get it. Throws DOCKER if it takes no calls, RESTORE_FAILED if somebody has.
+   */
+  async #assertTakenOver(staging: Staging): Promise<void> {
+    const container = this.#need(this.#container, "createContainer");
+    const limit = sleep(ENGINE_LIMIT_MS, undefined, { ref: false }).then(() => {
+      throw new DmigrateError("DOCKER", "Docker Engine does not take over what was restored; see its log, and migrate again");
+    });
+    limit.catch(() => {}); // nobody waits for it any more
+    await Promise.race([staging.started(), limit]);
+    await this.#engine.ping(); // one that has been told to end would end the container
+    const { State } = await this.#engine.inspectContainer(container);
+    if (State.Running && !State.Paused && !(await this.#engine.wasToldToEnd(container, this.#stagedAtMs))) return;
+    const { name } = this.subject.description;
+    throw new DmigrateError(
+      "RESTORE_FAILED",
+      `${name} was stopped, paused or removed on the target while it was on its way; migrate again`,
+    );
   }
 
   /**
@@ -217,7 +243,7 @@ export class TargetSession {
         "RESTORE_FAILED",
         "The restored container was ended before the handover; the container keeps running on the source",
       );
-    await this.#checked; // an engine that has been told to end would end the container
+    await this.#checked;
     // Sent by a source that was lost meanwhile: since then it may have ended, or taken the container back.
     if (this.#brokenBy !== undefined) this.#contact.use(await this.#context.peers.to(this.subject.source).attend(this.subject.id));
     this.#context.journal.move(this.subject.id, "owner");
