@@ -152,6 +152,17 @@ for (const command of [
   });
 }
 
+test("who removes the container on the target while it is on its way finds it on the source, and is told why it did not come", async () => {
+  const shaped = ["dev", "eth0", "root", "tbf", "rate", "100mbit", "burst", "64kb", "latency", "50ms"];
+  await a.run("tc", "qdisc", "add", ...shaped);
+  const isRemoved = async (): Promise<boolean> => (await b.exec("docker", "rm", "redis")).code === 0;
+  const result = await migrate(a, "redis", "b", { copy: () => until("the container to exist on b", 30_000, isRemoved) });
+  await a.run("tc", "qdisc", "delete", "dev", "eth0", "root");
+  assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "RESTORE_FAILED"], result.message);
+  assert.match(result.message, /redis was removed on the target/);
+  await ordeal.assertUndone();
+});
+
 test("a container that is changed while it is copied does not move as it was before", async () => {
   const shaped = ["dev", "eth0", "root", "tbf", "rate", "100mbit", "burst", "64kb", "latency", "50ms"];
   await a.run("tc", "qdisc", "add", ...shaped);

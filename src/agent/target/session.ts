@@ -29,6 +29,7 @@ import { PAGE_BYTES } from "../../memory/page-protocol.ts";
 import { PageStore } from "../../memory/page-store.ts";
 import { assertRegistered } from "../../memory/registered.ts";
 import { CHANNELS, treeChannel } from "../channels.ts";
+import { isNotFound } from "../../docker/transport.ts";
 import type { AgentContext } from "../context.ts";
 import { writeOnceRoom } from "../journal.ts";
 import { collectGarbage } from "../garbage.ts";
@@ -426,10 +427,24 @@ export class TargetSession {
   #inTurn<T>(work: () => Promise<T>): Promise<T> {
     const turn = this.#turn.then(() => {
       this.#assertOpen();
-      return work();
+      return this.#explained(work);
     });
     this.#turn = turn.catch(() => {});
     return turn;
+  }
+
+  /** Does what the container that was made may be needed for: if that fails because somebody has removed it, it says so. */
+  async #explained<T>(work: () => Promise<T>): Promise<T> {
+    try {
+      return await work();
+    } catch (error) {
+      const container = this.#container;
+      if (container === undefined || this.#isCommitted || this.#isUndoing) throw error;
+      const isRemoved = await this.#engine.inspectContainer(container).then(() => false, isNotFound);
+      if (!isRemoved) throw error;
+      const text = `${this.subject.description.name} was removed on the target while it was on its way; migrate again`;
+      throw new DmigrateError("RESTORE_FAILED", text, error);
+    }
   }
 
   /** Throws why the session has ended, if it has. */
@@ -446,7 +461,7 @@ export class TargetSession {
     const { source, id } = this.subject;
     const handle: ChannelHandler = async (channel) => {
       try {
-        await handler(channel);
+        await this.#explained(() => handler(channel));
       } catch (error) {
         this.#assertOpen(); // it may have failed because what it works on was taken away
         throw error;
