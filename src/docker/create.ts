@@ -85,15 +85,22 @@ export interface MadeContainer {
 
 /**
  * Makes the container on this engine. Its image, networks and volumes must be there. If it throws, no container is left.
+ * @param created is called as soon as it exists, before anything is asked of it that waits for who starts it
  * Throws NETWORK if a network has another container and can't give addresses that are asked for, DOCKER.
  */
-export async function createContainer(engine: Engine, description: ContainerDescription, runtime: string): Promise<MadeContainer> {
+export async function createContainer(
+  engine: Engine,
+  description: ContainerDescription,
+  runtime: string,
+  created: (id: ContainerId) => Promise<void> = () => Promise.resolve(),
+): Promise<MadeContainer> {
   const image = await imageHere(engine, description.image);
   const options = { runtime, image: image.name };
   const request = createRequest(description, options);
   const { Id, Warnings } = await create(engine, description, request);
   const id = containerId(Id);
   try {
+    await created(id);
     const made = createRequest(await describe(engine, id), options);
     return { id, warnings: [...(Warnings ?? []), ...image.warnings, ...differences(request, made)] };
   } catch (error) {

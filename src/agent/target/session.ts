@@ -148,7 +148,9 @@ export class TargetSession {
       if (!created && liesOnHost(volume)) this.#made.addVolume(volume.name, false);
     }
     this.#made.expectContainer(this.subject.description.name);
-    const { id, warnings } = await createClosed(this.subject.id, () => createContainer(this.#engine, this.subject.description, RUNTIME));
+    const { id, warnings } = await createClosed(this.subject.id, (created) =>
+      createContainer(this.#engine, this.subject.description, RUNTIME, created),
+    );
     this.#made.addContainer(id, this.subject.description.hostConfig.RestartPolicy);
     this.#container = id;
     await this.#expectFiles(id);

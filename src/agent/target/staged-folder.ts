@@ -133,21 +133,30 @@ export class StagedFolder implements AsyncDisposable {
 /**
  * Creates a container that nobody can start until its folder is made, neither while this works nor afterwards.
  * @param migration whose container it is
+ * @param create calls what it is given as soon as the container exists, and leaves none behind if it throws
  */
-export async function createClosed<T extends { readonly id: ContainerId }>(migration: MigrationId, create: () => Promise<T>): Promise<T> {
+export async function createClosed<T>(
+  migration: MigrationId,
+  create: (created: (container: ContainerId) => Promise<void>) => Promise<T>,
+): Promise<T> {
   const creating = path.join(EXPECTED, `creating-${migration}`);
   await mkdir(EXPECTED, { recursive: true, mode: 0o711 });
-  await writeFile(creating, "");
-  try {
-    const made = await create();
-    const folder = path.join(EXPECTED, made.id);
+  await writeFile(creating, `${process.pid}\n`);
+  let folder: string | undefined;
+  const close = async (container: ContainerId): Promise<void> => {
+    folder = path.join(EXPECTED, container);
     // CRIU restores as the container's root, which is not this host's where user namespaces are remapped: it must be able to pass and to
     // read, and nobody else may read.
     await mkdir(folder, { mode: 0o711 });
     await writeFile(closedOf(folder), "");
-    return made;
-  } finally {
     await rm(creating);
+  };
+  try {
+    return await create(close);
+  } catch (error) {
+    await rm(creating, { force: true });
+    if (folder !== undefined) await removeFolder(folder);
+    throw error;
   }
 }
 
