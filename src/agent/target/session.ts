@@ -442,7 +442,9 @@ export class TargetSession {
     } catch (error) {
       const container = this.#container;
       if (container === undefined || this.#isCommitted || this.#isUndoing) throw error;
-      const isRemoved = await this.#engine.inspectContainer(container).then(() => false, isNotFound);
+      const inspected = this.#engine.inspectContainer(container);
+      // An engine that removes one still knows it when its files are gone.
+      const isRemoved = await inspected.then(({ State }) => ["removing", "dead"].includes(State.Status), isNotFound);
       if (!isRemoved) throw error;
       const text = `${this.subject.description.name} was removed on the target while it was on its way; migrate again`;
       throw new DmigrateError("RESTORE_FAILED", text, error);
