@@ -84,8 +84,9 @@ export interface MadeContainer {
 }
 
 /**
- * Makes the container on this engine. Its image, networks and volumes must be there. If it throws, no container is left.
- * @param created is called as soon as it exists, before anything is asked of it that waits for who starts it
+ * Makes the container on this engine. Its image, networks and volumes must be there.
+ * @param created is called as soon as it exists, before anything is asked of it that waits for who starts it; it is there from then on,
+ * also if this throws
  * Throws NETWORK if a network has another container and can't give addresses that are asked for, DOCKER.
  */
 export async function createContainer(
@@ -99,14 +100,9 @@ export async function createContainer(
   const request = createRequest(description, options);
   const { Id, Warnings } = await create(engine, description, request);
   const id = containerId(Id);
-  try {
-    await created(id);
-    const made = createRequest(await describe(engine, id), options);
-    return { id, warnings: [...(Warnings ?? []), ...image.warnings, ...differences(request, made)] };
-  } catch (error) {
-    await engine.removeContainer(id, { force: true });
-    throw error;
-  }
+  await created(id);
+  const made = createRequest(await describe(engine, id), options);
+  return { id, warnings: [...(Warnings ?? []), ...image.warnings, ...differences(request, made)] };
 }
 
 /** How it is asked for: by its reference if that means the same image here, so that `docker ps` shows it; by its id otherwise. */

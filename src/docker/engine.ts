@@ -38,9 +38,6 @@ const API_MIN = 44;
 /** 1.52 begins to leave out parts of inspections, and to refuse requests that follow from older ones. */
 const API_MAX = 51;
 
-/** An engine answers a ping in a millisecond; who asks may have a container that stands still. */
-const PING_LIMIT_MS = 5_000;
-
 /** Filters of a list, as the API takes them. */
 export type Filters = Readonly<Record<string, readonly string[]>>;
 
@@ -69,11 +66,6 @@ export class Engine {
   /** The same engine; `signal` ends every request under way and to come. */
   until(signal: AbortSignal): Engine {
     return new Engine(this.#transport.with({ signal }));
-  }
-
-  /** Throws DOCKER if it takes no calls: one that has been told to end finishes those under way and takes no others. */
-  async ping(): Promise<void> {
-    await this.#transport.with({ limitMs: PING_LIMIT_MS }).json("HEAD", "/_ping");
   }
 
   info(): Promise<EngineInfo> {

@@ -165,7 +165,7 @@ export class TreeWriter implements Disposable {
     this.#closeDirectory(); // it may be among what goes
     if (fresh) clearDirectory(this.#root);
     setAttributes({ parent: this.#root, name: "." }, inode);
-    setTimesAt(this.#root, ".", { ...inode, atimeNs });
+    setTimesAt(this.#root, ".", { mtimeNs: inode.mtimeNs, atimeNs });
     this.#directoryTimes.set(ROOT, inode.mtimeNs);
   }
 
@@ -178,7 +178,7 @@ export class TreeWriter implements Disposable {
       makeDirectoryAt(place.parent, place.name, 0o700);
     }
     setAttributes(place, inode);
-    setTimesAt(place.parent, place.name, { ...inode, atimeNs });
+    setTimesAt(place.parent, place.name, { mtimeNs: inode.mtimeNs, atimeNs });
     this.#directoryTimes.set(place.path, inode.mtimeNs);
   }
 
@@ -189,7 +189,7 @@ export class TreeWriter implements Disposable {
     if (inode.kind.type === "symlink") makeSymlinkAt(parent, name, inode.kind.target);
     else makeNodeAt(parent, name, modeOf(inode), "major" in inode.kind ? inode.kind : NO_DEVICE);
     setAttributes(place, inode);
-    setTimesAt(parent, name, { ...inode, atimeNs });
+    setTimesAt(parent, name, { mtimeNs: inode.mtimeNs, atimeNs });
   }
 
   #openFile(place: Place, { inode, fresh, atimeNs }: Put, size: number): void {
@@ -245,7 +245,7 @@ export class TreeWriter implements Disposable {
     try {
       if (file.fresh && file.end < file.size) ftruncateSync(fd, file.size);
       setAttributes(place, inode);
-      setTimesAt(place.parent, place.name, { ...inode, atimeNs });
+      setTimesAt(place.parent, place.name, { mtimeNs: inode.mtimeNs, atimeNs });
     } catch (error) {
       throw fileError("write", place.path, error);
     } finally {

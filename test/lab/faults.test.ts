@@ -8,7 +8,8 @@ import { DMIGRATE, startAgent } from "../../lab/cluster.ts";
 import { until, type Host } from "../../lab/host.ts";
 import { busyboxImage } from "../../lab/images/catalogue.ts";
 import { LAN } from "../../lab/lab.ts";
-import { assertRuns, beforeRestores, migrate, provideImage } from "../support/lab.ts";
+import type { MigrationId } from "../../src/core/ids.ts";
+import { assertRuns, beforeRestores, migrate, provideImage, type MigrateResult } from "../support/lab.ts";
 import { AGENT, Ordeal, VOLUME_MEGABYTES } from "../support/ordeal.ts";
 
 let ordeal: Ordeal;
@@ -20,6 +21,16 @@ before(async () => {
   ({ a, b } = ordeal);
 });
 after(() => ordeal.lab.down());
+
+/** Migrates, and has something happen while the first copy takes its time. */
+async function whileCopying(act: (id: MigrationId) => Promise<unknown>): Promise<MigrateResult> {
+  await a.run("tc", "qdisc", "add", "dev", "eth0", "root", "tbf", "rate", "100mbit", "burst", "64kb", "latency", "50ms");
+  try {
+    return await migrate(a, "redis", "b", { copy: act });
+  } finally {
+    await a.run("tc", "qdisc", "delete", "dev", "eth0", "root");
+  }
+}
 
 for (const phase of ["copy", "stage", "freeze"]) {
   test(`the target's agent is killed as the phase ${phase} begins`, async () => {
@@ -104,30 +115,20 @@ test("the target's disk is full", async () => {
 });
 
 test("a migration is cancelled while it copies", async () => {
-  const shaped = ["dev", "eth0", "root", "tbf", "rate", "20mbit", "burst", "32kb", "latency", "50ms"]; // it copies long enough
-  await a.run("tc", "qdisc", "add", ...shaped);
-  const result = await migrate(a, "redis", "b", {
-    copy: (id) => a.run(DMIGRATE, "cancel", id),
-  });
-  await a.run("tc", "qdisc", "delete", "dev", "eth0", "root");
+  const result = await whileCopying((id) => a.run(DMIGRATE, "cancel", id));
   assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "CANCELLED"], result.message);
   await ordeal.assertUndone();
 });
 
 test("who starts the container on the target while it is on its way is refused: it never runs twice", async () => {
-  const shaped = ["dev", "eth0", "root", "tbf", "rate", "100mbit", "burst", "64kb", "latency", "50ms"];
-  await a.run("tc", "qdisc", "add", ...shaped);
   let refusal = "";
-  const result = await migrate(a, "redis", "b", {
-    copy: async (id) => {
-      await until("the container to exist on b", 30_000, async () => {
-        refusal = (await b.exec("docker", "start", "redis")).stderr;
-        return !/No such container/.test(refusal);
-      });
-      await a.run(DMIGRATE, "cancel", id);
-    },
+  const result = await whileCopying(async (id) => {
+    await until("the container to exist on b", 30_000, async () => {
+      refusal = (await b.exec("docker", "start", "redis")).stderr;
+      return !/No such container/.test(refusal);
+    });
+    await a.run(DMIGRATE, "cancel", id);
   });
-  await a.run("tc", "qdisc", "delete", "dev", "eth0", "root");
   assert.match(refusal, /this container is moving to this host: it runs here when its migration says so/);
   assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "CANCELLED"], result.message);
   await ordeal.assertUndone();
@@ -146,28 +147,22 @@ for (const command of [
     });
     await asked;
     assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "RESTORE_FAILED"], result.message);
-    assert.match(result.message, /redis was stopped, paused or removed on the target/);
+    assert.match(result.message, /redis was (stopped, paused or )?removed on the target/);
     await ordeal.cleaned(b);
     await ordeal.assertUndone();
   });
 }
 
 test("who removes the container on the target while it is on its way finds it on the source, and is told why it did not come", async () => {
-  const shaped = ["dev", "eth0", "root", "tbf", "rate", "100mbit", "burst", "64kb", "latency", "50ms"];
-  await a.run("tc", "qdisc", "add", ...shaped);
   const isRemoved = async (): Promise<boolean> => (await b.exec("docker", "rm", "redis")).code === 0;
-  const result = await migrate(a, "redis", "b", { copy: () => until("the container to exist on b", 30_000, isRemoved) });
-  await a.run("tc", "qdisc", "delete", "dev", "eth0", "root");
+  const result = await whileCopying(() => until("the container to exist on b", 30_000, isRemoved));
   assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "RESTORE_FAILED"], result.message);
   assert.match(result.message, /redis was removed on the target/);
   await ordeal.assertUndone();
 });
 
 test("a container that is changed while it is copied does not move as it was before", async () => {
-  const shaped = ["dev", "eth0", "root", "tbf", "rate", "100mbit", "burst", "64kb", "latency", "50ms"];
-  await a.run("tc", "qdisc", "add", ...shaped);
-  const result = await migrate(a, "redis", "b", { copy: () => a.run("docker", "update", "--restart", "no", "redis") });
-  await a.run("tc", "qdisc", "delete", "dev", "eth0", "root");
+  const result = await whileCopying(() => a.run("docker", "update", "--restart", "no", "redis"));
   assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "PREFLIGHT_BLOCKED"], result.message);
   assert.match(result.message, /redis was changed .* while its migration copied; migrate again/);
   await a.run("docker", "update", "--restart", "always", "redis");

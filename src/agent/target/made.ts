@@ -105,8 +105,7 @@ async function findNeverStarted(engine: Engine, name: string): Promise<Container
 }
 
 async function discardHeld(engine: Engine, container: ContainerId): Promise<void> {
-  await discardStaged(container);
-  await discardContainer(engine, container, { volumes: true });
+  await discardStaged(container, () => discardContainer(engine, container, { volumes: true }));
 }
 
 async function discardVolume(engine: Engine, { name, created }: Things["volumes"][number]): Promise<void> {

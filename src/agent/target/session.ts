@@ -29,7 +29,6 @@ import { PAGE_BYTES } from "../../memory/page-protocol.ts";
 import { PageStore } from "../../memory/page-store.ts";
 import { assertRegistered } from "../../memory/registered.ts";
 import { CHANNELS, treeChannel } from "../channels.ts";
-import { isNotFound } from "../../docker/transport.ts";
 import type { AgentContext } from "../context.ts";
 import { writeOnceRoom } from "../journal.ts";
 import { collectGarbage } from "../garbage.ts";
@@ -148,11 +147,13 @@ export class TargetSession {
       if (!created && liesOnHost(volume)) this.#made.addVolume(volume.name, false);
     }
     this.#made.expectContainer(this.subject.description.name);
-    const { id, warnings } = await createClosed(this.subject.id, (created) =>
-      createContainer(this.#engine, this.subject.description, RUNTIME, created),
+    const { id, warnings } = await createClosed(this.subject.id, (close) =>
+      createContainer(this.#engine, this.subject.description, RUNTIME, async (created) => {
+        await close(created);
+        this.#made.addContainer(created, this.subject.description.hostConfig.RestartPolicy);
+        this.#container = created;
+      }),
     );
-    this.#made.addContainer(id, this.subject.description.hostConfig.RestartPolicy);
-    this.#container = id;
     await this.#expectFiles(id);
     return warnings;
   }
@@ -219,15 +220,19 @@ export class TargetSession {
       throw new DmigrateError("DOCKER", "Docker Engine does not take over what was restored; see its log, and migrate again");
     });
     limit.catch(() => {}); // nobody waits for it any more
-    await Promise.race([staging.started(), limit]);
-    await this.#engine.ping(); // one that has been told to end would end the container
-    const { State } = await this.#engine.inspectContainer(container);
-    if (State.Running && !State.Paused && !(await this.#engine.wasToldToEnd(container, this.#stagedAtMs))) return;
+    if (await Promise.race([this.#isWanted(staging, container), limit])) return;
     const { name } = this.subject.description;
     throw new DmigrateError(
       "RESTORE_FAILED",
       `${name} was stopped, paused or removed on the target while it was on its way; migrate again`,
     );
+  }
+
+  /** False if somebody wants it to end. An engine that has been told to end, and would end it, answers nothing. */
+  async #isWanted(staging: Staging, container: ContainerId): Promise<boolean> {
+    await staging.started();
+    const { State } = await this.#engine.inspectContainer(container);
+    return State.Running && !State.Paused && !(await this.#engine.wasToldToEnd(container, this.#stagedAtMs));
   }
 
   /**
@@ -442,9 +447,11 @@ export class TargetSession {
     } catch (error) {
       const container = this.#container;
       if (container === undefined || this.#isCommitted || this.#isUndoing) throw error;
-      const inspected = this.#engine.inspectContainer(container);
+      // Unlike an inspection, a list does not wait for a start that is held.
+      const engine = this.#engine.until(AbortSignal.timeout(ENGINE_LIMIT_MS));
+      const listed = await engine.listContainers({ all: true, filters: { id: [container] } }).catch(() => undefined);
       // An engine that removes one still knows it when its files are gone.
-      const isRemoved = await inspected.then(({ State }) => ["removing", "dead"].includes(State.Status), isNotFound);
+      const isRemoved = listed?.every(({ State }) => State === "removing" || State === "dead") ?? false;
       if (!isRemoved) throw error;
       const text = `${this.subject.description.name} was removed on the target while it was on its way; migrate again`;
       throw new DmigrateError("RESTORE_FAILED", text, error);

@@ -1,6 +1,6 @@
 /**
- * The folder /run/dmigrate/expected/ID that the agent shares with the scripts in src/shim, which say what lies in it: made before the
- * container is started, removed with all that was restored unless the container belongs to this host by then.
+ * The folder /run/dmigrate/expected/ID that the agent shares with the scripts in src/shim, which say what lies in it: there as soon as the
+ * container is, until that has all its memory or is gone.
  */
 import { closeSync, constants, existsSync, openSync, readFileSync, readlinkSync, writeSync } from "node:fs";
 import { chown, mkdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
@@ -32,7 +32,7 @@ export interface Owner {
   readonly gid: number;
 }
 
-/** The folder of one container. Disposing of it ends what was restored, unless it was given away before. */
+/** The folder of one container. Disposing of it ends what was restored, unless that was given away before. */
 export class StagedFolder implements AsyncDisposable {
   readonly path: string;
   readonly images: string;
@@ -121,19 +121,21 @@ export class StagedFolder implements AsyncDisposable {
     }
   }
 
+  /** What was not given away stays, closed, for `discardStaged`. */
   async [Symbol.asyncDispose](): Promise<void> {
-    await rm(gateOf(this.path), { force: true }); // before it is closed: see `discardStaged`
+    if (!this.isGivenAway) await close(this.path);
+    await rm(gateOf(this.path), { force: true }); // before the fifo is closed: see `discardStaged`
     this.#gate[Symbol.dispose]();
     if (!this.isGivenAway) await endRestore(this.path);
     await this.starting?.catch(() => {}); // CRIU may work in there until then
-    if (!existsSync(path.join(this.path, ORPHANED))) await removeStaged(this.path);
+    if (this.isGivenAway && !existsSync(path.join(this.path, ORPHANED))) await removeStaged(this.path);
   }
 }
 
 /**
- * Creates a container that nobody can start until its folder is made, neither while this works nor afterwards.
+ * Creates a container that nobody can start until `StagedFolder.make`, neither while this works nor afterwards.
  * @param migration whose container it is
- * @param create calls what it is given as soon as the container exists, and leaves none behind if it throws
+ * @param create calls what it is given as soon as the container exists
  */
 export async function createClosed<T>(
   migration: MigrationId,
@@ -142,21 +144,18 @@ export async function createClosed<T>(
   const creating = path.join(EXPECTED, `creating-${migration}`);
   await mkdir(EXPECTED, { recursive: true, mode: 0o711 });
   await writeFile(creating, `${process.pid}\n`);
-  let folder: string | undefined;
-  const close = async (container: ContainerId): Promise<void> => {
-    folder = path.join(EXPECTED, container);
+  const created = async (container: ContainerId): Promise<void> => {
+    const folder = path.join(EXPECTED, container);
     // CRIU restores as the container's root, which is not this host's where user namespaces are remapped: it must be able to pass and to
     // read, and nobody else may read.
     await mkdir(folder, { mode: 0o711 });
-    await writeFile(closedOf(folder), "");
+    await close(folder);
     await rm(creating);
   };
   try {
-    return await create(close);
-  } catch (error) {
+    return await create(created);
+  } finally {
     await rm(creating, { force: true });
-    if (folder !== undefined) await removeFolder(folder);
-    throw error;
   }
 }
 
@@ -175,18 +174,27 @@ export async function orphan(container: ContainerId): Promise<void> {
 }
 
 /**
- * Makes the held start of a container fail that an agent before this one left, if there is one, and ends what was restored: none of its
- * tasks runs an instruction of its own. A reader that has not opened the gate yet would wait for a writer: so it is held open until it
- * can't be found any more.
+ * Removes a container that did not become this host's, and its folder: nobody can start it meanwhile. If an agent before this one left it,
+ * its held start may be under way: that is made to fail, and what was restored is ended; none of its tasks runs an instruction of its own.
+ * A reader that has not opened the gate yet would wait for a writer: so it is held open until it can't be found any more.
+ * @param remove removes the container, which may be gone
  */
-export async function discardStaged(container: ContainerId): Promise<void> {
+export async function discardStaged(container: ContainerId, remove: () => Promise<void>): Promise<void> {
   const folder = path.join(EXPECTED, container);
-  if (!existsSync(folder)) return;
-  using held = new DisposableStack();
-  if (existsSync(gateOf(folder))) held.use(Fifo.open(gateOf(folder)));
-  await rm(gateOf(folder), { force: true });
-  await endRestore(folder);
+  if (existsSync(folder)) {
+    await close(folder);
+    using held = new DisposableStack();
+    if (existsSync(gateOf(folder))) held.use(Fifo.open(gateOf(folder)));
+    await rm(gateOf(folder), { force: true });
+    await endRestore(folder);
+  }
+  await remove();
   await removeStaged(folder);
+}
+
+/** Has the runtime refuse whoever starts the container. */
+async function close(folder: string): Promise<void> {
+  await writeFile(closedOf(folder), "");
 }
 
 /** Ends the tasks of a container that was never given away, and CRIU if that does not notice. */
