@@ -32,7 +32,7 @@ export async function startAgent(host: Host): Promise<number> {
       () => true,
       () => false,
     );
-  await until(`the agent of host ${host.name}`, 60_000, answers);
+  await until(`the agent of host ${host.name}`, answers);
   return pid;
 }
 

@@ -127,7 +127,7 @@ export class Host {
     await mkdir(`${this.root}/etc/docker`, { recursive: true });
     await writeFile(`${this.root}/etc/docker/daemon.json`, JSON.stringify(config, null, 2));
     this.startDaemon("dockerd", ["dockerd"]);
-    await until(`dockerd on host ${this.name}`, 30_000, () => existsSync(this.dockerSocket));
+    await until(`dockerd on host ${this.name}`, () => existsSync(this.dockerSocket));
     await this.run("docker", "version", "--format", "{{.Server.Version}}");
   }
 
@@ -140,7 +140,7 @@ export class Host {
 /** The end of a host, whatever state it is in: its processes by their cgroup, its mount, its cgroups and its disk. */
 export async function removeHost(lab: string, host: string): Promise<void> {
   const cgroup = cgroupName(lab, host);
-  await until(`the processes of host ${host} to end`, 60_000, async () => {
+  await until(`the processes of host ${host} to end`, async () => {
     await thawAll(cgroup); // what is frozen can't be killed, and an agent may freeze until it is
     const pids = await processesIn(cgroup);
     for (const pid of pids) {
@@ -217,11 +217,14 @@ function startTicks(pid: number): string | undefined {
   }
 }
 
-/** Waits until something holds; throws LAB when it takes longer than `limitMs`. */
-export async function until(what: string, limitMs: number, holds: () => boolean | Promise<boolean>): Promise<void> {
-  const deadline = performance.now() + limitMs;
+/** A machine may be busy with others: only what never holds takes as long. */
+const WAIT_LIMIT_MS = 180_000;
+
+/** Waits until something holds; throws LAB when it does not. */
+export async function until(what: string, holds: () => boolean | Promise<boolean>): Promise<void> {
+  const deadline = performance.now() + WAIT_LIMIT_MS;
   while (!(await holds())) {
-    if (performance.now() > deadline) throw new DmigrateError("LAB", `Waited ${limitMs / 1000} s for ${what} in vain`);
+    if (performance.now() > deadline) throw new DmigrateError("LAB", `Waited ${WAIT_LIMIT_MS / 1000} s for ${what} in vain`);
     await sleep(20);
   }
 }

@@ -46,7 +46,7 @@ void describe("connections that no process holds", { timeout: 60_000 }, () => {
       child.stdin.write("\n");
     }
     assert.equal(await next(), "read");
-    await until("the kernel to say its last word", 10_000, async () => (await unsettledCount(child.pid ?? 0)) === 0);
+    await until("the kernel to say its last word", async () => (await unsettledCount(child.pid ?? 0)) === 0);
     child.stdin.end();
   });
 

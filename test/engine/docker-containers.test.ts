@@ -284,7 +284,7 @@ test("without a restart policy a container that ends stays ended, with it again 
   await a.engine.startContainer("eager");
   await setRestartPolicy(a.engine, "eager", hostConfig.RestartPolicy);
   await end();
-  await until("the container to start again", 10_000, async () => (await a.engine.inspectContainer("eager"))["RestartCount"] === 1);
+  await until("the container to start again", async () => (await a.engine.inspectContainer("eager"))["RestartCount"] === 1);
   assert.deepEqual((await a.engine.inspectContainer("eager")).HostConfig.RestartPolicy, { Name: "on-failure", MaximumRetryCount: 7 });
 });
 

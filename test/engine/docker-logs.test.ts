@@ -28,7 +28,7 @@ const feed = ({ host }: EngineHost): string => `${host.root}/srv/feed/lines`;
 async function print(on: EngineHost, from: number, to: number): Promise<void> {
   const lines = Array.from({ length: to - from + 1 }, (_, n) => `line ${from + n} ${"x".repeat(80)}\n`);
   await appendFile(feed(on), lines.join(""));
-  await until(`line ${to} in the log`, 10_000, async () => (await logs(on, "--tail", "1")).includes(`line ${to} `));
+  await until(`line ${to} in the log`, async () => (await logs(on, "--tail", "1")).includes(`line ${to} `));
 }
 
 async function logs({ host }: EngineHost, ...options: string[]): Promise<string> {
@@ -77,7 +77,7 @@ for (const { kind, tty, log } of kinds) {
     await print(a, 311, 340);
     // The container has started: it has its own ends of the pipes, and ours would keep the engine waiting when it ends.
     (await replayOutput(outputPipes(id, `${b.host.root}/run/docker`), history.output()))[Symbol.dispose]();
-    await until("line 340 in the log", 10_000, async () => (await logs(b, "--tail", "1")).includes("line 340 "));
+    await until("line 340 in the log", async () => (await logs(b, "--tail", "1")).includes("line 340 "));
     const wanted = (await logs(a)).split("\n");
     assert.deepEqual((await logs(b)).split("\n").slice(-wanted.length), wanted);
 

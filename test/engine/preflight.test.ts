@@ -180,7 +180,7 @@ async function gatherContainers(host: Host, ...names: readonly string[]): Promis
 async function start(host: Host, name: string, argv: readonly string[], options: readonly string[] = [], network = "lan"): Promise<void> {
   await host.run("docker", "run", "--detach", "--name", name, "--network", network, ...options, "dmigrate/perl:latest", ...argv);
   const speaks = argv.some((word) => word.includes("holding"));
-  if (speaks) await until(`container ${name}`, 10_000, async () => (await host.run("docker", "logs", name)).includes("holding"));
+  if (speaks) await until(`container ${name}`, async () => (await host.run("docker", "logs", name)).includes("holding"));
 }
 
 const blockersOf = ({ findings }: Examination): CheckId[] =>
@@ -253,7 +253,7 @@ describe("processes that the container's init did not start", () => {
       const [one] = await gatherContainers(host, "checked");
       return (one?.container.processes ?? []).map(({ name, origin }) => `${name} ${origin}`).toSorted();
     };
-    await until("the health check", 20_000, async () => (await originsOf()).some((each) => each.endsWith("health-check")));
+    await until("the health check", async () => (await originsOf()).some((each) => each.endsWith("health-check")));
     assert.deepEqual(
       (await originsOf()).filter((each) => each.startsWith("sleep")),
       ["sleep container", "sleep exec", "sleep health-check"],
@@ -356,7 +356,7 @@ describe("a target", () => {
     await host.run("docker", "network", "create", "--subnet", "10.91.0.0/24", "app");
     await start(host, "moving", ["sleep", "600"], ["--volume", "data:/x", "--publish", "7070:71"], "app");
     host.spawn(["busybox", "nc", "-l", "-p", "7171"], { stdio: "ignore" });
-    await until("a listener", 10_000, async () => (await host.run("ss", "-tln")).includes(":7171"));
+    await until("a listener", async () => (await host.run("ss", "-tln")).includes(":7171"));
     const { findings } = await examined();
     const blockers = findings.filter(({ severity }) => severity === "blocker");
     assert.deepEqual(

@@ -223,7 +223,7 @@ test("what CRIU can't dump is named with its process and descriptor", async () =
 
   const image = await provideImage(a, ctypesImage);
   await a.run("docker", "run", "--detach", "--name", "ring", "--network", "none", "--security-opt", "seccomp=unconfined", image);
-  await until("the ring to be there", 20_000, async () => (await a.run("docker", "logs", "ring")).includes("ready"));
+  await until("the ring to be there", async () => (await a.run("docker", "logs", "ring")).includes("ready"));
   await assertBlocked("ring", /python3 \(pid 1 in the container\) has an io_uring \(fd 3\), .*; turn io_uring off in the application/);
 });
 
@@ -236,7 +236,7 @@ test("a container that can't stay up", async () => {
     const waitedMs = Date.now() - State.FinishedAt.getTime();
     return State.Restarting && RestartCount >= 8 && waitedMs < 10_000; // of 25 seconds or more until it is tried again
   };
-  await until("the engine to be slow at it", 120_000, waits);
+  await until("the engine to be slow at it", waits);
   await assertRefused(
     "loop",
     "b",
@@ -315,7 +315,7 @@ async function changedEngine(host: Host, change: (config: object) => object): Pr
     const knownBefore = await known();
     await writeFile(file, text);
     await host.run("sh", "-c", "kill -HUP $(cat /run/docker.pid)");
-    await until("the engine to read its configuration", 20_000, async () => (await known()) !== knownBefore);
+    await until("the engine to read its configuration", async () => (await known()) !== knownBefore);
   };
   await reload(JSON.stringify(change(JSON.parse(original) as object)));
   return undoneBy(() => reload(original));
@@ -324,7 +324,7 @@ async function changedEngine(host: Host, change: (config: object) => object): Pr
 async function stopAgent(host: Host): Promise<void> {
   const { pid } = z.looseObject({ pid: z.int() }).parse(JSON.parse(await host.run(DMIGRATE, "status", "--json")));
   await host.run("kill", String(pid));
-  await until("the agent to end", 20_000, async () => (await host.exec("kill", "-0", String(pid))).code !== 0);
+  await until("the agent to end", async () => (await host.exec("kill", "-0", String(pid))).code !== 0);
 }
 
 /** Python that sets up an io_uring. */

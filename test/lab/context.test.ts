@@ -71,7 +71,7 @@ before(async () => {
   await a.run("docker", "network", "create", "--ipv6", "--subnet", "fd50::/64", "--label", "purpose=test", "wide");
   const image = await provideImage(a, busyboxImage);
   await a.run("docker", "run", "--detach", "--name", "full", ...OPTIONS, image, "sh", "-c", PROGRAM);
-  await until("the container to be healthy", 20_000, async () => (await health(a)).Status === "healthy");
+  await until("the container to be healthy", async () => (await health(a)).Status === "healthy");
   await a.run("docker", "exec", "full", "sh", "-c", "while ip -6 address | grep -q tentative; do sleep 0.1; done");
 });
 after(() => lab.down());
@@ -120,7 +120,7 @@ test("what it was created with is in force on the target, and nothing else", asy
   assert.deepEqual([code, outcome], [0, "completed"], message);
   await assertClean(a, "full");
   assert.deepEqual(await facts(b), found);
-  await until("the container to be healthy", 20_000, async () => (await health(b)).Status === "healthy");
+  await until("the container to be healthy", async () => (await health(b)).Status === "healthy");
   assert.deepEqual(
     differences(shown, await inspect(b)).filter((line) => !OF_THE_HOST.some((pattern) => pattern.test(line))),
     [],
@@ -134,7 +134,7 @@ test("the target's engine names it, publishes its port and looks after its healt
   assert.match(await b.run("docker", "run", "--rm", "--network", "front", image, "nslookup", "www"), /Address: 10\.50\.0\.9/);
   const latest = async (): Promise<string | undefined> => (await health(b)).Log.at(-1)?.Start; // the engine keeps five
   const seen = await latest();
-  await until("its health to be examined again", 20_000, async () => (await latest()) !== seen);
+  await until("its health to be examined again", async () => (await latest()) !== seen);
 });
 
 test("every line that it printed is in its log, once", async () => {
@@ -146,7 +146,7 @@ test("its restart policy holds, and it ends as it was told to", async () => {
   await b.run("sh", "-c", `kill -KILL $(docker inspect --format '{{.State.Pid}}' full)`);
   const restarts = async (): Promise<string> =>
     (await b.run("docker", "inspect", "--format", "{{.RestartCount}} {{.State.Status}}", "full")).trim();
-  await until("the engine to start it again", 20_000, async () => (await restarts()) === "1 running");
+  await until("the engine to start it again", async () => (await restarts()) === "1 running");
   await b.run("docker", "exec", "full", "sh", "-c", "until [ -e /scratch/index.html ]; do sleep 0.1; done");
   await b.run("docker", "stop", "full");
   assert.equal((await b.run("docker", "inspect", "--format", "{{.State.ExitCode}}", "full")).trim(), String(STOP_CODE));
@@ -175,6 +175,6 @@ test("a container that ends as soon as it runs on the target is started there ag
   assert.equal(outcome, "completed");
   await b.run("touch", "/source/here");
   const running = async (): Promise<string> => (await b.run("docker", "inspect", "--format", "{{.State.Running}}", "impatient")).trim();
-  await until("it to run", 20_000, async () => (await running()) === "true");
+  await until("it to run", async () => (await running()) === "true");
   await assertClean(a, "impatient");
 });

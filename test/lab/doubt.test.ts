@@ -55,7 +55,7 @@ async function stateOf(host: Host): Promise<string> {
 /** The target loses its agent, and thereby what it restored; returns once the next one has cleaned up. */
 async function restartTarget(): Promise<void> {
   await restartAgent(b);
-  await until("the target to clean up", 60_000, async () => (await stateOf(b)) === "rolled-back");
+  await until("the target to clean up", async () => (await stateOf(b)) === "rolled-back");
 }
 
 async function restartAgent(host: Host): Promise<void> {
@@ -76,7 +76,7 @@ async function migrateMute(fault: (id: MigrationId) => Promise<unknown>): Return
     await untilSent(calls);
     await mute("DROP", calls);
     await release(); // the source needs the answer that the target has restored
-    await until("the source to commit", 30_000, async () => (await stateOf(a)) === "committed");
+    await until("the source to commit", async () => (await stateOf(a)) === "committed");
     await fault(id);
   };
   return await whileRestoring(a, b, act, holdLast);
@@ -103,7 +103,7 @@ async function untilSent(port: string): Promise<void> {
 
 /** Returns once the source has noticed that it doesn't know who runs the container. */
 async function doubted(id: MigrationId): Promise<void> {
-  await until("the source to doubt", 60_000, async () => {
+  await until("the source to doubt", async () => {
     const { code, message } = await askAgent(a, (agent) => agent.cancel(id, { takeBack: false })).then(
       () => assert.fail("cancelled"),
       (error: unknown) => DmigrateError.from(error),
@@ -139,8 +139,8 @@ test("a source whose agent ends in doubt asks on with its next one", async () =>
     assert.equal(await stateOf(a), "committed");
     await unmute();
   }).catch(() => {}); // its command loses the agent
-  await until("the source to know", 60_000, async () => (await stateOf(a)) === "rolled-back");
-  await until("the target to clean up", 60_000, async () => (await stateOf(b)) === "rolled-back");
+  await until("the source to know", async () => (await stateOf(a)) === "rolled-back");
+  await until("the target to clean up", async () => (await stateOf(b)) === "rolled-back");
   await assertUndone();
 });
 
@@ -168,7 +168,7 @@ test("the target can be asked in time: it takes over, and the client never notic
 test("a target whose agent is told to end while it restores takes over first", async () => {
   const result = await whileRestoring(b, a, () => a.run("pkill", "-TERM", "-f", "dmigrate.ts agent"));
   assert.equal(result.outcome, "completed", result.message);
-  await until("the agent to end", 30_000, async () => (await a.exec("pgrep", "-f", "dmigrate.ts agent")).code === 1);
+  await until("the agent to end", async () => (await a.exec("pgrep", "-f", "dmigrate.ts agent")).code === 1);
   await assertRuns(a, "redis");
   await startAgent(a);
   await assertClean(b, "redis");
@@ -180,7 +180,7 @@ test("who stops the container in the freeze does not find it on the target", asy
   const result = await whileRestoring(a, b, async () => {
     const sinceMs = Date.now();
     stopped = a.run("docker", "stop", "--time", "0", "redis");
-    await until("the engine to be asked", 10_000, () => engine.wasToldToEnd("redis", sinceMs));
+    await until("the engine to be asked", () => engine.wasToldToEnd("redis", sinceMs));
   });
   await stopped;
   assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "CONTAINER_NOT_RUNNING"], result.message);

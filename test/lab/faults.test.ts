@@ -45,7 +45,7 @@ for (const phase of ["copy", "stage", "freeze"]) {
 
 test("the target's agent is told to end as the freeze begins: it cleans up first, and says why", async () => {
   const result = await migrate(a, "redis", "b", { freeze: () => b.run("pkill", "-TERM", "-f", AGENT) });
-  await until("the agent to end", 60_000, async () => (await b.exec("pgrep", "-f", AGENT)).code !== 0);
+  await until("the agent to end", async () => (await b.exec("pgrep", "-f", AGENT)).code !== 0);
   const left = await b.run("docker", "ps", "--all", "--quiet");
   await startAgent(b);
   assert.deepEqual([result.outcome, result.errorCode, left], ["rolled-back", "AGENT", ""], result.message);
@@ -69,7 +69,7 @@ test("the target's Docker is told to end as it restores: it must not get what it
   const result = await ordeal.whileRestoring(() => b.run("pkill", "-TERM", "-x", "dockerd"));
   assert.equal(result.outcome, "rolled-back", result.message);
   assert.match(result.message, /Docker Engine/);
-  await until("the engine to end", 60_000, async () => (await b.exec("pgrep", "-x", "dockerd")).code !== 0);
+  await until("the engine to end", async () => (await b.exec("pgrep", "-x", "dockerd")).code !== 0);
   await b.startDocker();
   await ordeal.cleaned(b);
   await ordeal.assertUndone();
@@ -123,7 +123,7 @@ test("a migration is cancelled while it copies", async () => {
 test("who starts the container on the target while it is on its way is refused: it never runs twice", async () => {
   let refusal = "";
   const result = await whileCopying(async (id) => {
-    await until("the container to exist on b", 30_000, async () => {
+    await until("the container to exist on b", async () => {
       refusal = (await b.exec("docker", "start", "redis")).stderr;
       return !/No such container/.test(refusal);
     });
@@ -155,7 +155,7 @@ for (const command of [
 
 test("who removes the container on the target while it is on its way finds it on the source, and is told why it did not come", async () => {
   const isRemoved = async (): Promise<boolean> => (await b.exec("docker", "rm", "redis")).code === 0;
-  const result = await whileCopying(() => until("the container to exist on b", 30_000, isRemoved));
+  const result = await whileCopying(() => until("the container to exist on b", isRemoved));
   assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "RESTORE_FAILED"], result.message);
   assert.match(result.message, /redis was removed on the target/);
   await ordeal.assertUndone();

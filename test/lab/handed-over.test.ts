@@ -65,7 +65,7 @@ const failedReport = z.looseObject({
 
 /** What the newest migration of the source came to; its agent may have to bring it to its end first. */
 async function outcomeOf(source: Host): Promise<{ readonly code: string; readonly message: string }> {
-  await until("the migration to end", 60_000, async () => hasEnded((await newestMigration(source)).state));
+  await until("the migration to end", async () => hasEnded((await newestMigration(source)).state));
   const { stdout } = await source.exec(DMIGRATE, "report", (await newestMigration(source)).id, "--json");
   return failedReport.parse(JSON.parse(stdout)).error;
 }
@@ -85,7 +85,7 @@ async function recover(source: Host, target: Host): Promise<void> {
   await assertRuns(target, "redis");
   assert.equal((await lab.host(CLIENT).run("redis-cli", "-h", ADDRESS, "ping")).trim(), "PONG");
   await source.run("timeout", "30", "docker", "rm", "--force", "redis");
-  await until("what kept the missing pages to go", 30_000, async () => (await target.exec("pgrep", "-f", "[d]migrate-keep")).code === 1);
+  await until("what kept the missing pages to go", async () => (await target.exec("pgrep", "-f", "[d]migrate-keep")).code === 1);
   await assertClean(source, "redis");
   const { outcome, message } = await migrate(target, "redis", source.name);
   assert.equal(outcome, "completed", message);
@@ -116,7 +116,7 @@ for (const [name, { fault, repair }] of Object.entries(FAULTS)) {
     assert.match(message, /^redis belongs to b now, .*`docker restart redis` on b .*`docker rm --force redis` removes/);
     await assertFrozen(a, initPid);
     const policy = ["docker", "inspect", "--format", "{{.HostConfig.RestartPolicy.Name}}", "redis"] as const;
-    await until("its restart policy to be back", 30_000, async () => (await b.run(...policy)).trim() === "always");
+    await until("its restart policy to be back", async () => (await b.run(...policy)).trim() === "always");
     await recover(a, b);
   });
 }
@@ -153,7 +153,7 @@ test("agents that are told to end while memory crosses let it cross", async () =
     assert.match(refused.stderr, /has been told to end/);
   });
   for (const host of [a, b]) {
-    await until(`the agent of ${host.name} to end`, 30_000, async () => (await host.exec("pgrep", "-f", "dmigrate.ts agent")).code === 1);
+    await until(`the agent of ${host.name} to end`, async () => (await host.exec("pgrep", "-f", "dmigrate.ts agent")).code === 1);
     await startAgent(host);
     assert.equal((await newestMigration(host)).state, "completed");
   }

@@ -26,15 +26,15 @@ after(() => ordeal.lab.down());
 /** Waits until the container runs on although nobody has started another agent. */
 async function runsOnWithoutAgent(): Promise<void> {
   const ping = ["timeout", "5", "docker", "exec", "redis", "redis-cli", "ping"] as const;
-  await until("the container to run on", 60_000, async () => (await a.exec(...ping)).stdout.trim() === "PONG");
+  await until("the container to run on", async () => (await a.exec(...ping)).stdout.trim() === "PONG");
   const policy = ["docker", "inspect", "--format", "{{.HostConfig.RestartPolicy.Name}}", "redis"] as const;
-  await until("its restart policy to be back", 60_000, async () => (await a.run(...policy)).trim() === "always");
+  await until("its restart policy to be back", async () => (await a.run(...policy)).trim() === "always");
 }
 
 /** Starts another agent, and looks for what is left. */
 async function assertRecovered(): Promise<void> {
   await startAgent(a);
-  await until("the recovery to end", 60_000, async () => hasEnded((await newestMigration(a)).state));
+  await until("the recovery to end", async () => hasEnded((await newestMigration(a)).state));
   await ordeal.cleaned(b);
   await ordeal.assertUndone();
 }
@@ -77,7 +77,7 @@ test("what a user does to a container that runs on without its agent is left alo
   await a.run("docker", "update", "--restart", "no", "redis");
   await a.run("docker", "pause", "redis");
   await startAgent(a);
-  await until("the recovery to end", 60_000, async () => hasEnded((await newestMigration(a)).state));
+  await until("the recovery to end", async () => hasEnded((await newestMigration(a)).state));
   assert.equal(
     (await ordeal.lab.host(CLIENT).exec("timeout", "2", "redis-cli", "-h", ADDRESS, "ping")).stdout,
     "",

@@ -97,7 +97,7 @@ test("connections that are still to be accepted come along, and one that its cli
   const options = ["--network", LAN, "--ip", LATE_ADDRESS, "--volume", "/gate:/gate", "--entrypoint", "python3"];
   await lab.host("b").run("mkdir", "/gate");
   await a.run("docker", "run", "--detach", "--name", "late", ...options, await provideImage(a, workloadsImage), "-c", LATE);
-  await until("it to listen", 20_000, async () => (await a.exec("test", "-e", "/gate/listens")).code === 0);
+  await until("it to listen", async () => (await a.exec("test", "-e", "/gate/listens")).code === 0);
   const lines = createInterface({ input: client.spawn(["python3", "-c", CLIENTS], { stdio: ["ignore", "pipe", "inherit"] }).stdout! });
   const said = lines[Symbol.asyncIterator]();
   assert.equal((await said.next()).value, "asked");

@@ -65,7 +65,7 @@ export class Ordeal {
 
   /** Waits for what the other side finds out by itself. */
   async cleaned(host: Host): Promise<void> {
-    await until(`host ${host.name} to clean up`, 120_000, async () => {
+    await until(`host ${host.name} to clean up`, async () => {
       const containers = await host.run("docker", "ps", "--all", "--quiet");
       return containers === "" && hasEnded((await newestMigration(host)).state);
     });
