@@ -22,11 +22,13 @@ before(async () => {
 });
 after(() => ordeal.lab.down());
 
-/** Migrates, and has something happen while the first copy takes its time. */
-async function whileCopying(act: (id: MigrationId) => Promise<unknown>): Promise<MigrateResult> {
+type Act = (id: MigrationId) => Promise<unknown>;
+
+/** Migrates, and has something happen while the first copy takes its time, and perhaps as the container is staged. */
+async function whileCopying(copy: Act, stage: Act = () => Promise.resolve()): Promise<MigrateResult> {
   await a.run("tc", "qdisc", "add", "dev", "eth0", "root", "tbf", "rate", "100mbit", "burst", "64kb", "latency", "50ms");
   try {
-    return await migrate(a, "redis", "b", { copy: act });
+    return await migrate(a, "redis", "b", { copy, stage });
   } finally {
     await a.run("tc", "qdisc", "delete", "dev", "eth0", "root");
   }
@@ -120,15 +122,16 @@ test("a migration is cancelled while it copies", async () => {
   await ordeal.assertUndone();
 });
 
-test("who starts the container on the target while it is on its way is refused: it never runs twice", async () => {
+test("who starts the container on the target while it is on its way is refused: it never runs twice, and goes on coming", async () => {
   let refusal = "";
-  const result = await whileCopying(async (id) => {
-    await until("the container to exist on b", async () => {
-      refusal = (await b.exec("docker", "start", "redis")).stderr;
-      return !/No such container/.test(refusal);
-    });
-    await a.run(DMIGRATE, "cancel", id);
-  });
+  const result = await whileCopying(
+    () =>
+      until("the container to exist on b", async () => {
+        refusal = (await b.exec("docker", "start", "redis")).stderr;
+        return !/No such container/.test(refusal);
+      }),
+    (id) => a.run(DMIGRATE, "cancel", id),
+  );
   assert.match(refusal, /this container is moving to this host: it runs here when its migration says so/);
   assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "CANCELLED"], result.message);
   await ordeal.assertUndone();

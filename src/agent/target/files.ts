@@ -19,7 +19,7 @@ import { TreeTarget } from "../../rootfs/tree-target.ts";
 import { idMapOfEngine } from "../id-maps.ts";
 import { treeSubjects } from "../trees.ts";
 
-const graphDriver = z.looseObject({ GraphDriver: z.looseObject({ Data: z.looseObject({ UpperDir: z.string(), WorkDir: z.string() }) }) });
+const graphDriver = z.looseObject({ GraphDriver: z.looseObject({ Data: z.looseObject({ UpperDir: z.string() }) }) });
 
 interface TargetTree {
   readonly target: TreeTarget;
@@ -34,14 +34,14 @@ export class TargetFiles {
   readonly #dockerRoot: string;
   readonly #trees: readonly TargetTree[];
   /** Our own mount of the writable layer. */
-  #ownMount: string | undefined;
+  #ownMount: OwnMount | undefined;
 
   private constructor(
     description: ContainerDescription,
     container: ContainerId,
     dockerRoot: string,
     trees: readonly TargetTree[],
-    ownMount: string,
+    ownMount: OwnMount,
   ) {
     this.#description = description;
     this.#container = container;
@@ -58,8 +58,7 @@ export class TargetFiles {
     const { DockerRootDir } = await engine.info();
     const ids = await idMapOfEngine(engine, description);
     const { GraphDriver } = graphDriver.parse(await engine.inspectContainer(container));
-    const ownMount = path.join(folder, "rootfs");
-    await mountOverlay(GraphDriver.Data.UpperDir, GraphDriver.Data.WorkDir, ownMount);
+    const ownMount = await mountOverlay(GraphDriver.Data.UpperDir, path.join(folder, "rootfs"));
     const trees: TargetTree[] = [];
     for (const subject of treeSubjects(description)) {
       const tree: Tree =
@@ -67,7 +66,7 @@ export class TargetFiles {
           ? { kind: "upper", root: GraphDriver.Data.UpperDir }
           : { kind: "plain", root: (await engine.inspectVolume(subject.volume.name)).Mountpoint };
       if (tree.kind === "plain") clearTree(tree.root);
-      trees.push({ target: new TreeTarget(tree, ids), mountedAt: tree.kind === "upper" ? ownMount : tree.root });
+      trees.push({ target: new TreeTarget(tree, ids), mountedAt: tree.kind === "upper" ? ownMount.path : tree.root });
     }
     return new TargetFiles(description, container, DockerRootDir, trees, ownMount);
   }
@@ -102,8 +101,10 @@ export class TargetFiles {
   /** Gives the writable layer to the engine, which is about to mount it. */
   async release(): Promise<void> {
     if (this.#ownMount === undefined) return;
-    await promisify(execFile)("umount", [this.#ownMount]);
-    await rm(this.#ownMount, { recursive: true });
+    const { path: mountPoint, workDir } = this.#ownMount;
+    await promisify(execFile)("umount", [mountPoint]);
+    await rm(mountPoint, { recursive: true });
+    await rm(workDir, { recursive: true });
     this.#ownMount = undefined;
   }
 
@@ -114,15 +115,26 @@ export class TargetFiles {
   }
 }
 
-/** Mounts a container's layers as the engine does: by short relative names, since the list may not exceed a page (moby's overlay2). */
-async function mountOverlay(upper: string, work: string, at: string): Promise<void> {
-  await mkdir(at, { recursive: true, mode: 0o700 });
+interface OwnMount {
+  readonly path: string;
+  readonly workDir: string;
+}
+
+/**
+ * Mounts a container's layers as the engine does: by short relative names, since the list may not exceed a page (moby's overlay2). With a
+ * work directory of its own, next to the engine's: whoever tries to start the container has the engine mount them too, and a mount empties
+ * its work directory (overlayfs, `ovl_workdir_create`).
+ */
+async function mountOverlay(upper: string, at: string): Promise<OwnMount> {
   const layer = path.dirname(upper);
   const store = path.dirname(layer);
+  const workDir = path.join(layer, "dmigrate");
+  for (const folder of [at, workDir]) await mkdir(folder, { recursive: true, mode: 0o700 });
   const lower = (await readFile(path.join(layer, "lower"), "utf8")).trim();
-  const options = `lowerdir=${lower},upperdir=${upper},workdir=${work},index=off,redirect_dir=off,metacopy=off`;
+  const options = `lowerdir=${lower},upperdir=${upper},workdir=${workDir},index=off,redirect_dir=off,metacopy=off`;
   try {
     await promisify(execFile)("mount", ["-t", "overlay", "overlay", "-o", options, at], { cwd: store });
+    return { path: at, workDir };
   } catch (error) {
     throw new DmigrateError(
       "ROOTFS",
