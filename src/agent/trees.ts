@@ -8,8 +8,8 @@ import { liesOnHost } from "../docker/volumes.ts";
 export type TreeSubject = { readonly kind: "rootfs" } | { readonly kind: "volume"; readonly volume: VolumeDescription };
 
 /**
- * The writable layer first, then every volume whose files lie on the host itself. A volume of another driver, or one that mounts
- * something from elsewhere, has its files where both hosts find them.
+ * The writable layer first, then every volume whose files lie in its own folder. The others have them where both hosts find them, or the
+ * preflight has told.
  */
 export function treeSubjects(description: ContainerDescription): TreeSubject[] {
   return [{ kind: "rootfs" }, ...description.volumes.filter(liesOnHost).map((volume) => ({ kind: "volume", volume }) as const)];

@@ -21,6 +21,7 @@ interface CodeFacts {
 export const ERROR_CODES = {
   USAGE: { fault: "user", exitCode: 2 },
   CONTAINER_NOT_FOUND: { fault: "user", exitCode: 3 },
+  CONTAINER_CHANGED: { fault: "user", exitCode: 3 },
   CONTAINER_NOT_RUNNING: { fault: "user", exitCode: 3 },
   HOST_UNKNOWN: { fault: "user", exitCode: 3 },
   HOST_IS_SOURCE: { fault: "user", exitCode: 3 },

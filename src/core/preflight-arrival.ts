@@ -118,7 +118,15 @@ export const arrivalChecks = {
   volumes: {
     passed: (s) => `Its volumes can be made on ${s.target.host}`,
     *find({ source, target: { host, docker }, container, arrival }) {
-      for (const [index, { name, driver }] of container.needs.volumes.entries()) {
+      for (const [index, { name, driver, storage, device }] of container.needs.volumes.entries()) {
+        if (storage === "memory") {
+          const remedy = "mount it with `--tmpfs`, whose files come along, or use a volume without options";
+          yield blocker(`Volume ${name} is in memory of ${source.host}: its files would be lost`, remedy, source.host);
+        }
+        if (storage === "device") {
+          const remedy = "keep the data in a volume without options, or on network storage";
+          yield blocker(`Volume ${name} mounts ${device} of ${source.host}, which does not come along`, remedy, source.host);
+        }
         const { content = "none", differences = [], usedBy = [] } = arrival.volumes[index] ?? {};
         const remedy = `remove it (\`docker volume rm ${name}\` on ${host}) if nobody needs it, or rename one of the two`;
         if (docker.reachable && !docker.volumeDrivers.includes(driver)) {

@@ -43,14 +43,17 @@ const volumeContent = z.enum([
 /** What is in a volume of the target by the name of one that is to come. */
 export type VolumeContent = z.infer<typeof volumeContent>;
 
+const volumeStorage = z.enum(["folder", "bind", "memory", "device", "shared"]);
+
 /** What the target must know of a container about to come. */
 export const containerNeeds = z.object({
   name: z.string(),
   imageBytes: bytes,
   /** The container's own writable layer. */
   writableBytes: bytes,
-  volumes: z.array(z.object({ name: z.string(), driver: z.string(), bytes })),
-  /** Paths of the host that are mounted into the container. */
+  /** `device` is what is mounted, "" if nothing is; `bytes` is 0 unless they come along. */
+  volumes: z.array(z.object({ name: z.string(), driver: z.string(), storage: volumeStorage, device: z.string(), bytes })),
+  /** Paths of the host that are mounted into the container, also by way of a volume. */
   binds: z.array(z.object({ path: z.string(), kind: pathKind })),
   /** Device nodes of the host that the container was given. */
   devices: z.array(z.string()),

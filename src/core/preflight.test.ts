@@ -182,7 +182,8 @@ const device = (path: string, major: number, minor: number, block = false): Desc
 });
 const broken = { works: false, reason: "Operation not permitted" } as const;
 const unreachable = { reachable: false, reason: "connect ENOENT /run/docker.sock" } as const;
-const web = [{ name: "data", driver: "local", bytes: MIB }];
+const volume = { name: "data", driver: "local", storage: "folder", device: "", bytes: MIB } as const;
+const web = [volume];
 const port = { hostAddress: "0.0.0.0", hostPort: 8080, protocol: "tcp" };
 const bridge = [{ name: "app", driver: "bridge", addresses: ["172.18.0.2"] }];
 
@@ -440,6 +441,8 @@ const CASES: readonly Case[] = [
     /will be replaced/,
   ],
   [{ needs: { volumes: web }, targetDocker: { volumeDrivers: [] } }, "blocker", "volumes", /volume driver local, which b lacks/],
+  [{ needs: { volumes: [{ ...volume, storage: "memory" }] } }, "blocker", "volumes", /data is in memory of a: its files would be lost/],
+  [{ needs: { volumes: [{ ...volume, storage: "device", device: "/dev/sdb" }] } }, "blocker", "volumes", /data mounts \/dev\/sdb of a/],
   [{ container: { volumesShared: [{ volume: "data", with: ["worker"] }] } }, "blocker", "volumes", /data is shared with worker/],
   [
     { needs: { binds: [{ path: "/srv", kind: "directory" }] }, arrival: { binds: ["missing"] } },
@@ -518,7 +521,7 @@ describe("examine", () => {
   });
 
   test("what has to cross before the freeze is known", () => {
-    const volumes = [{ name: "data", driver: "local", bytes: 5 * MIB }];
+    const volumes = [{ ...volume, bytes: 5 * MIB }];
     const change: Change = { needs: { volumes }, arrival: { volumes: [{ content: "none", differences: [], usedBy: [] }] } };
     assert.equal(examined(change).copyBytes, (100 + 5) * MIB + NEEDS.writableBytes);
   });

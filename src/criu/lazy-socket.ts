@@ -73,7 +73,10 @@ export class LazySocket implements Disposable {
     const into = this.#process === undefined ? this.#number.subarray(this.#numberBytes) : Buffer.alloc(1);
     const received = receive(this.#socket, into);
     if (received === undefined) return false;
-    if (received.byteCount === 0) throw new DmigrateError("RESTORE_FAILED", "CRIU's restore broke off");
+    if (received.byteCount === 0) {
+      this[Symbol.dispose](); // CRIU ends, and whoever waits for that says why
+      return false;
+    }
     if (this.#process === undefined) this.#takeNumber(received.byteCount);
     else if (received.fd === undefined) throw new DmigrateError("PROTOCOL", "CRIU's restore sent no userfaultfd for a task");
     else {

@@ -2,12 +2,14 @@
  * The Docker Engine of one host: the endpoints of its API that Dmigrate uses, typed. Every method throws DOCKER; `isNotFound` and
  * `refusalOf` tell what kind of refusal it was.
  */
+import { createInterface } from "node:readline";
 import type { Readable } from "node:stream";
 import { text } from "node:stream/consumers";
 import * as z from "zod";
 import { DmigrateError } from "../core/errors.ts";
 import {
   createdContainer,
+  engineEvent,
   engineInfo,
   engineVersion,
   inspectedContainer,
@@ -37,6 +39,9 @@ export const DOCKER_SOCKET = "/run/docker.sock";
 const API_MIN = 44;
 /** 1.52 begins to leave out parts of inspections, and to refuse requests that follow from older ones. */
 const API_MAX = 51;
+
+/** What somebody may ask an engine to do with a container: to end it, or to change its settings. */
+export type ContainerRequest = "end" | "change";
 
 /** Filters of a list, as the API takes them. */
 export type Filters = Readonly<Record<string, readonly string[]>>;
@@ -108,23 +113,30 @@ export class Engine {
     await this.#transport.with({ limitMs: Infinity }).json("POST", `/containers/${encodeURIComponent(id)}/wait`, { query: { condition } });
   }
 
-  /** Whether somebody has asked the engine, since then (Unix time), to stop or kill a container. */
-  async wasToldToEnd(id: string, sinceMs: number): Promise<boolean> {
+  /**
+   * What somebody has asked the engine to do with a container since then (Unix time). Of its networks this tells nothing: a start that
+   * fails connects and disconnects them.
+   */
+  async requestsSince(id: string, sinceMs: number): Promise<readonly ContainerRequest[]> {
     const period = { since: (sinceMs / 1000).toFixed(3), until: (Date.now() / 1000).toFixed(3) }; // without an end they would go on
-    return (await text(await this.#transport.stream("GET", "/events", { query: { ...period, filters: killsOf(id) } }))) !== "";
+    const query = { ...period, filters: filterText({ container: [id], event: CONTAINER_EVENTS }) };
+    const events = await text(await this.#transport.stream("GET", "/events", { query }));
+    return events.split("\n").flatMap((line) => requestsIn(line, id));
   }
 
   /**
    * Begins to listen, until `signal`.
-   * @param told is called when somebody asks the engine to stop or kill the container, and when the engine ends
+   * @param told is called when somebody asks the engine to do something with the container, and when the engine ends
    */
-  async watchForEnd(id: string, told: (who: "container" | "engine") => void, signal: AbortSignal): Promise<void> {
-    const events = await this.#transport.with({ signal }).stream("GET", "/events", { query: { filters: killsOf(id) } });
-    events.once("data", () => told("container"));
-    events.once("error", () => {
-      if (!signal.aborted) told("engine");
+  async watchRequests(id: string, told: (what: ContainerRequest | "engine-end") => void, signal: AbortSignal): Promise<void> {
+    const query = { filters: filterText({ event: [...CONTAINER_EVENTS, "connect", "disconnect"] }) };
+    const events = await this.#transport.with({ signal }).stream("GET", "/events", { query });
+    const lines = createInterface(events);
+    lines.on("line", (line) => requestsIn(line, id).forEach((what) => told(what)));
+    lines.on("error", () => {
+      if (!signal.aborted) told("engine-end");
     });
-    events.once("end", () => told("engine"));
+    events.once("end", () => told("engine-end"));
   }
 
   /** What `docker exec` started in a container, by the ids of its inspection. */
@@ -225,8 +237,16 @@ function filterText(filters: Filters | undefined): string | undefined {
   return filters === undefined ? undefined : JSON.stringify(filters);
 }
 
-function killsOf(container: string): string | undefined {
-  return filterText({ container: [container], event: ["kill"] });
+/** The event of a request to stop or kill a container, and those of requests to change its settings. */
+const CONTAINER_EVENTS = ["kill", "rename", "update"];
+
+/** @param line an event as the engine writes it, or nothing */
+function requestsIn(line: string, container: string): ContainerRequest[] {
+  if (line === "") return [];
+  const { Type, Action, Actor } = understood(engineEvent, "GET /events", JSON.parse(line));
+  const whose = Type === "network" ? Actor.Attributes?.["container"] : Actor.ID;
+  if (whose !== container) return [];
+  return [Action === "kill" ? "end" : "change"];
 }
 
 /** A reference may contain slashes, which the engine wants as they are. */

@@ -110,6 +110,12 @@ export const listedContainer = z.looseObject({
 });
 export type ListedContainer = z.infer<typeof listedContainer>;
 
+export const engineEvent = z.looseObject({
+  Type: z.string(),
+  Action: z.string(),
+  Actor: z.looseObject({ ID: z.string(), Attributes: z.record(z.string(), z.string()).nullish() }),
+});
+
 export const createdContainer = z.looseObject({ Id: z.string(), Warnings: strings });
 export type CreatedContainer = z.infer<typeof createdContainer>;
 

@@ -38,9 +38,27 @@ export async function ensureVolume(engine: Engine, wanted: VolumeDescription, be
   );
 }
 
-/** Whether a volume's files lie in a folder of its host. One of another driver, or one that mounts something, has them elsewhere. */
-export function liesOnHost({ driver, options }: VolumeDescription): boolean {
-  return driver === "local" && Object.keys(options).length === 0;
+/**
+ * Where a volume's files are: in the folder that the engine made for it, in another folder of the host, in memory, on a device of the host,
+ * or where both hosts find them.
+ */
+export type VolumeStorage = "folder" | "bind" | "memory" | "device" | "shared";
+
+/** File systems that hosts share. */
+const NETWORK_FILE_SYSTEM = /^(nfs4?|cifs|smb3|ceph|glusterfs|lustre|9p|fuse\..+)$/;
+
+/** Of the driver `local` this knows what its options mean (moby's volume/local); another driver's is taken for shared. */
+export function storageOf({ driver, options }: Pick<VolumeDescription, "driver" | "options">): VolumeStorage {
+  const { type = "", device = "", o = "" } = options;
+  if (driver !== "local" || NETWORK_FILE_SYSTEM.test(type)) return "shared";
+  if (type === "" && device === "") return "folder"; // it mounts nothing: `size` and the like are for the folder
+  if (o.split(",").some((option) => option === "bind" || option === "rbind")) return "bind";
+  return type === "tmpfs" || type === "ramfs" ? "memory" : "device";
+}
+
+/** Whether a volume's files come along. */
+export function liesOnHost(volume: VolumeDescription): boolean {
+  return storageOf(volume) === "folder";
 }
 
 /** Tells a volume whose files lie on this host from a later one of the same name. Throws DOCKER. */

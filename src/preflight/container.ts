@@ -13,6 +13,7 @@ import type { ContainerDescription } from "../docker/description.ts";
 import type { Engine } from "../docker/engine.ts";
 import type { InspectedContainer, InspectedExec } from "../docker/inspect.ts";
 import { isNotFound, unless } from "../docker/transport.ts";
+import { liesOnHost, storageOf } from "../docker/volumes.ts";
 import { FREEZER_FILES, freezerGroups } from "../kernel/freezer-groups.ts";
 import { parseMountinfo, type Mount } from "../kernel/mountinfo.ts";
 import { pathKind, pathsOf, plainPaths, treeBytes } from "./paths.ts";
@@ -111,16 +112,25 @@ async function gatherNeeds(
 ): Promise<ContainerNeeds> {
   const given = resources.parse(container.HostConfig);
   const upper = ownLayer(mounts);
-  const binds = container.Mounts.filter(({ Type }) => Type === "bind");
+  const binds = [
+    ...container.Mounts.filter(({ Type }) => Type === "bind").map(({ Source = "" }) => Source),
+    ...description.volumes.filter((volume) => storageOf(volume) === "bind").map(({ options }) => options["device"] ?? ""),
+  ];
   const idMap = parseIdMap(await readFile(`${init}/uid_map`, "utf8"), await readFile(`${init}/gid_map`, "utf8"));
   return {
     name: description.name,
     imageBytes: (await engine.inspectImage(container.Image)).Size,
     writableBytes: upper === undefined ? 0 : await treeBytes(upper),
     volumes: await Promise.all(
-      description.volumes.map(async ({ name, driver }) => ({ name, driver, bytes: await treeBytes(sourceOf(container, name)) })),
+      description.volumes.map(async (volume) => ({
+        name: volume.name,
+        driver: volume.driver,
+        storage: storageOf(volume),
+        device: volume.options["device"] ?? "",
+        bytes: liesOnHost(volume) ? await treeBytes(sourceOf(container, volume.name)) : 0,
+      })),
     ),
-    binds: await Promise.all(binds.map(async ({ Source = "" }) => ({ path: Source, kind: await pathKind(Source) }))),
+    binds: await Promise.all(binds.map(async (path) => ({ path, kind: await pathKind(path) }))),
     devices: (given.Devices ?? []).map((device) => device.PathOnHost),
     networks: description.networks.map(({ name, driver }) => ({ name, driver, addresses: addressesOn(description, name) })),
     ports: publishedPorts(container),

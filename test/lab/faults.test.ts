@@ -149,8 +149,8 @@ for (const command of [
       },
     });
     await asked;
-    assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "RESTORE_FAILED"], result.message);
-    assert.match(result.message, /redis was (stopped, paused or )?removed on the target/);
+    assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "CONTAINER_CHANGED"], result.message);
+    assert.match(result.message, /redis was (stopped or )?removed on the target/);
     await ordeal.cleaned(b);
     await ordeal.assertUndone();
   });
@@ -159,14 +159,37 @@ for (const command of [
 test("who removes the container on the target while it is on its way finds it on the source, and is told why it did not come", async () => {
   const isRemoved = async (): Promise<boolean> => (await b.exec("docker", "rm", "redis")).code === 0;
   const result = await whileCopying(() => until("the container to exist on b", isRemoved));
-  assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "RESTORE_FAILED"], result.message);
+  assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "CONTAINER_CHANGED"], result.message);
   assert.match(result.message, /redis was removed on the target/);
+  await ordeal.assertUndone();
+});
+
+for (const [name, ...command] of [
+  ["disconnects", "network", "disconnect", LAN, "redis"],
+  ["updates", "update", "--memory", "900m", "--memory-swap", "900m", "redis"],
+  ["renames", "rename", "redis", "sider"],
+]) {
+  test(`who ${name} the container on the target while it is on its way is told that it did not come so`, async () => {
+    const isDone = async (): Promise<boolean> => (await b.exec("docker", ...command)).code === 0;
+    const result = await whileCopying(() => until("the container to exist on b", isDone));
+    assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "CONTAINER_CHANGED"], result.message);
+    assert.match(result.message, /redis was paused or changed on the target/);
+    assert.ok(!result.report?.phases.some((phase) => phase.name === "freeze"), "it stood still for that");
+    await ordeal.assertUndone();
+  });
+}
+
+test("a container that is renamed while it is frozen does not move under its old name", async () => {
+  const result = await ordeal.whileRestoring(() => a.run("docker", "rename", "redis", "sider"));
+  assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "CONTAINER_CHANGED"], result.message);
+  assert.match(result.message, /redis was changed .* while it was frozen; migrate again/);
+  await a.run("docker", "rename", "sider", "redis");
   await ordeal.assertUndone();
 });
 
 test("a container that is changed while it is copied does not move as it was before", async () => {
   const result = await whileCopying(() => a.run("docker", "update", "--restart", "no", "redis"));
-  assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "PREFLIGHT_BLOCKED"], result.message);
+  assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "CONTAINER_CHANGED"], result.message);
   assert.match(result.message, /redis was changed .* while its migration copied; migrate again/);
   await a.run("docker", "update", "--restart", "always", "redis");
   await ordeal.assertUndone();

@@ -15,6 +15,7 @@ import { thawAfterDump } from "../../criu/thaw.ts";
 import { writeWrittenPages } from "../../criu/written-pages.ts";
 import { describe } from "../../docker/describe.ts";
 import { writeDescription } from "../../docker/description.ts";
+import type { ContainerRequest } from "../../docker/engine.ts";
 import type { RestartPolicy } from "../../docker/inspect.ts";
 import { giveBackPolicy, NEVER_RESTART, type LackedPolicy, policyText, setRestartPolicy } from "../../docker/lifecycle.ts";
 import { isNotFound } from "../../docker/transport.ts";
@@ -85,6 +86,7 @@ export class Freeze {
   readonly #parts: Parts;
   #running: LazyDump | undefined;
   #wasToldToEnd = false;
+  #wasChanged = false;
   #hasEngineEnded = false;
   #pageBytes = 0;
 
@@ -130,17 +132,24 @@ export class Freeze {
     await setRestartPolicy(engine, description.id, NEVER_RESTART);
     const listening = new AbortController();
     open.defer(() => listening.abort());
-    const told = (who: "container" | "engine"): void => {
-      freeze.#wasToldToEnd = true;
-      if (who === "engine") freeze.#hasEngineEnded = true;
+    const told = (what: ContainerRequest | "engine-end"): void => {
+      if (what === "change") freeze.#wasChanged = true;
+      else freeze.#wasToldToEnd = true;
+      if (what === "engine-end") freeze.#hasEngineEnded = true;
     };
-    await engine.watchForEnd(description.id, told, listening.signal);
+    await engine.watchRequests(description.id, told, listening.signal);
+    await assertUnchanged(scope, NEVER_RESTART);
     return freeze;
   }
 
   /** From before the freeze on: whether somebody has asked this host's engine to end the container, or to end. */
   get wasToldToEnd(): boolean {
     return this.#wasToldToEnd;
+  }
+
+  /** From before the freeze on: whether somebody has asked this host's engine to change the container's settings. */
+  get wasChanged(): boolean {
+    return this.#wasChanged;
   }
 
   /** Stops the container and dumps it. When this returns the target has all it needs to restore, and nobody runs the container. */
@@ -231,14 +240,23 @@ export class Freeze {
   }
 }
 
-async function assertUnchanged({ engine, subject }: SourceScope): Promise<void> {
-  const { id, name } = subject.description;
+/** @param restartPolicy what it has by now */
+async function assertUnchanged(
+  { engine, subject: { description } }: SourceScope,
+  restartPolicy: RestartPolicy = description.hostConfig.RestartPolicy,
+): Promise<void> {
+  const { id, name, hostConfig } = description;
   const { State } = await engine.inspectContainer(id);
   const now = writeDescription(await describe(engine, id));
-  const isChanged = now !== writeDescription(subject.description);
+  const isChanged = now !== writeDescription({ ...description, hostConfig: { ...hostConfig, RestartPolicy: restartPolicy } });
   if (!State.Paused && !isChanged) return;
   const what = isChanged ? "changed (`docker update`, `rename`, `network`)" : "paused";
-  throw new DmigrateError("PREFLIGHT_BLOCKED", `${name} was ${what} while its migration copied; migrate again with it as it is to be`);
+  throw changed(name, "while its migration copied", what);
+}
+
+/** The error of a container that is not what has been described to the target. */
+export function changed(name: string, when: string, what = "changed (`docker update`, `rename`, `network`)"): DmigrateError {
+  return new DmigrateError("CONTAINER_CHANGED", `${name} was ${what} ${when}; migrate again with it as it is to be`);
 }
 
 /** Sends images as CRIU closes them, amended for the pages that decoys hid from it. */

@@ -27,7 +27,7 @@ import { migrationFolder, removeMigrationFolder } from "../migration-folder.ts";
 import type { Reservation } from "../migrations.ts";
 import type { Doubts } from "./doubts.ts";
 import { SourceFiles } from "./files.ts";
-import { Freeze, type Frozen } from "./freeze.ts";
+import { changed, Freeze, type Frozen } from "./freeze.ts";
 import { Guard } from "./guard.ts";
 import { refuseBlockers, runPreflight } from "./preflight.ts";
 import type { SourceScope } from "./scope.ts";
@@ -221,6 +221,7 @@ export class SourceSession {
         "CONTAINER_NOT_RUNNING",
         `${name}, or Docker, was told to end while it was frozen, or ended; migrate again if it is to run`,
       );
+    if (this.#freezing?.wasChanged === true) throw changed(name, "while it was frozen");
   }
 
   /** Has the target take the container over. A lost answer must not lead to two owners, nor to none. */
@@ -339,7 +340,7 @@ export class SourceSession {
     if (this.#scope.cancelled.aborted) return this.#scope.cancelled.reason;
     const { initPid, description } = this.#scope.subject;
     if (existsSync(`/proc/${initPid}/ns/net`)) return error;
-    const text = `${description.name} ended, or was stopped, during the migration (${messageOf(error)}); migrate again once it runs`;
+    const text = `${description.name} ended, or was stopped or restarted, during the migration; migrate again once it runs`;
     return new DmigrateError("CONTAINER_NOT_RUNNING", text, error);
   }
 

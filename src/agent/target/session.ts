@@ -5,6 +5,7 @@
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { freemem } from "node:os";
 import path from "node:path";
+import { isDeepStrictEqual } from "node:util";
 import type { Duplex } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 import { DmigrateError, messageOf, tryAll } from "../../core/errors.ts";
@@ -85,8 +86,8 @@ export class TargetSession {
   /** Why it ended before the source asked for that. */
   #brokenBy: DmigrateError | undefined;
   readonly #agentEnds = new AbortController();
-  /** When the engine was asked to start the container, Unix time. */
-  #stagedAtMs = 0;
+  /** When the engine was asked to create the container, Unix time. */
+  #createdAtMs = 0;
   /** What lives in this process; ended before `#made` is undone, and left alone from `commit` on. */
   #running = new AsyncDisposableStack();
   #container: ContainerId | undefined;
@@ -147,6 +148,7 @@ export class TargetSession {
       if (!created && liesOnHost(volume)) this.#made.addVolume(volume.name, false);
     }
     this.#made.expectContainer(this.subject.description.name);
+    this.#createdAtMs = Date.now();
     const { id, warnings } = await createClosed(this.subject.id, (close) =>
       createContainer(this.#engine, this.subject.description, RUNTIME, async (created) => {
         await close(created);
@@ -167,8 +169,8 @@ export class TargetSession {
     const container = this.#need(this.#container, "createContainer");
     const files = this.#need(this.#files, "createContainer");
     const root = await rootOfEngine(this.#engine, this.subject.description);
+    await this.#assertAsDescribed(container);
     await files.release();
-    this.#stagedAtMs = Date.now();
     const staging = await Staging.begin(container, root, criuOptions, () => this.#engine.startContainer(container));
     this.#running.use(staging);
     staging.started().catch((error: unknown) => void this.#giveUp(error));
@@ -211,8 +213,8 @@ export class TargetSession {
   }
 
   /**
-   * Returns when the engine has taken the container over, and wants it to run: who stops or removes one that is being started waits until
-   * then, and would get it. Throws DOCKER if it takes no calls, RESTORE_FAILED if somebody has.
+   * Returns when the engine has taken the container over as it is to be: who stops, changes or removes one that is being started waits
+   * until then, and would get it. Throws DOCKER if it takes no calls, CONTAINER_CHANGED if somebody has.
    */
   async #assertTakenOver(staging: Staging): Promise<void> {
     const container = this.#need(this.#container, "createContainer");
@@ -220,19 +222,21 @@ export class TargetSession {
       throw new DmigrateError("DOCKER", "Docker Engine does not take over what was restored; see its log, and migrate again");
     });
     limit.catch(() => {}); // nobody waits for it any more
-    if (await Promise.race([this.#isWanted(staging, container), limit])) return;
-    const { name } = this.subject.description;
-    throw new DmigrateError(
-      "RESTORE_FAILED",
-      `${name} was stopped, paused or removed on the target while it was on its way; migrate again`,
-    );
+    await Promise.race([staging.started().then(() => this.#assertAsDescribed(container, { isStarted: true })), limit]);
   }
 
-  /** False if somebody wants it to end. An engine that has been told to end, and would end it, answers nothing. */
-  async #isWanted(staging: Staging, container: ContainerId): Promise<boolean> {
-    await staging.started();
-    const { State } = await this.#engine.inspectContainer(container);
-    return State.Running && !State.Paused && !(await this.#engine.wasToldToEnd(container, this.#stagedAtMs));
+  /**
+   * Throws CONTAINER_CHANGED if somebody has done something to the container that was made here. An engine that has been told to end, and
+   * would end it, answers nothing.
+   */
+  async #assertAsDescribed(container: ContainerId, { isStarted }: { readonly isStarted: boolean } = { isStarted: false }): Promise<void> {
+    const { name, endpoints } = this.subject.description;
+    const { State, NetworkSettings } = await this.#engine.inspectContainer(container);
+    const requests = await this.#engine.requestsSince(container, this.#createdAtMs);
+    const isConnected = isDeepStrictEqual(Object.keys(NetworkSettings.Networks).toSorted(), Object.keys(endpoints).toSorted());
+    if (requests.length === 0 && isConnected && State.Running === isStarted && !State.Paused) return;
+    const what = requests.includes("end") || (isStarted && !State.Running) ? "stopped or removed" : "paused or changed";
+    throw new DmigrateError("CONTAINER_CHANGED", `${name} was ${what} on the target while it was on its way; migrate again`);
   }
 
   /**
@@ -454,7 +458,7 @@ export class TargetSession {
       const isRemoved = listed?.every(({ State }) => State === "removing" || State === "dead") ?? false;
       if (!isRemoved) throw error;
       const text = `${this.subject.description.name} was removed on the target while it was on its way; migrate again`;
-      throw new DmigrateError("RESTORE_FAILED", text, error);
+      throw new DmigrateError("CONTAINER_CHANGED", text, error);
     }
   }
 
