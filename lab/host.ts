@@ -156,7 +156,16 @@ export async function removeHost(lab: string, host: string): Promise<void> {
   while (isMountPoint(root)) await run("umount", "-l", root);
   await removeCgroups(cgroup);
   await rm(root, { recursive: true, force: true });
-  await rm(path.join(DATA_DIR, lab, host), { recursive: true, force: true });
+  await removeData(path.join(DATA_DIR, lab, host));
+}
+
+/** Also of files that a container has made immutable. */
+async function removeData(folder: string): Promise<void> {
+  const remove = (): Promise<void> => rm(folder, { recursive: true, force: true });
+  await remove().catch(async () => {
+    await run("chattr", "-R", "-f", "-ia", folder).catch(() => {}); // it minds files of kinds that have no attributes
+    await remove();
+  });
 }
 
 function isMountPoint(folder: string): boolean {

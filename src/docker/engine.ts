@@ -121,18 +121,22 @@ export class Engine {
     const period = { since: (sinceMs / 1000).toFixed(3), until: (Date.now() / 1000).toFixed(3) }; // without an end they would go on
     const query = { ...period, filters: filterText({ container: [id], event: CONTAINER_EVENTS }) };
     const events = await text(await this.#transport.stream("GET", "/events", { query }));
-    return events.split("\n").flatMap((line) => requestsIn(line, id));
+    return events.split("\n").flatMap((line) => (line === "" ? [] : [requestIn(line).request]));
   }
 
   /**
    * Begins to listen, until `signal`.
+   * @param id in full
    * @param told is called when somebody asks the engine to do something with the container, and when the engine ends
    */
   async watchRequests(id: string, told: (what: ContainerRequest | "engine-end") => void, signal: AbortSignal): Promise<void> {
     const query = { filters: filterText({ event: [...CONTAINER_EVENTS, "connect", "disconnect"] }) };
     const events = await this.#transport.with({ signal }).stream("GET", "/events", { query });
     const lines = createInterface(events);
-    lines.on("line", (line) => requestsIn(line, id).forEach((what) => told(what)));
+    lines.on("line", (line) => {
+      const { container, request } = requestIn(line);
+      if (container === id) told(request);
+    });
     lines.on("error", () => {
       if (!signal.aborted) told("engine-end");
     });
@@ -240,13 +244,11 @@ function filterText(filters: Filters | undefined): string | undefined {
 /** The event of a request to stop or kill a container, and those of requests to change its settings. */
 const CONTAINER_EVENTS = ["kill", "rename", "update"];
 
-/** @param line an event as the engine writes it, or nothing */
-function requestsIn(line: string, container: string): ContainerRequest[] {
-  if (line === "") return [];
+/** @param line an event as the engine writes it */
+function requestIn(line: string): { readonly container: string | undefined; readonly request: ContainerRequest } {
   const { Type, Action, Actor } = understood(engineEvent, "GET /events", JSON.parse(line));
-  const whose = Type === "network" ? Actor.Attributes?.["container"] : Actor.ID;
-  if (whose !== container) return [];
-  return [Action === "kill" ? "end" : "change"];
+  const container = Type === "network" ? Actor.Attributes?.["container"] : Actor.ID;
+  return { container, request: Action === "kill" ? "end" : "change" };
 }
 
 /** A reference may contain slashes, which the engine wants as they are. */

@@ -41,9 +41,12 @@ export function splitPath(path: BytePath): { readonly directory: BytePath; reado
   return { directory: path.slice(0, Math.max(slash, 0)) as BytePath, name: path.slice(slash + 1) }; // a prefix of a path is one
 }
 
-/** A path for people: in quotes, as seen from the root, bytes that are no UTF-8 replaced. */
+const SHOWN_BYTES_MAX = 300;
+
+/** A path for people: in quotes, as seen from the root, bytes that are no UTF-8 replaced, the middle of a long one left out. */
 export function showPath(path: string): string {
-  return JSON.stringify(`/${new TextDecoder().decode(Uint8Array.from(path, (char) => char.charCodeAt(0)))}`);
+  const shown = path.length <= SHOWN_BYTES_MAX ? path : `${path.slice(0, SHOWN_BYTES_MAX / 2)}...${path.slice(-SHOWN_BYTES_MAX / 2)}`;
+  return JSON.stringify(`/${new TextDecoder().decode(Uint8Array.from(shown, (char) => char.charCodeAt(0)))}`);
 }
 
 /** An extended attribute. The name is a byte string. */

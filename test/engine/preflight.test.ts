@@ -350,6 +350,27 @@ describe("a target", () => {
     );
   });
 
+  test("that would not get what a volume mounts is told", async () => {
+    const { a: from, b: host } = hosts();
+    await from.run("mkdir", "-p", "/opt/tied");
+    const create = (name: string, ...driverOptions: string[]): Promise<string> =>
+      from.run("docker", "volume", "create", ...driverOptions.flatMap((option) => ["--opt", option]), name);
+    await create("in-memory", "type=tmpfs", "device=tmpfs");
+    await create("tied", "type=none", "device=/opt/tied", "o=bind");
+    await start(from, "mounting", ["sleep", "600"], ["--volume", "in-memory:/memory", "--volume", "tied:/tied"]);
+    const [mounting] = await gatherContainers(from, "mounting");
+    assert.ok(mounting !== undefined);
+    const { findings } = examine(source, await gatherHostFacts(host, mounting.arriving), mounting.container);
+    assert.deepEqual(
+      findings.filter(({ severity }) => severity === "blocker").map(({ message }) => message),
+      [
+        "Volume in-memory is in memory of a: its files would be lost",
+        "/opt/tied, a directory that is mounted into the container, is missing on b",
+      ],
+    );
+    await from.run("docker", "rm", "--force", "mounting");
+  });
+
   test("in which everything is taken is told thing by thing", async () => {
     const { b: host } = hosts();
     await host.run("mkdir", "-p", "/opt/only-a");

@@ -284,7 +284,8 @@ async function restoreRestartPolicy(scope: SourceScope, policy: RestartPolicy, l
 
 /** A process that `docker exec` or a health check started can't be dumped. */
 function strangersStay(pids: readonly number[]): DmigrateError {
-  const text = `Processes ${pids.join(", ")} came into the container by \`docker exec\` and do not end; end them, then migrate again`;
+  const [who, them] = pids.length === 1 ? ["Process", "does not end; end it"] : ["Processes", "do not end; end them"];
+  const text = `${who} ${pids.join(", ")} came into the container by \`docker exec\` and ${them}, then migrate again`;
   return new DmigrateError("DUMP_FAILED", text);
 }
 
