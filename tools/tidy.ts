@@ -1,5 +1,5 @@
 /** House rules that no linter knows: how a file opens, how long a line is, which words stay out, and that named files are there. */
-import { existsSync, globSync } from "node:fs";
+import { existsSync, globSync, statSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 
 const MAX_COLUMNS = 140;
@@ -22,7 +22,9 @@ const BANNED: readonly (readonly [word: RegExp, remedy: string])[] = [
 /** Checks the checkout in the working directory; returns a line for each breach. */
 export async function checkTidy(): Promise<string[]> {
   const code = globSync("{src,lab,test,bench,tools}/**/*.ts").filter((file) => !file.startsWith("src/gen/"));
-  const prose = globSync(["*.md", "docs/**/*.md", "proto/**/*.proto", "bin/*", ".ci/*", "src/shim/*"]);
+  const prose = globSync(["*.md", "docs/**/*.md", "proto/**/*.proto", "bin/*", ".ci/*", "src/shim/**"]).filter((file) =>
+    statSync(file).isFile(),
+  );
   const files = [...new Set([...code, ...prose])].filter((file) => !QUOTING.includes(file)).toSorted();
   return (await Promise.all(files.map(checkFile))).flat();
 }
