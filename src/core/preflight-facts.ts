@@ -44,6 +44,11 @@ const volumeContent = z.enum([
 export type VolumeContent = z.infer<typeof volumeContent>;
 
 const volumeStorage = z.enum(["folder", "bind", "memory", "device", "shared"]);
+/**
+ * Where a volume's files are: in the folder that the engine made for it, in another folder of the host, in memory, on a device of the host,
+ * or where both hosts find them.
+ */
+export type VolumeStorage = z.infer<typeof volumeStorage>;
 
 /** What the target must know of a container about to come. */
 export const containerNeeds = z.object({

@@ -17,7 +17,7 @@ const NUMBER_BYTES = 4;
 export interface RestoreListener {
   /** A task of this process id has this userfaultfd, which is the listener's now. */
   readonly task: (process: number, fd: number) => void;
-  /** The restore broke off, or said something unknown (PROTOCOL). */
+  /** The restore said something unknown (PROTOCOL). That it broke off its end tells. */
   readonly failed: (error: DmigrateError) => void;
 }
 

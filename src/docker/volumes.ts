@@ -3,6 +3,7 @@
  */
 import { stat } from "node:fs/promises";
 import { DmigrateError } from "../core/errors.ts";
+import type { VolumeStorage } from "../core/preflight-facts.ts";
 import type { VolumeDescription } from "./description.ts";
 import type { Engine } from "./engine.ts";
 import type { InspectedVolume } from "./inspect.ts";
@@ -37,12 +38,6 @@ export async function ensureVolume(engine: Engine, wanted: VolumeDescription, be
       `remove it (\`docker volume rm ${wanted.name}\`) if nobody needs it, or give one of the two another name`,
   );
 }
-
-/**
- * Where a volume's files are: in the folder that the engine made for it, in another folder of the host, in memory, on a device of the host,
- * or where both hosts find them.
- */
-export type VolumeStorage = "folder" | "bind" | "memory" | "device" | "shared";
 
 /** File systems that hosts share. */
 const NETWORK_FILE_SYSTEM = /^(nfs4?|cifs|smb3|ceph|glusterfs|lustre|9p|fuse\..+)$/;

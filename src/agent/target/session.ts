@@ -169,7 +169,7 @@ export class TargetSession {
     const container = this.#need(this.#container, "createContainer");
     const files = this.#need(this.#files, "createContainer");
     const root = await rootOfEngine(this.#engine, this.subject.description);
-    await this.#assertAsDescribed(container);
+    await this.#assertAsDescribed(container, { isStarted: false });
     await files.release();
     const staging = await Staging.begin(container, root, criuOptions, () => this.#engine.startContainer(container));
     this.#running.use(staging);
@@ -229,7 +229,7 @@ export class TargetSession {
    * Throws CONTAINER_CHANGED if somebody has done something to the container that was made here. An engine that has been told to end, and
    * would end it, answers nothing.
    */
-  async #assertAsDescribed(container: ContainerId, { isStarted }: { readonly isStarted: boolean } = { isStarted: false }): Promise<void> {
+  async #assertAsDescribed(container: ContainerId, { isStarted }: { readonly isStarted: boolean }): Promise<void> {
     const { name, endpoints } = this.subject.description;
     const { State, NetworkSettings } = await this.#engine.inspectContainer(container);
     const requests = await this.#engine.requestsSince(container, this.#createdAtMs);
