@@ -12,7 +12,10 @@ import { fingerprint } from "./pki.ts";
 /** The port's two protocols, told apart by ALPN: calls, and channels (src/wire/hello.ts). */
 export const ALPN = { calls: "h2", channels: "dmigrate/1" } as const;
 
+/** How long a host may take to accept a connection. Its kernel does that, however busy its agent is. */
 const CONNECT_TIMEOUT_MS = 5_000;
+/** How long its agent may then take for the handshake: about as long as one may be silent in a call (peers.ts). */
+const HANDSHAKE_TIMEOUT_MS = 10_000;
 /** How long a connection may be silent before the kernel asks whether the peer still lives. */
 export const KEEP_ALIVE_MS = 10_000;
 /** Code of the error when a certificate of our authority is not the one the cluster knows the member by. */
@@ -89,7 +92,29 @@ function dial(address: string, options: ConnectionOptions): TLSSocket {
   const socket = connect({ ...parsePeerAddress(address), minVersion: "TLSv1.3", ...options });
   socket.setNoDelay(true);
   socket.setKeepAlive(true, KEEP_ALIVE_MS);
-  const timer = setTimeout(() => socket.destroy(new Error(`no connection within ${CONNECT_TIMEOUT_MS / 1000} s`)), CONNECT_TIMEOUT_MS);
-  for (const event of ["secureConnect", "close"]) socket.once(event, () => clearTimeout(timer));
+  void giveUpInTime(socket);
   return socket;
+}
+
+async function giveUpInTime(socket: TLSSocket): Promise<void> {
+  if (await passesBefore(socket, "connect", CONNECT_TIMEOUT_MS)) {
+    if (await passesBefore(socket, "secureConnect", HANDSHAKE_TIMEOUT_MS)) return;
+    socket.destroy(new Error(`it accepts connections, but its agent says nothing within ${HANDSHAKE_TIMEOUT_MS / 1000} s`));
+  } else {
+    socket.destroy(new Error(`no connection within ${CONNECT_TIMEOUT_MS / 1000} s`));
+  }
+}
+
+/** Whether an event of the socket, or its end, comes in time. If we are late ourselves, what came meanwhile counts. */
+async function passesBefore(socket: TLSSocket, event: string, timeoutMs: number): Promise<boolean> {
+  return await new Promise((resolve) => {
+    if (socket.destroyed) return resolve(true);
+    const timer = setTimeout(() => setImmediate(resolve, false), timeoutMs);
+    for (const each of [event, "close"]) {
+      socket.once(each, () => {
+        clearTimeout(timer);
+        resolve(true);
+      });
+    }
+  });
 }

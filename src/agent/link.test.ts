@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { once } from "node:events";
-import { createServer, type AddressInfo } from "node:net";
+import { createServer, type AddressInfo, type Socket } from "node:net";
 import { test } from "node:test";
 import * as fc from "fast-check";
 import { linkedHosts, type LinkedHost } from "../../test/support/hosts.ts";
@@ -270,6 +270,25 @@ test("hosts that cannot be reached are named", async (t) => {
   await once(other, "listening");
   a.cluster.add({ ...a.cluster.member(b.name), address: `127.0.0.1:${(other.address() as AddressInfo).port}` });
   await assert.rejects(a.link.open(b.name, id, "files"), { code: "PEER_UNREACHABLE" });
+});
+
+test("an agent that says nothing is told from a host that does not answer", async (t) => {
+  const [a, b] = (await linkedHosts(t, "a", "b")) as Two;
+  const hung = createServer().listen(0, "127.0.0.1");
+  t.after(() => hung.close());
+  await once(hung, "listening");
+  a.cluster.add({ ...a.cluster.member(b.name), address: `127.0.0.1:${(hung.address() as AddressInfo).port}` });
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  const accepted = once(hung, "connection");
+  const opening = a.link.open(b.name, id, "files");
+  const refused = assert.rejects(opening, {
+    code: "PEER_UNREACHABLE",
+    message: /accepts connections, but its agent says nothing within 10 s/,
+  });
+  const [socket] = (await accepted) as [Socket];
+  await once(socket, "data"); // the handshake has begun, and nobody answers
+  t.mock.timers.tick(10_000);
+  await refused;
 });
 
 test("a host of the right name with another certificate is not the member", async (t) => {
