@@ -2,6 +2,9 @@
  * Hosts with cgroup v2 alone, as stock machines of today are: freezing, fence, restore and rollback work by what is found there.
  */
 import assert from "node:assert/strict";
+import { existsSync } from "node:fs";
+import { mkdir, rmdir } from "node:fs/promises";
+import path from "node:path";
 import { after, before, test } from "node:test";
 import { hierarchies, isUnifiedOnly } from "../../lab/cgroups.ts";
 import type { Host } from "../../lab/host.ts";
@@ -16,6 +19,7 @@ import {
   migrate,
   runContainer,
   startRedisClient,
+  whileRestoring,
 } from "../support/lab.ts";
 
 const ADDRESS = "10.77.0.204";
@@ -62,10 +66,23 @@ test("a redis under load moves there and back, also after a restore that failed"
   await assertUnnoticed(client);
 });
 
+test("cgroups of others on the source, in a hierarchy that Docker does not use, do not come along", async (t) => {
+  if (isUnifiedOnly(hierarchies())) return t.skip("this machine has cgroup v2 alone");
+  const { a: source, b: target } = hosts();
+  const neighbours = hierarchies()
+    .filter(({ options }) => options !== undefined)
+    .map(({ mountPoint }) => path.join(mountPoint, "tcg2-neighbour"));
+  t.after(() => Promise.all(neighbours.map((folder) => rmdir(folder).catch(() => {})))); // if the migration did not come so far
+  await Promise.all(neighbours.map((folder) => mkdir(folder)));
+  const { outcome, message } = await whileRestoring(source, target, () => Promise.all(neighbours.map((folder) => rmdir(folder))));
+  assert.equal(outcome, "completed", message);
+  assert.deepEqual(neighbours.filter(existsSync), []);
+});
+
 test("a host with cgroup v1 is refused", async (t) => {
   if (isUnifiedOnly(hierarchies())) return t.skip("this machine has cgroup v2 alone");
-  const { errorCode, message } = await migrate(hosts().a, "redis", "other");
+  const { errorCode, message } = await migrate(hosts().b, "redis", "other");
   assert.equal(errorCode, "PREFLIGHT_BLOCKED");
   assert.match(message, /cgroup/);
-  return await assertRuns(hosts().a, "redis");
+  return await assertRuns(hosts().b, "redis");
 });

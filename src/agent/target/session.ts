@@ -15,6 +15,7 @@ import { receiveImages } from "../../criu/image-stream.ts";
 import { mendInterruptedCalls } from "../../criu/interrupted-calls.ts";
 import { mendMaskedPaths } from "../../criu/masked-paths.ts";
 import { mendOverdueTimers } from "../../criu/overdue-timers.ts";
+import { mendRootCgroups } from "../../criu/root-cgroups.ts";
 import { createContainer } from "../../docker/create.ts";
 import type { ContainerDescription } from "../../docker/description.ts";
 import type { Engine } from "../../docker/engine.ts";
@@ -572,6 +573,7 @@ function mendImages(folder: string): void {
 
 function menderOf(imageName: string): ((image: Buffer) => number) | undefined {
   if (imageName === "files.img") return mendOverdueTimers;
+  if (imageName === "cgroup.img") return mendRootCgroups;
   if (/^mountpoints-\d+\.img$/.test(imageName)) return mendMaskedPaths;
   return /^core-\d+\.img$/.test(imageName) ? mendInterruptedCalls : undefined;
 }
