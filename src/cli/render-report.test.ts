@@ -43,7 +43,7 @@ test("one that the preflight refused did not begin, and every reason has a line"
   const message = "redis can't move to b:\n- redis is paused; run `docker unpause redis`\n- CRIU does not work on b; install it";
   const refused = { ...CANCELLED, error: { code: "PREFLIGHT_BLOCKED", message } };
   assert.deepEqual(renderReport(refused, 80, colourless).slice(0, 4), [
-    "✗ redis stays on a. Its move to b did not begin.",
+    "✗ The move of redis from a to b did not begin.",
     "  PREFLIGHT_BLOCKED  redis can't move to b:",
     "  - redis is paused; run `docker unpause redis`",
     "  - CRIU does not work on b; install it",

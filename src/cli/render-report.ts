@@ -27,6 +27,10 @@ export function renderReport(report: Report, columns: number, paint: Paint): str
 function verdict({ container, source, target, outcome, totalMs, downtimeMs, error, id }: Report, paint: Paint): string[] {
   const because = error === undefined ? [] : `${paint("bad", error.code)}  ${error.message}`.split("\n").map((line) => `  ${line}`);
   const stood = paint("downtime", duration(downtimeMs));
+  const undone = (isRefused: boolean): string =>
+    isRefused
+      ? paint("strong", `The move of ${container} from ${source} to ${target} did not begin.`)
+      : `${paint("strong", `${container} stays on ${source}.`)} Its move to ${target} was undone.`;
   switch (outcome) {
     case "completed":
       return [
@@ -35,7 +39,7 @@ function verdict({ container, source, target, outcome, totalMs, downtimeMs, erro
       ];
     case "rolled-back":
       return [
-        `${paint("bad", "✗")} ${paint("strong", `${container} stays on ${source}.`)} Its move to ${target} ${undone(error?.code)}.`,
+        `${paint("bad", "✗")} ${undone(error?.code === "PREFLIGHT_BLOCKED")}`,
         ...because,
         paint("quiet", `  Migration ${id}; ${plain(downtimeMs)}.`),
       ];
@@ -75,8 +79,4 @@ function amounts({ bytes: sent, pages, totalMs }: Report, paint: Paint): string[
     lines.push(`  ${paint("quiet", "pages")}  ${plural(pages.total, "page")}: ${ways}`);
   }
   return lines;
-}
-
-function undone(code: string | undefined): string {
-  return code === "PREFLIGHT_BLOCKED" ? "did not begin" : "was undone";
 }

@@ -252,6 +252,8 @@ export interface ProcessFacts {
   readonly isMemfd: boolean;
   /** A POSIX timer signals its main thread, not the process: `SIGEV_THREAD_ID`, timer_create(2). */
   readonly hasMainThreadTimer: boolean;
+  /** Pages of its are handled by a userfaultfd: what a migration did not bring along is missing there. */
+  readonly lacksMemory: boolean;
   readonly origin: Origin;
   readonly memory: MemoryFacts;
   /** Namespaces that are not those of the container's init. */

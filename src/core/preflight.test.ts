@@ -94,6 +94,7 @@ const PROCESS: ProcessFacts = {
   inVfork: false,
   isMemfd: false,
   hasMainThreadTimer: false,
+  lacksMemory: false,
   origin: "container",
   memory: { residentBytes: 600 * MIB, anonymousBytes: 590 * MIB, sharedBytes: 0, lockedBytes: 0, hugePageBytes: 0 },
   foreignNamespaces: [],
@@ -254,6 +255,7 @@ const CASES: readonly Case[] = [
   [{ process: { inheritsBeyondBounds: true } }, "blocker", "credentials", /redis-server .* bounding set lacks/],
   [{ process: { isMemfd: true } }, "blocker", "programs", /program of redis-server .* in memory alone/],
   [{ process: { hasMainThreadTimer: true } }, "blocker", "timers", /redis-server .* signals its main thread/],
+  [{ process: { lacksMemory: true } }, "blocker", "missing-memory", /redis-server .* lacks memory that has not come along/],
   [{ process: { inVfork: true } }, "warning", "vfork", /redis-server .* waits in vfork/],
   [{ process: { state: "Z" } }, "blocker", "stopped", /main thread of redis-server/],
   [

@@ -46,6 +46,8 @@ const STOPPED = "T";
 const UNINTERRUPTIBLE = "D";
 /** The kernel's functions in which a parent waits after vfork(2), by what its compiler made of them. */
 const VFORK = /^(wait_for_vfork_done|kernel_clone|_do_fork)\b/;
+/** A mapping whose missing pages somebody gives by userfaultfd (proc_pid_smaps(5), VmFlags). */
+const MISSING_HANDLED = /^VmFlags:.* um\b/m;
 const { O_DIRECT, O_RDONLY } = constants;
 /** Of fcntl.h: which of the flags tell reading from writing. */
 const O_ACCMODE = 3;
@@ -67,7 +69,7 @@ export function readProcess(folder: string, surroundings: Surroundings): Process
   const pid = Number(path.basename(folder));
   if (status.state === ZOMBIE) {
     const nothing = { memory: NO_MEMORY, foreignNamespaces: [], processors: [], descriptors: [], mappings: [] };
-    return { pid, ...status, inVfork: false, isMemfd: false, hasMainThreadTimer: false, ...nothing };
+    return { pid, ...status, inVfork: false, isMemfd: false, hasMainThreadTimer: false, lacksMemory: false, ...nothing };
   }
   const namespaces = readNamespaces(folder);
   return {
@@ -76,6 +78,7 @@ export function readProcess(folder: string, surroundings: Surroundings): Process
     ...readThreads(folder, status),
     isMemfd: readlinkSync(`${folder}/exe`).startsWith("/memfd:"),
     hasMainThreadTimer: hasMainThreadTimer(folder, pid),
+    lacksMemory: MISSING_HANDLED.test(readFileSync(`${folder}/smaps`, "utf8")),
     memory: parseSmapsRollup(readFileSync(`${folder}/smaps_rollup`, "utf8")),
     foreignNamespaces: NAMESPACES.filter((namespace) => namespaces[namespace] !== surroundings.namespaces[namespace]),
     descriptors: readDescriptors(folder, surroundings),

@@ -116,7 +116,7 @@ test("people read the same, with the remedy, and `check` agrees", async () => {
   await run(a, "hostly", ["--network", "host"], ...IDLE);
   const blocked = await a.exec(DMIGRATE, "migrate", "hostly", "b");
   assert.equal(blocked.code, ERROR_CODES.PREFLIGHT_BLOCKED.exitCode);
-  assert.match(blocked.stdout, /^✗ hostly stays on a\. Its move to b did not begin\.$/m);
+  assert.match(blocked.stdout, /^✗ The move of hostly from a to b did not begin\.$/m);
   assert.match(blocked.stdout, /uses the network namespace of a, which does not move; run it without --network host$/m);
 
   const checked = await a.exec(DMIGRATE, "check", "hostly", "b");

@@ -115,6 +115,12 @@ for (const [name, { fault, repair }] of Object.entries(FAULTS)) {
     assert.equal(code, "MEMORY_LOST", message);
     assert.match(message, /^redis belongs to b now, .*`docker restart redis` on b .*`docker rm --force redis` removes/);
     await assertFrozen(a, initPid);
+    const lacking = await migrate(b, "redis", "a");
+    assert.equal(lacking.errorCode, "PREFLIGHT_BLOCKED", lacking.message);
+    assert.match(lacking.message, /redis-server .* lacks memory .*`docker restart redis` starts it anew/);
+    const left = await migrate(a, "redis", "b");
+    assert.equal(left.errorCode, "PREFLIGHT_BLOCKED", left.message);
+    assert.match(left.message, /^redis belongs to b: .*`dmigrate report m\w+` says what to do/);
     const policy = ["docker", "inspect", "--format", "{{.HostConfig.RestartPolicy.Name}}", "redis"] as const;
     await until("its restart policy to be back", async () => (await b.run(...policy)).trim() === "always");
     await recover(a, b);

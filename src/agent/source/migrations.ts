@@ -4,6 +4,7 @@
 import { randomBytes } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import { DmigrateError } from "../../core/errors.ts";
+import { freezerOf } from "../../criu/freezer.ts";
 import { newMigrationId, type HostName, type MigrationId } from "../../core/ids.ts";
 import type { CallOptions, CheckResult, MigrateRequest, Migrations } from "../migrations.ts";
 import { describe } from "../../docker/describe.ts";
@@ -108,6 +109,7 @@ async function findMovable(
   const description = await describe(engine, container);
   const { name } = description;
   const { State } = await engine.inspectContainer(description.id);
+  await assertOurs(context, description, State.Running && !State.Paused ? State.Pid : undefined);
   if (State.Restarting) {
     const text = `Container ${name} ends as soon as it is started; \`docker logs ${name}\` may tell why`;
     throw new DmigrateError("CONTAINER_NOT_RUNNING", text);
@@ -116,6 +118,16 @@ async function findMovable(
     throw new DmigrateError("CONTAINER_NOT_RUNNING", `Container ${name} does not run; start it with \`docker start ${name}\``);
   }
   return { engine, description, initPid: State.Pid };
+}
+
+/** Throws PREFLIGHT_BLOCKED for what a migration left here, frozen, of a container that belongs to another host. */
+async function assertOurs(context: AgentContext, { id, name }: ContainerDescription, initPid: number | undefined): Promise<void> {
+  const left = context.journal.list().find((each) => each.containerId === id && each.role === "source" && each.state === "failed");
+  if (left === undefined || initPid === undefined || !(await (await freezerOf(initPid)).isFrozen())) return;
+  throw new DmigrateError(
+    "PREFLIGHT_BLOCKED",
+    `${name} belongs to ${left.peer}: what is here is what migration ${left.id} left, frozen; \`dmigrate report ${left.id}\` says what to do`,
+  );
 }
 
 function agentEnds(): DmigrateError {
