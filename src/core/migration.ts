@@ -27,7 +27,7 @@ export function totalBytes({ memory, files, layers, metadata }: ByteCounts): num
   return memory + files + layers + metadata;
 }
 
-/** Pages that crossed or need not cross, 4096 bytes each. */
+/** Pages that crossed or need not cross, 4096 bytes each. `total` is the sum of the others. */
 export interface PageCounts {
   /** Lazy pages of the container at the freeze. */
   readonly total: number;
@@ -37,7 +37,7 @@ export interface PageCounts {
   readonly demanded: number;
   /** Sent without being asked for. */
   readonly pushed: number;
-  /** Known to be zero and therefore never sent. */
+  /** Never sent, because they are zeros by now: their tasks gave them back before they were due. */
   readonly zero: number;
 }
 

@@ -20,11 +20,25 @@ test("phases, bytes and warnings are as they were told, the last phase as long a
       { name: "preflight", startMs: 0, endMs: 10 },
       { name: "copy", startMs: 10, endMs: 400 },
     ],
+    downtimeMs: 0,
     bytes,
     warnings: ["slow"],
   });
 });
 
 test("a migration that said nothing did nothing", () => {
-  assert.deepEqual(reportSoFar([]), { phases: [], bytes: { memory: 0, files: 0, layers: 0, metadata: 0 }, warnings: [] });
+  assert.deepEqual(reportSoFar([]), { phases: [], downtimeMs: 0, bytes: { memory: 0, files: 0, layers: 0, metadata: 0 }, warnings: [] });
+});
+
+test("the downtime is what was told of it", () => {
+  const events: MigrationEvent[] = [
+    { kind: "phase-began", atMs: 100, phase: "freeze" },
+    { kind: "phase-ended", atMs: 180, phase: "freeze" },
+    { kind: "phase-began", atMs: 180, phase: "handover" },
+    { kind: "phase-ended", atMs: 250, phase: "handover" },
+    { kind: "phase-began", atMs: 250, phase: "post-copy" },
+    { kind: "progress", atMs: 900, phase: "post-copy", bytes, rate: 1 },
+  ];
+  assert.equal(reportSoFar(events).downtimeMs, 150);
+  assert.equal(reportSoFar(events.slice(0, 2)).downtimeMs, 80);
 });

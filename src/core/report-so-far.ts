@@ -7,6 +7,8 @@ import type { ByteCounts, MigrationEvent, Phase, PhaseSpan } from "./migration.t
 export interface ReportSoFar {
   /** One that nobody saw end ends with the last event. */
   readonly phases: readonly PhaseSpan[];
+  /** From the freeze to the end of the handover, as far as that was told; 0 if it was not frozen. */
+  readonly downtimeMs: number;
   /** As of the last progress. */
   readonly bytes: ByteCounts;
   readonly warnings: readonly string[];
@@ -40,5 +42,8 @@ export function reportSoFar(events: Iterable<MigrationEvent>): ReportSoFar {
     }
   }
   if (begun !== undefined) phases.push({ ...begun, endMs: lastMs });
-  return { phases, bytes, warnings };
+  const frozenAtMs = phases.find(({ name }) => name === "freeze")?.startMs;
+  const standing = phases.findLast(({ name }) => name === "freeze" || name === "handover");
+  const downtimeMs = frozenAtMs === undefined || standing === undefined ? 0 : standing.endMs - frozenAtMs;
+  return { phases, downtimeMs, bytes, warnings };
 }

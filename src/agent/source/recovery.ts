@@ -141,7 +141,9 @@ async function letGo(context: AgentContext, record: MigrationRecord): Promise<vo
 
 /** Ends a migration of which this agent knows only what the journal has. */
 function end(context: AgentContext, record: MigrationRecord, outcome: Outcome, { error }: { readonly error?: DmigrateError } = {}): void {
-  const { phases, bytes, warnings } = reportSoFar(context.journal.events(record.id, 0, Number.MAX_SAFE_INTEGER).map(({ event }) => event));
+  const { phases, downtimeMs, bytes, warnings } = reportSoFar(
+    context.journal.events(record.id, 0, Number.MAX_SAFE_INTEGER).map(({ event }) => event),
+  );
   const { mode, ranOn } = readDetail(record.detail);
   const report: Report = {
     id: record.id,
@@ -152,7 +154,7 @@ function end(context: AgentContext, record: MigrationRecord, outcome: Outcome, {
     mode,
     outcome,
     totalMs: (ranOn?.atMs ?? Date.now()) - record.beganAtMs,
-    downtimeMs: ranOn?.downtimeMs ?? 0,
+    downtimeMs: ranOn?.downtimeMs ?? downtimeMs,
     phases,
     steps: [],
     bytes: { ...bytes, total: totalBytes(bytes) },

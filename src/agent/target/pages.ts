@@ -103,7 +103,7 @@ class OwnPages implements TaskPages {
     handler.fetchAhead();
     await handler.finished;
     await this.#open.disposeAsync();
-    return { ...handler.counts, zero: 0 };
+    return withZero({ ...handler.counts });
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -139,12 +139,17 @@ class CriuPages implements TaskPages {
   async finish(): Promise<PageCounts> {
     const proxy = needed(this.#proxy);
     await Promise.race([needed(this.#daemon).finished, proxy.failure]);
-    return { ...proxy.counts, copiedAhead: 0, zero: 0 };
+    return withZero({ ...proxy.counts, copiedAhead: 0 });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#daemon?.kill();
   }
+}
+
+/** What is there and has not crossed was given back by its tasks before it was due: it begins with zeros if they touch it again. */
+function withZero(counts: Omit<PageCounts, "zero">): PageCounts {
+  return { ...counts, zero: counts.total - counts.copiedAhead - counts.demanded - counts.pushed };
 }
 
 function needed<T>(value: T | undefined): T {
