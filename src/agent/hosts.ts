@@ -9,7 +9,7 @@ import { JoinService } from "../gen/dmigrate/v1/peer_pb.js";
 import { memberToProto } from "./api/convert.ts";
 import { fromConnectError } from "./api/errors.ts";
 import { callsOver } from "./api/transport.ts";
-import type { Cluster } from "./cluster.ts";
+import type { Cluster, Member } from "./cluster.ts";
 import { dialPinned } from "./dial.ts";
 import type { Journal } from "./journal.ts";
 import type { Peer, Peers } from "./peers.ts";
@@ -37,7 +37,8 @@ export async function addHost(cluster: Cluster, peers: Peers, name: HostName, ad
     cluster.remove(name);
     throw error;
   }
-  return await tellOthers(cluster, peers, name, async (peer) => await peer.addMember(member));
+  const others = cluster.others.filter((other) => other.name !== name);
+  return await tell(peers, others, async (peer) => await peer.addMember(member));
 }
 
 /**
@@ -47,7 +48,16 @@ export async function addHost(cluster: Cluster, peers: Peers, name: HostName, ad
 export async function removeHost(cluster: Cluster, peers: Peers, journal: Journal, name: HostName): Promise<string[]> {
   cluster.member(name);
   ensureMayGo(cluster, journal, name);
-  const warnings = await tellOthers(cluster, peers, undefined, async (peer) => await peer.removeMember(name));
+  const told = async (peer: Peer): Promise<void> => await removedAt(peer, name);
+  const others = cluster.others.filter((member) => member.name !== name);
+  const warnings = await tell(peers, others, told); // before the host itself: it leaves only if nobody keeps it
+  warnings.push(
+    ...(await tell(
+      peers,
+      cluster.others.filter((member) => member.name === name),
+      told,
+    )),
+  );
   await forget(cluster, journal, name);
   return warnings;
 }
@@ -78,16 +88,24 @@ function ensureMayGo(cluster: Cluster, journal: Journal, name: HostName): void {
   }
 }
 
-async function tellOthers(
-  cluster: Cluster,
-  peers: Peers,
-  except: HostName | undefined,
-  tell: (peer: Peer) => Promise<void>,
-): Promise<string[]> {
-  const others = cluster.others.filter((member) => member.name !== except);
-  const told = await Promise.allSettled(others.map(async ({ name }) => await tell(peers.to(name))));
+/** A member that has a migration with it keeps it, and so does the cluster: it can be removed later, also where it was by then. */
+async function removedAt(peer: Peer, name: HostName): Promise<void> {
+  try {
+    await peer.removeMember(name);
+  } catch (error) {
+    if (DmigrateError.from(error).code !== "HOST_UNKNOWN") throw error;
+  }
+}
+
+/** Returns a warning for each that could not be told. Throws MIGRATION_IN_PROGRESS if one of them refuses because of that. */
+async function tell(peers: Peers, members: readonly Member[], what: (peer: Peer) => Promise<void>): Promise<string[]> {
+  const told = await Promise.allSettled(members.map(async ({ name }) => await what(peers.to(name))));
+  for (const [n, result] of told.entries()) {
+    if (result.status !== "rejected" || DmigrateError.from(result.reason).code !== "MIGRATION_IN_PROGRESS") continue;
+    throw new DmigrateError("MIGRATION_IN_PROGRESS", `Host ${members[n]?.name} refused: ${messageOf(result.reason)}; try again afterwards`);
+  }
   return told.flatMap((result, n) =>
-    result.status === "rejected" ? [`Host ${others[n]?.name} was not told: ${messageOf(result.reason)}`] : [],
+    result.status === "rejected" ? [`Host ${members[n]?.name} was not told: ${messageOf(result.reason)}`] : [],
   );
 }
 

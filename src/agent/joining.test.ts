@@ -221,6 +221,28 @@ test("a host that a migration needs is not removed", async (t) => {
   await first.client.removeHost(b);
 });
 
+test("a host that a migration between two others needs stays a member everywhere, until that has ended", async (t) => {
+  const [first, second, third] = (await cluster(t, "a", "b", "c")) as [TestAgent, TestAgent, TestAgent];
+  const { journal } = second.context;
+  const { id } = journal.begin({
+    id: newMigrationId(1n),
+    role: "source",
+    container: "web",
+    containerId: containerId("a".repeat(64)),
+    peer: c,
+    detail: null,
+  });
+  await assert.rejects(first.client.removeHost(c), {
+    code: "MIGRATION_IN_PROGRESS",
+    message: /^Host b refused: Migration m000000000001 of web between b and c has not ended; .* try again afterwards$/,
+  });
+  assert.ok((await namesOn(first)).includes("c"));
+  journal.move(id, "rolled-back");
+  assert.deepEqual(await first.client.removeHost(c), { warnings: [] });
+  for (const host of [first, second]) assert.deepEqual(await namesOn(host), ["a", "b"]);
+  await assert.rejects(third.client.hosts(), { code: "NOT_INITIALISED" });
+});
+
 test("keys lie where only root reads them", async (t) => {
   const [first, second] = (await cluster(t, "a", "b")) as [TestAgent, TestAgent];
   for (const [agent, files] of [
