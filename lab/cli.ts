@@ -165,6 +165,7 @@ function addStatus(lab: Command): void {
     .option("--json", "print JSON alone")
     .action(async ({ json = false, name }: { json?: boolean; name?: string }) => {
       const names = name === undefined ? await labNames() : [labName(name)];
+      if (name !== undefined && !(await labNames()).includes(name)) await Lab.attach(name); // which says so
       const labs = await Promise.all(names.map((each) => statusOf(each)));
       if (json) return print({ labs });
       for (const line of labs.flatMap((each) => describeStatus(each))) process.stdout.write(`${line}\n`);

@@ -1,6 +1,8 @@
 /** What a command has around it: where it writes, the agent, the clock and the keyboard. */
 import { isatty } from "node:tty";
 import type { ControlClient } from "../agent/client.ts";
+import { DmigrateError, ERROR_CODES } from "../core/errors.ts";
+import { renderError } from "./render-error.ts";
 import { coloured, colourless, type Paint } from "./text.ts";
 
 /** A place for lines: a terminal, or a file or pipe. */
@@ -28,6 +30,9 @@ export interface Surroundings {
   onInterrupt(listener: () => void): Disposable;
 }
 
+/** Who signals a program and its group, as timeout(1) does, means one interrupt. */
+const SAME_INTERRUPT_MS = 200;
+
 /** Width of a text that goes to no terminal: wide enough for every picture. */
 const FILE_COLUMNS = 100;
 
@@ -53,8 +58,14 @@ export function processSurroundings(): Surroundings {
     },
     now: () => Date.now(),
     onInterrupt: (listener) => {
-      process.on("SIGINT", listener);
-      return { [Symbol.dispose]: () => void process.off("SIGINT", listener) };
+      let lastMs = -Infinity;
+      const heard = (): void => {
+        const [beforeMs, nowMs] = [lastMs, performance.now()];
+        lastMs = nowMs;
+        if (nowMs - beforeMs > SAME_INTERRUPT_MS) listener();
+      };
+      process.on("SIGINT", heard);
+      return { [Symbol.dispose]: () => void process.off("SIGINT", heard) };
     },
   };
 }
@@ -62,7 +73,15 @@ export function processSurroundings(): Surroundings {
 function outputOf(stream: NodeJS.WriteStream & { readonly fd: number }): Output {
   const isTerminal = isatty(stream.fd);
   stream.on("error", (error: NodeJS.ErrnoException) => {
-    if (error.code !== "EPIPE") throw error; // who closed the pipe has read enough
+    if (error.code === "EPIPE") return; // who closed the pipe has read enough
+    const output = stream === process.stdout ? "standard output" : "standard error";
+    const failure = new DmigrateError(
+      error.code === "ENOSPC" ? "NO_SPACE" : "INTERNAL",
+      `Cannot write to ${output}: ${error.message}; what was asked for may have been done: \`dmigrate list\` tells of migrations`,
+      error,
+    );
+    if (stream === process.stdout) process.stderr.write(`${renderError(failure, colourless).join("\n")}\n`);
+    process.exit(ERROR_CODES[failure.code].exitCode);
   });
   return {
     write: (text) => void stream.write(text),
