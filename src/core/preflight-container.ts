@@ -172,8 +172,8 @@ export const containerChecks = {
     passed: () => "No process lacks memory that an earlier migration did not bring along",
     *find({ container: { processes, needs } }) {
       for (const process of processes) {
-        const handlesItself = process.descriptors.some((each) => each.kind === "anonymous" && each.type === "userfaultfd"); // told by itself
-        if (!process.lacksMemory || handlesItself) continue;
+        const isOwn = process.descriptors.some((each) => each.kind === "anonymous" && each.type === "userfaultfd"); // told as such
+        if (!process.lacksMemory || isOwn) continue;
         yield blocker(
           `${nameOf(process)} lacks memory that has not come along from the host it ran on before: it would be lost for good`,
           `wait, if that migration goes on (\`dmigrate list\`); otherwise \`docker restart ${needs.name}\` starts it anew without`,

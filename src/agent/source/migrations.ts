@@ -126,7 +126,8 @@ async function assertOurs(context: AgentContext, { id, name }: ContainerDescript
   if (left === undefined || initPid === undefined || !(await (await freezerOf(initPid)).isFrozen())) return;
   throw new DmigrateError(
     "PREFLIGHT_BLOCKED",
-    `${name} belongs to ${left.peer}: what is here is what migration ${left.id} left, frozen; \`dmigrate report ${left.id}\` says what to do`,
+    `${name} belongs to ${left.peer}: what is here was left, frozen, by migration ${left.id}; ` +
+      `\`dmigrate report ${left.id}\` says what to do`,
   );
 }
 
