@@ -1,15 +1,28 @@
 /** What each command does: most are one call to the agent, its answer as text or as JSON. */
 import { ERROR_CODES } from "../core/errors.ts";
 import { hostName, migrationId } from "../core/ids.ts";
-import { answer, type Command } from "./invocation.ts";
+import { answer, type Command, type Invocation } from "./invocation.ts";
 import { blockersOf, renderCheck, renderHosts, renderMigrations, renderStatus } from "./render-lists.ts";
 import { renderReport } from "./render-report.ts";
 
 export { complete, completion } from "./completion.ts";
 export { migrate, watch } from "./follow.ts";
 
+const SLOW_MS = 1000;
+
+/** Says at a terminal what takes so long, if it does. */
+async function toldIfSlow<T>({ err }: Invocation, what: string, work: Promise<T>): Promise<T> {
+  const timer = err.isTerminal ? setTimeout(() => err.write(`${what}\n`), SLOW_MS) : undefined;
+  try {
+    return await work;
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
 export const check: Command<[container: string, host: string]> = async (invocation, container, host) => {
-  const result = await invocation.client.check(container, hostName(host));
+  const target = hostName(host);
+  const result = await toldIfSlow(invocation, `Examining ${container} and both hosts ...`, invocation.client.check(container, target));
   answer(invocation, result, (value, { paint }) => renderCheck(value, paint));
   return blockersOf(result).length > 0 ? ERROR_CODES.PREFLIGHT_BLOCKED.exitCode : 0;
 };
@@ -28,7 +41,7 @@ export const report: Command<[id: string]> = async (invocation, id) => {
 type CancelOptions = { readonly takeBack: boolean };
 export const cancel: Command<[id: string, options: CancelOptions]> = async (invocation, text, { takeBack }) => {
   const id = migrationId(text);
-  await invocation.client.cancel(id, { takeBack });
+  await toldIfSlow(invocation, `Undoing ${id} ...`, invocation.client.cancel(id, { takeBack }));
   answer(invocation, { cancelled: id }, () => [
     `Cancelled ${id}: its container keeps running on the source, and nothing is left on the target.`,
   ]);

@@ -166,6 +166,25 @@ suite("errors", () => {
     assert.match(out.text, /✗ No room/);
   });
 
+  test("a check that takes long says at a terminal what it does", async (t) => {
+    t.mock.timers.enable({ apis: ["setTimeout"] });
+    for (const isTerminal of [true, false]) {
+      const [asked, answered] = [Promise.withResolvers<void>(), Promise.withResolvers<never>()];
+      const check: ControlClient["check"] = () => {
+        asked.resolve();
+        return answered.promise;
+      };
+      const surroundings = stage(agentThat({ check }), { isTerminal });
+      const exit = runCli(["check", "redis", "b"], surroundings);
+      await asked.promise;
+      await new Promise(setImmediate);
+      t.mock.timers.tick(1000);
+      assert.equal(surroundings.err.text, isTerminal ? "Examining redis and both hosts ...\n" : "");
+      answered.reject(new DmigrateError("CANCELLED", "Enough; look again"));
+      await exit;
+    }
+  });
+
   test("a --json of a program that a command would run is not ours", async () => {
     const { out, err } = await run("dmigrate status -- --json", agentThat({}));
     assert.equal(out.text, "");
