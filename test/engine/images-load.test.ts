@@ -7,7 +7,7 @@ import { after, before, describe, test, type TestContext } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { busyboxImage, redisImage, workloadNames, workloadsImage } from "../../lab/images/catalogue.ts";
 import { buildImage } from "../../lab/images/image.ts";
-import type { Host } from "../../lab/host.ts";
+import { until, type Host } from "../../lab/host.ts";
 import { Lab } from "../../lab/lab.ts";
 import { ROOT_DIR } from "../../lab/setup.ts";
 import { Engine } from "../../src/docker/engine.ts";
@@ -58,7 +58,8 @@ describe("a workload is well in a container, also after that was frozen", { conc
       const host = lab.host("plain");
       const id = await start(t, host, "dmigrate/workloads", name);
       assert.match(await host.run("docker", "exec", id, "check"), /^OK /);
-      await host.run("docker", "pause", id);
+      // runc tries to freeze for some milliseconds, and gives up on processes that fork on a busy machine.
+      await until("the engine to pause it", async () => (await host.exec("docker", "pause", id)).code === 0);
       await host.run("docker", "unpause", id);
       assert.match(await host.run("docker", "exec", id, "check"), /^OK /);
     });
