@@ -24,8 +24,8 @@ export async function startCluster(lab: Lab): Promise<void> {
 }
 
 /** Starts the agent of a host and waits until it has recovered and answers; returns its process id as this machine counts. */
-export async function startAgent(host: Host): Promise<number> {
-  const pid = host.startDaemon("agent", [DMIGRATE, "agent"]);
+export async function startAgent(host: Host, ...flags: readonly string[]): Promise<number> {
+  const pid = host.startDaemon("agent", [DMIGRATE, "agent", ...flags]);
   // One that was killed has left its socket behind: only an answer counts.
   const answers = (): Promise<boolean> =>
     askAgent(host, (agent) => agent.status()).then(

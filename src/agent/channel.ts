@@ -2,7 +2,7 @@
  * Channels: full-duplex byte streams between two hosts, framed as in src/wire/frames.ts, so that a stream's end can be told from a
  * connection that was cut; or raw, for a protocol of its own.
  */
-import type { TLSSocket } from "node:tls";
+import type { Duplex } from "node:stream";
 import { DmigrateError, messageOf, toldBy } from "../core/errors.ts";
 import type { HostName, MigrationId } from "../core/ids.ts";
 import {
@@ -48,7 +48,7 @@ export class Channel implements ChannelId, Disposable {
   readonly peer: HostName;
   readonly migration: MigrationId;
   readonly name: string;
-  readonly #socket: TLSSocket;
+  readonly #socket: Duplex;
   readonly #decoder = new FrameDecoder();
   #mode: "unused" | "framed" | "raw" = "unused";
   #sentBytes = 0;
@@ -67,8 +67,8 @@ export class Channel implements ChannelId, Disposable {
   #gathered = Buffer.alloc(0);
   #gatheredBytes = 0;
 
-  /** Takes over a connection on which the hellos have been exchanged and nothing else. */
-  constructor(socket: TLSSocket, { peer, migration, name }: ChannelId) {
+  /** Takes over a stream that both sides have agreed on. */
+  constructor(socket: Duplex, { peer, migration, name }: ChannelId) {
     this.#socket = socket;
     this.peer = peer;
     this.migration = migration;
@@ -82,7 +82,7 @@ export class Channel implements ChannelId, Disposable {
   }
 
   /** Takes the connection over: from now on the caller alone reads, writes, counts and ends it. */
-  raw(): TLSSocket {
+  raw(): Duplex {
     if (this.#mode === "framed")
       throw new DmigrateError("INTERNAL", `Channel ${this.name} is in use as a framed one; please report this as a bug`);
     this.#mode = "raw";
@@ -137,7 +137,7 @@ export class Channel implements ChannelId, Disposable {
       if (!this.#peerDone) throw error;
     });
     while (!this.#peerDone) await this.#nextArrival();
-    this.#socket.destroySoon();
+    this.#socket.end(() => this.#socket.destroy());
   }
 
   /** On the side that accepted it: tells how its handler ended, and leaves the rest to the other side. */
@@ -254,8 +254,10 @@ export class Channel implements ChannelId, Disposable {
     this.#flush();
     try {
       await new Promise<void>((resolve, reject) => {
+        this.#socket.cork(); // they share a frame of the trunk
         if (header !== undefined) this.#socket.write(header);
         this.#socket.write(bytes, (error) => (error ? reject(error) : resolve()));
+        this.#socket.uncork();
       });
     } catch (error) {
       throw this.#failure ?? this.#cut(error);

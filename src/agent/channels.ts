@@ -1,23 +1,32 @@
 /**
- * The channels of a migration: their names, the same on both sides. Each carries one stream; a later round is a channel of its own.
+ * The channels of a migration: their names, the same on both sides, and how urgent they are. Each carries one stream; a later round is a
+ * channel of its own.
  */
+import type { TransferClass } from "../core/schedule.ts";
+
+/** A channel that its source opens. */
+export interface ChannelKind {
+  /** Names it within its migration. */
+  readonly name: string;
+  readonly transferClass: TransferClass;
+}
 
 export const CHANNELS = {
   /** An archive of the image layers that the target lacks. */
-  layers: "layers",
+  layers: { name: "layers", transferClass: "layers" },
   /** What the container printed so far, as files. */
-  logFiles: "log/files",
+  logFiles: { name: "log/files", transferClass: "files" },
   /** What it printed since, as output. */
-  logOutput: "log/output",
+  logOutput: { name: "log/output", transferClass: "handover" },
   /** CRIU's images, each as it is closed. */
-  images: "images",
+  images: { name: "images", transferClass: "handover" },
   /** A round of memory that is copied ahead, in the messages of CRIU's page protocol. */
-  memory: "memory",
+  memory: { name: "memory", transferClass: "memory" },
   /** Raw: CRIU's page protocol. */
-  pages: "pages",
-} as const;
+  pages: { name: "pages", transferClass: "demanded" },
+} as const satisfies Record<string, ChannelKind>;
 
-/** A round of the tree at this place in `treeSubjects`. */
-export function treeChannel(index: number): string {
-  return `tree/${index}`;
+/** A round of the tree at this place in `treeSubjects`; the last one is what the freeze waits for. */
+export function treeChannel(index: number, isLast: boolean): ChannelKind {
+  return { name: `tree/${index}`, transferClass: isLast ? "handover" : "files" };
 }

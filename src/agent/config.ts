@@ -17,6 +17,8 @@ export interface AgentConfig {
   readonly dockerSocket: string;
   /** Who serves the pages of tasks that were restored here: this agent, or the stock `criu lazy-pages`. */
   readonly pageHandler: "own" | "criu";
+  /** How this agent sends what crosses: a connection for each channel, or all of a migration by one trunk, in one schedule. */
+  readonly transfer: "connections" | "trunk";
   readonly logLevel: "debug" | "info" | "warn" | "error" | "silent";
 }
 
@@ -24,8 +26,8 @@ export interface AgentConfig {
 export type RawConfig = { readonly [Key in keyof AgentConfig]?: string | undefined };
 
 /**
- * Flags win over DMIGRATE_STATE_DIR, DMIGRATE_RUN_DIR, DMIGRATE_LISTEN, DMIGRATE_DOCKER_SOCKET, DMIGRATE_PAGE_HANDLER and
- * DMIGRATE_LOG_LEVEL.
+ * Flags win over DMIGRATE_STATE_DIR, DMIGRATE_RUN_DIR, DMIGRATE_LISTEN, DMIGRATE_DOCKER_SOCKET, DMIGRATE_PAGE_HANDLER,
+ * DMIGRATE_TRANSFER and DMIGRATE_LOG_LEVEL.
  */
 export function rawConfig(flags: RawConfig, env: Readonly<Record<string, string | undefined>>): RawConfig {
   return {
@@ -34,6 +36,7 @@ export function rawConfig(flags: RawConfig, env: Readonly<Record<string, string 
     listen: flags.listen ?? env["DMIGRATE_LISTEN"],
     dockerSocket: flags.dockerSocket ?? env["DMIGRATE_DOCKER_SOCKET"],
     pageHandler: flags.pageHandler ?? env["DMIGRATE_PAGE_HANDLER"],
+    transfer: flags.transfer ?? env["DMIGRATE_TRANSFER"],
     logLevel: flags.logLevel ?? env["DMIGRATE_LOG_LEVEL"],
   };
 }
@@ -46,6 +49,7 @@ const Config = z.object({
   listen: z.string().default(`:${DEFAULT_PORT}`).transform(parseAddress),
   dockerSocket: absolutePath.default("/var/run/docker.sock"),
   pageHandler: z.enum(["own", "criu"]).default("own"),
+  transfer: z.enum(["connections", "trunk"]).default("connections"),
   logLevel: z.enum(["debug", "info", "warn", "error", "silent"]).default("info"),
 });
 

@@ -1,16 +1,22 @@
 /**
- * Opens channels to other hosts and accepts theirs: one TLS connection each, which begins with a hello that names migration and
- * channel (src/wire/hello.ts) and its answer.
+ * Opens channels to other hosts and accepts theirs: each a connection of its own, or all of a migration's on one trunk. Which of the two is
+ * for the side that opens them to say.
  */
+import type { Duplex } from "node:stream";
 import type { TLSSocket } from "node:tls";
 import type { Logger } from "pino";
 import { DmigrateError, toldBy } from "../core/errors.ts";
 import type { HostName, MigrationId } from "../core/ids.ts";
-import { FrameDecoder, failedFrame, OK_FRAME } from "../wire/frames.ts";
-import { decodeHelloNames, decodeHelloPrefix, encodeHello, HELLO_PREFIX_BYTES, type Hello } from "../wire/hello.ts";
+import type { TrunkStream } from "../transfer/stream.ts";
+import type { Trunk } from "../transfer/trunk.ts";
+import { encodeAcceptance } from "../wire/hello.ts";
 import { Channel } from "./channel.ts";
-import type { Cluster } from "./cluster.ts";
-import { ALPN, connected, connectionLost, dialMember } from "./dial.ts";
+import type { ChannelKind } from "./channels.ts";
+import type { Cluster, Member } from "./cluster.ts";
+import type { AgentConfig } from "./config.ts";
+import { connectionLost } from "./dial.ts";
+import { openConnection, readOffer, refuse } from "./handshake.ts";
+import { Trunks } from "./trunks.ts";
 
 export { type Channel, receiveAll, sendAll } from "./channel.ts";
 
@@ -23,150 +29,193 @@ interface Expected {
   readonly admit: () => void;
 }
 
-const HELLO_TIMEOUT_MS = 10_000;
+/** How long a trunk that is to end may take for what is still on it. */
+const LINGER_MS = 10_000;
 
 export class Link {
   readonly #cluster: Cluster;
   readonly #log: Logger;
-  /** By migration and name. */
-  readonly #expected = new Map<string, Expected>();
+  readonly #transfer: AgentConfig["transfer"];
+  readonly #trunks: Trunks;
+  /** The channels that are accepted, by migration and name. */
+  readonly #expected = new Map<MigrationId, Map<string, Expected>>();
+  /** What this host has dialled; a migration has one trunk. */
+  readonly #dialled = new Map<MigrationId, Promise<Trunk>>();
 
-  constructor(cluster: Cluster, log: Logger) {
+  /** @param transfer by what this host opens channels; it accepts either */
+  constructor(cluster: Cluster, log: Logger, transfer: AgentConfig["transfer"]) {
     this.#cluster = cluster;
     this.#log = log;
+    this.#transfer = transfer;
+    this.#trunks = new Trunks(cluster, (stream, migration, peer) => this.#serveStream(stream, migration, peer));
   }
 
   /**
-   * Opens a channel to `peer`. Throws HOST_UNKNOWN, PEER_UNREACHABLE, PEER_REFUSED if the peer expects no such channel from
-   * this host, PROTOCOL if it does not speak our version.
+   * Opens a channel to `peer`. Throws HOST_UNKNOWN, PEER_UNREACHABLE, PEER_REFUSED if the peer expects no such channel from this host,
+   * PROTOCOL if it does not speak our version.
    * @param signal cuts the channel whenever it is aborted; calls on the channel then throw its reason, as CANCELLED if it is not ours
    */
-  async open(peer: HostName, migration: MigrationId, name: string, signal?: AbortSignal): Promise<Channel> {
+  async open(peer: HostName, migration: MigrationId, kind: ChannelKind, signal?: AbortSignal): Promise<Channel> {
     throwIfCancelled(signal);
     const member = this.#cluster.member(peer);
-    const socket = dialMember(this.#cluster.membership, member, ALPN.channels);
-    const cut = (): unknown => socket.destroy();
-    signal?.addEventListener("abort", cut);
+    let stream: Duplex;
     try {
-      await connected(socket);
-      socket.write(encodeHello({ migration, channel: name }));
-      await readAnswer(socket, peer);
+      stream =
+        this.#transfer === "trunk"
+          ? await this.#openStream(member, migration, kind, signal)
+          : (await openConnection(this.#cluster.membership, member, { migration, channel: kind.name }, signal)).socket;
     } catch (error) {
-      socket.destroy();
       throwIfCancelled(signal);
       throw error instanceof DmigrateError ? error : connectionLost(member, error);
-    } finally {
-      signal?.removeEventListener("abort", cut);
     }
-    const channel = new Channel(socket, { peer, migration, name });
-    if (signal !== undefined) cutWith(signal, channel, socket);
+    const channel = new Channel(stream, { peer, migration, name: kind.name });
+    if (signal !== undefined) cutWith(signal, channel, stream);
     return channel;
   }
 
+  /** Ends the trunk that was dialled for a migration, once what is on it has ended. */
+  hangUp(migration: MigrationId): void {
+    const dialled = this.#dialled.get(migration);
+    this.#dialled.delete(migration);
+    dialled?.then(end, () => {}); // it could not be dialled
+  }
+
   /**
-   * Accepts channels `name` of a migration, from `peer` alone, until disposed of. Channels that are open then stay open.
+   * Accepts channels `name` of a migration, from `peer` alone, until disposed of. Channels that are open then stay open; with the last one
+   * of the migration its trunk ends, too.
    * @param admit throws what the opener is refused with
    */
   accept(peer: HostName, migration: MigrationId, name: string, handler: ChannelHandler, admit: () => void = () => {}): Disposable {
-    const key = `${migration} ${name}`;
-    if (this.#expected.has(key))
+    const channels = this.#expected.get(migration) ?? new Map<string, Expected>();
+    if (channels.has(name))
       throw new DmigrateError("INTERNAL", `Channel ${name} of ${migration} is accepted already; please report this as a bug`);
-    this.#expected.set(key, { peer, handler, admit });
-    return { [Symbol.dispose]: () => void this.#expected.delete(key) };
+    this.#expected.set(migration, channels.set(name, { peer, handler, admit }));
+    return {
+      [Symbol.dispose]: () => {
+        channels.delete(name);
+        if (channels.size > 0 || !this.#expected.delete(migration)) return;
+        for (const trunk of this.#trunks.arrived(migration)) end(trunk);
+      },
+    };
   }
 
   /** Serves a connection of the listener, from its hello on. */
   async serve(socket: TLSSocket): Promise<void> {
     const peer = this.#cluster.peerOf(socket);
-    let opened: { readonly channel: Channel; readonly handler: ChannelHandler };
     try {
-      opened = this.#opened(socket, peer, await readHello(socket));
+      const offer = await readOffer(socket);
+      const { migration } = offer;
+      if ("trunk" in offer) return this.#trunks.join(socket, offer, this.#admitTrunk(migration, peer));
+      const { handler, peer: expectedPeer } = this.#admit(migration, offer.channel, peer);
+      socket.write(encodeAcceptance({}));
+      void this.#handle(handler, new Channel(socket, { peer: expectedPeer, migration, name: offer.channel }));
     } catch (error) {
       const refusal = DmigrateError.from(error, "PROTOCOL");
-      this.#log.warn({ from: socket.remoteAddress, peer, err: refusal }, "refused a channel");
-      socket.end(failedFrame(refusal), () => socket.destroy());
-      return;
+      this.#log.warn({ from: socket.remoteAddress, peer, err: refusal }, "refused a connection");
+      refuse(socket, refusal);
     }
-    const { channel, handler } = opened;
-    socket.write(OK_FRAME);
+  }
+
+  async #openStream(
+    member: Member,
+    migration: MigrationId,
+    { name, transferClass }: ChannelKind,
+    signal?: AbortSignal,
+  ): Promise<TrunkStream> {
+    const trunk = await orAborted(this.#trunkTo(member, migration), signal);
+    try {
+      return await trunk.open(name, transferClass, signal);
+    } catch (error) {
+      throw error instanceof DmigrateError ? toldBy(member.name, error) : error;
+    }
+  }
+
+  #trunkTo(member: Member, migration: MigrationId): Promise<Trunk> {
+    const known = this.#dialled.get(migration);
+    if (known !== undefined) return known;
+    const dialling = this.#trunks.dial(member, migration);
+    this.#dialled.set(migration, dialling);
+    const forget = (): void => {
+      if (this.#dialled.get(migration) === dialling) this.#dialled.delete(migration);
+    };
+    dialling.then(async (trunk) => {
+      await trunk.over;
+      forget();
+    }, forget);
+    return dialling;
+  }
+
+  #serveStream(stream: TrunkStream, migration: MigrationId, peer: HostName | undefined): void {
+    const { name } = stream;
+    try {
+      const { handler, peer: expectedPeer } = this.#admit(migration, name, peer);
+      stream.accept();
+      void this.#handle(handler, new Channel(stream, { peer: expectedPeer, migration, name }));
+    } catch (error) {
+      const refusal = DmigrateError.from(error, "PROTOCOL");
+      this.#log.warn({ peer, migration, channel: name, err: refusal }, "refused a channel");
+      stream.refuse(refusal);
+    }
+  }
+
+  /** Throws PEER_REFUSED, or what the channel is not admitted with. */
+  #admit(migration: MigrationId, name: string, peer: HostName | undefined): Expected {
+    const expected = this.#expected.get(migration)?.get(name);
+    if (peer === undefined || expected?.peer !== peer) throw notExpected(`channel ${name}`, migration, peer);
+    expected.admit();
+    return expected;
+  }
+
+  /** Throws PEER_REFUSED. */
+  #admitTrunk(migration: MigrationId, peer: HostName | undefined): HostName {
+    const channels = [...(this.#expected.get(migration)?.values() ?? [])];
+    if (peer === undefined || !channels.some((expected) => expected.peer === peer)) throw notExpected("trunk", migration, peer);
+    return peer;
+  }
+
+  async #handle(handler: ChannelHandler, channel: Channel): Promise<void> {
     try {
       await handler(channel);
       channel.answer();
     } catch (error) {
       const failure = DmigrateError.from(error);
-      this.#log.warn({ peer, migration: channel.migration, channel: channel.name, err: failure }, "a channel failed");
+      this.#log.warn({ peer: channel.peer, migration: channel.migration, channel: channel.name, err: failure }, "a channel failed");
       channel.answer(failure);
     }
   }
+}
 
-  #opened(socket: TLSSocket, peer: HostName | undefined, hello: Hello): { channel: Channel; handler: ChannelHandler } {
-    const { migration, channel: name } = hello;
-    const expected = this.#expected.get(`${migration} ${name}`);
-    if (peer === undefined || expected?.peer !== peer) {
-      const asked = peer ?? "a host that is not in the cluster";
-      throw new DmigrateError("PEER_REFUSED", `No channel ${name} of migration ${migration} is expected from ${asked}; migrate again`);
-    }
-    expected.admit();
-    return { channel: new Channel(socket, { peer, migration, name }), handler: expected.handler };
-  }
+function notExpected(what: string, migration: MigrationId, peer: HostName | undefined): DmigrateError {
+  const from = peer ?? "a host that is not in the cluster";
+  return new DmigrateError("PEER_REFUSED", `No ${what} of migration ${migration} is expected from ${from}; migrate again`);
+}
+
+function end(trunk: Trunk): void {
+  trunk.close();
+  const timer = setTimeout(() => trunk.destroy(), LINGER_MS);
+  void trunk.over.then(() => clearTimeout(timer));
 }
 
 function throwIfCancelled(signal: AbortSignal | undefined): void {
   if (signal?.aborted === true) throw DmigrateError.from(signal.reason, "CANCELLED");
 }
 
+/** What the promise gives, unless the signal is aborted before. */
+async function orAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (signal === undefined) return await promise;
+  const aborted = Promise.withResolvers<never>();
+  const abort = (): void => aborted.reject(signal.reason);
+  signal.addEventListener("abort", abort);
+  try {
+    return await Promise.race([promise, aborted.promise]);
+  } finally {
+    signal.removeEventListener("abort", abort);
+  }
+}
+
 /** Cuts a channel when the signal is aborted. */
-function cutWith(signal: AbortSignal, channel: Channel, socket: TLSSocket): void {
+function cutWith(signal: AbortSignal, channel: Channel, stream: Duplex): void {
   const cut = (): void => channel.destroy(DmigrateError.from(signal.reason, "CANCELLED"));
   signal.addEventListener("abort", cut, { once: true });
-  socket.once("close", () => signal.removeEventListener("abort", cut));
-}
-
-async function readHello(socket: TLSSocket): Promise<Hello> {
-  return await inTime(socket, async () => {
-    const prefix = decodeHelloPrefix(await readExactly(socket, HELLO_PREFIX_BYTES));
-    return decodeHelloNames(prefix, await readExactly(socket, prefix.idBytes + prefix.channelBytes));
-  });
-}
-
-/** Reads the frame that answers a hello, and not a byte more. Throws what the peer refused it with. */
-async function readAnswer(socket: TLSSocket, peer: HostName): Promise<void> {
-  await inTime(socket, async () => {
-    const decoder = new FrameDecoder();
-    for (;;) {
-      const [part] = decoder.decode(await readExactly(socket, decoder.missingBytes));
-      if (part?.kind === "ok") return;
-      if (part?.kind === "failed") throw toldBy(peer, part.error);
-      if (part !== undefined)
-        throw new DmigrateError("PROTOCOL", "The peer did not answer the hello of a channel; update both to the same release");
-    }
-  });
-}
-
-/** Does an exchange of hellos; destroys the socket if it takes too long. */
-async function inTime<T>(socket: TLSSocket, exchange: () => Promise<T>): Promise<T> {
-  const timer = setTimeout(() => socket.destroy(new Error(`no hello within ${HELLO_TIMEOUT_MS / 1000} s`)), HELLO_TIMEOUT_MS);
-  try {
-    return await exchange();
-  } finally {
-    clearTimeout(timer);
-  }
-}
-
-/** Reads that many bytes and leaves the rest in the socket. Throws if the connection ends before. */
-async function readExactly(socket: TLSSocket, byteCount: number): Promise<Uint8Array> {
-  for (;;) {
-    const bytes = socket.read(byteCount) as Buffer | null; // sockets without an encoding give buffers
-    if (bytes !== null && bytes.length === byteCount) return bytes;
-    if (bytes !== null || socket.readableEnded || socket.destroyed)
-      throw socket.errored ?? new Error("the connection was closed in the hello");
-    await new Promise<void>((resolve) => {
-      const events = ["readable", "end", "close"];
-      const woken = (): void => {
-        for (const event of events) socket.off(event, woken);
-        resolve();
-      };
-      for (const event of events) socket.on(event, woken);
-    });
-  }
+  stream.once("close", () => signal.removeEventListener("abort", cut));
 }

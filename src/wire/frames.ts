@@ -1,18 +1,17 @@
 /**
- * Frames: what a channel carries after its hello, in both directions. Pure: bytes in, plain data out.
+ * Frames: what a channel carries, in both directions. Pure: bytes in, plain data out.
  *
  * A frame is a kind (1 byte), a length (3 bytes, big-endian) and that many bytes of payload:
  *
  *     0 data    bytes of the stream, at least one
  *     1 end     the stream is complete; another may follow
- *     2 ok      the hello is accepted; later: the sender has done its part on this channel
+ *     2 ok      the sender has done its part on this channel
  *     3 failed  the sender gives up: a JSON object { code, message }
  *
  * A connection that ends in a stream, before its `end`, was cut: nothing else looks like that.
  */
-import { z } from "zod";
 import { DmigrateError } from "../core/errors.ts";
-import { errorFromWire, SAME_RELEASE } from "./failure.ts";
+import { decodeFailure, encodeFailure, SAME_RELEASE } from "./failure.ts";
 
 /** Bytes before a frame's payload. */
 export const FRAME_HEADER_BYTES = 4;
@@ -37,10 +36,8 @@ export const END_FRAME: Uint8Array = header(END, 0);
 export const OK_FRAME: Uint8Array = header(OK, 0);
 
 /** A whole failed frame; a message too long for it is cut. */
-export function failedFrame({ code, message }: DmigrateError): Uint8Array {
-  // A UTF-16 unit takes at most six bytes in JSON ("\u0000"); 64 are enough for the rest of the object.
-  const short = message.slice(0, Math.floor((FAILURE_BYTES_MAX - 64) / 6));
-  const payload = new TextEncoder().encode(JSON.stringify({ code, message: short }));
+export function failedFrame(error: DmigrateError): Uint8Array {
+  const payload = encodeFailure(error, FAILURE_BYTES_MAX);
   const frame = new Uint8Array(FRAME_HEADER_BYTES + payload.length);
   frame.set(header(FAILED, payload.length));
   frame.set(payload, FRAME_HEADER_BYTES);
@@ -137,15 +134,4 @@ function header(kind: number, payloadBytes: number): Uint8Array {
   const bytes = new Uint8Array(FRAME_HEADER_BYTES);
   new DataView(bytes.buffer).setUint32(0, kind * 2 ** 24 + payloadBytes);
   return bytes;
-}
-
-const Failure = z.object({ code: z.string(), message: z.string() });
-
-function decodeFailure(payload: Uint8Array): DmigrateError {
-  try {
-    const { code, message } = Failure.parse(JSON.parse(new TextDecoder().decode(payload)));
-    return errorFromWire(code, message);
-  } catch (error) {
-    throw new DmigrateError("PROTOCOL", `An agent sent a malformed failure; ${SAME_RELEASE}`, error);
-  }
 }

@@ -1,77 +1,139 @@
 /**
- * The hello: the first bytes on a channel, sent by the side that opened it. Pure: bytes in, plain data out.
+ * The hello: the first bytes on a connection, sent by the side that opens it, and what answers it. Pure: bytes in, plain data out.
  *
  *     offset  bytes  content
  *          0      4  magic "DMIG"
  *          4      2  protocol version, big-endian
- *          6      1  length of the migration's id
- *          7      1  length of the channel's name
- *          8         the migration's id, then the channel's name, both ASCII
+ *          6      2  length of the offer, big-endian
+ *          8         the offer: JSON { migration, channel } or { migration, trunk, connection, connections }
  *
- * Magic, version and the frame that answers (src/wire/frames.ts) stay as they are in every version, so that two agents of
- * different releases can always tell each other why they do not understand one another.
+ *     the answer
+ *          0      1  kind: 2 accepted, 3 refused
+ *          1      3  length, big-endian
+ *          4         JSON: {}, of a trunk { connections }; or { code, message }
+ *
+ * Magic, version and the form of an answer stay as they are in every version, so that two agents of different releases can always tell each
+ * other why they do not understand one another. A connection is for one channel, or one of a trunk's, which all channels share:
+ * `connections` is how many the opener would like that to have; the answer to the first says how many it gets.
  */
+import { z } from "zod";
 import { DmigrateError } from "../core/errors.ts";
 import { migrationId, type MigrationId } from "../core/ids.ts";
-import { SAME_RELEASE } from "./failure.ts";
+import { decodeFailure, encodeFailure, SAME_RELEASE } from "./failure.ts";
 
-/** The version of the protocol on channels, that is of this hello and of the frames after it. */
-export const CHANNEL_VERSION = 1;
-
-/** Bytes before the names; they tell how many follow. */
+/** The version of the protocol on these connections, that is of this hello and of what follows it (frames.ts, trunk-frames.ts). */
+const VERSION = 2;
+/** Bytes before the offer; they tell how many follow. */
 export const HELLO_PREFIX_BYTES = 8;
+/** Bytes before what an answer says; they tell how many follow. */
+export const ANSWER_PREFIX_BYTES = 4;
+/** The most connections that a trunk has. */
+export const CONNECTIONS_MAX = 8;
 
 const MAGIC = 0x44_4d_49_47; // "DMIG"
-const CHANNEL_NAME = /^[a-z0-9][a-z0-9./-]{0,63}$/;
+const OFFER_BYTES_MAX = 1024;
+const ANSWER_BYTES_MAX = 0xff_ff;
+const ACCEPTED = 2;
+const REFUSED = 3;
 
-export interface Hello {
+/** A connection for one channel. */
+export interface ChannelOffer {
   readonly migration: MigrationId;
   /** Names the channel within its migration: 1 to 64 of `a-z`, `0-9`, `-`, `.`, `/`, the first a letter or digit. */
   readonly channel: string;
 }
 
-/** Lengths of the names, out of a hello's prefix. */
-export interface HelloPrefix {
-  readonly idBytes: number;
-  readonly channelBytes: number;
+/** One of a trunk's connections. */
+export interface TrunkOffer {
+  readonly migration: MigrationId;
+  /** Which trunk of that migration the connection is for: 32 hexadecimal digits of its opener's choice. */
+  readonly trunk: string;
+  /** Which connection of the trunk it is, from 0. */
+  readonly connection: number;
+  readonly connections: number;
 }
 
-/** Throws INTERNAL if the channel's name is none. */
-export function encodeHello({ migration, channel }: Hello): Uint8Array {
-  if (!CHANNEL_NAME.test(channel))
-    throw new DmigrateError("INTERNAL", `${JSON.stringify(channel)} is no channel name; please report this as a bug`);
-  const names = new TextEncoder().encode(migration + channel);
-  const bytes = new Uint8Array(HELLO_PREFIX_BYTES + names.length);
+export type Offer = ChannelOffer | TrunkOffer;
+
+const migration = z.string().transform((text) => migrationId(text));
+const ChannelOfferJson = z.strictObject({ migration, channel: z.string().regex(/^[a-z0-9][a-z0-9./-]{0,63}$/) });
+const TrunkOfferJson = z
+  .strictObject({
+    migration,
+    trunk: z.string().regex(/^[0-9a-f]{32}$/),
+    connection: z.int().min(0),
+    connections: z.int().min(1).max(CONNECTIONS_MAX),
+  })
+  .refine(({ connection, connections }) => connection < connections);
+const OfferJson = z.union([ChannelOfferJson, TrunkOfferJson]);
+
+const AcceptanceJson = z.object({ connections: z.int().min(1).max(CONNECTIONS_MAX).default(1) });
+export type Acceptance = z.infer<typeof AcceptanceJson>;
+
+export function encodeHello(offer: Offer): Uint8Array {
+  const json = new TextEncoder().encode(JSON.stringify(offer));
+  const bytes = new Uint8Array(HELLO_PREFIX_BYTES + json.length);
   const view = new DataView(bytes.buffer);
   view.setUint32(0, MAGIC);
-  view.setUint16(4, CHANNEL_VERSION);
-  view.setUint8(6, migration.length);
-  view.setUint8(7, channel.length);
-  bytes.set(names, HELLO_PREFIX_BYTES);
+  view.setUint16(4, VERSION);
+  view.setUint16(6, json.length);
+  bytes.set(json, HELLO_PREFIX_BYTES);
   return bytes;
 }
 
-/** Reads the first `HELLO_PREFIX_BYTES`. Throws PROTOCOL if they are not ours, or of another version. */
-export function decodeHelloPrefix(bytes: Uint8Array): HelloPrefix {
+/** Reads the first `HELLO_PREFIX_BYTES`; returns how many follow. Throws PROTOCOL if they are not ours, or of another version. */
+export function decodeHelloPrefix(bytes: Uint8Array): number {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   if (view.getUint32(0) !== MAGIC)
     throw new DmigrateError("PROTOCOL", "The connection does not begin with a hello of Dmigrate; only agents may use this port");
   const version = view.getUint16(4);
-  if (version !== CHANNEL_VERSION) {
-    throw new DmigrateError("PROTOCOL", `Channel protocol ${version} was offered, protocol ${CHANNEL_VERSION} is spoken; ${SAME_RELEASE}`);
+  if (version !== VERSION) {
+    throw new DmigrateError("PROTOCOL", `Channel protocol ${version} was offered, protocol ${VERSION} is spoken; ${SAME_RELEASE}`);
   }
-  return { idBytes: view.getUint8(6), channelBytes: view.getUint8(7) };
+  const offerBytes = view.getUint16(6);
+  if (offerBytes > OFFER_BYTES_MAX) throw new DmigrateError("PROTOCOL", `An offer of ${offerBytes} bytes is none; ${SAME_RELEASE}`);
+  return offerBytes;
 }
 
-/** Reads the names that follow a prefix. Throws PROTOCOL if one is malformed. */
-export function decodeHelloNames({ idBytes }: HelloPrefix, bytes: Uint8Array): Hello {
-  const text = String.fromCharCode(...bytes);
-  const channel = text.slice(idBytes);
-  if (!CHANNEL_NAME.test(channel))
-    throw new DmigrateError("PROTOCOL", `Malformed channel name ${JSON.stringify(channel)}; ${SAME_RELEASE}`);
+/** Reads the offer that follows a prefix. Throws PROTOCOL if it is none. */
+export function decodeOffer(bytes: Uint8Array): Offer {
+  return parsed(bytes, OfferJson, "offer");
+}
+
+export function encodeAcceptance(acceptance: Partial<Acceptance>): Uint8Array {
+  return answer(ACCEPTED, new TextEncoder().encode(JSON.stringify(acceptance)));
+}
+
+export function encodeRefusal(reason: DmigrateError): Uint8Array {
+  return answer(REFUSED, encodeFailure(reason, ANSWER_BYTES_MAX));
+}
+
+function answer(kind: number, json: Uint8Array): Uint8Array {
+  const bytes = new Uint8Array(ANSWER_PREFIX_BYTES + json.length);
+  new DataView(bytes.buffer).setUint32(0, kind * 2 ** 24 + json.length);
+  bytes.set(json, ANSWER_PREFIX_BYTES);
+  return bytes;
+}
+
+/** Reads the first `ANSWER_PREFIX_BYTES`; returns how many follow, and what reads those: that throws what the hello was refused with. */
+export function decodeAnswerPrefix(bytes: Uint8Array): { readonly byteCount: number; readonly read: (json: Uint8Array) => Acceptance } {
+  const word = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength).getUint32(0);
+  const [kind, byteCount] = [word >>> 24, word & 0xff_ff_ff];
+  if ((kind !== ACCEPTED && kind !== REFUSED) || byteCount > ANSWER_BYTES_MAX)
+    throw new DmigrateError("PROTOCOL", `The peer did not answer a hello; ${SAME_RELEASE}`);
+  return {
+    byteCount,
+    read: (json) => {
+      if (kind === REFUSED) throw decodeFailure(json);
+      return parsed(json, AcceptanceJson, "answer to a hello");
+    },
+  };
+}
+
+function parsed<T>(bytes: Uint8Array, schema: z.ZodType<T>, what: string): T {
   try {
-    return { migration: migrationId(text.slice(0, idBytes)), channel };
+    return schema.parse(JSON.parse(new TextDecoder().decode(bytes)));
   } catch (error) {
-    throw new DmigrateError("PROTOCOL", `Malformed migration id in a hello; ${SAME_RELEASE}`, error);
+    throw new DmigrateError("PROTOCOL", `Malformed ${what}; ${SAME_RELEASE}`, error);
   }
 }

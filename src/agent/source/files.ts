@@ -11,7 +11,7 @@ import { LogHistory, logPlace } from "../../docker/log-files.ts";
 import { unreadBytes } from "../../kernel/pipes.ts";
 import { parseMountinfo } from "../../kernel/mountinfo.ts";
 import { TreeSource } from "../../rootfs/tree-source.ts";
-import { CHANNELS, treeChannel } from "../channels.ts";
+import { CHANNELS, treeChannel, type ChannelKind } from "../channels.ts";
 import { idMapOfProcess } from "../id-maps.ts";
 import { sendAll, type Channel } from "../link.ts";
 import { treeSubjects, type TreeSubject } from "../trees.ts";
@@ -23,7 +23,7 @@ const RUNNING_ROUNDS_MAX = 4;
 const READ_LIMIT_MS = 150;
 
 /** Opens a channel for one stream, its bytes counted as files. */
-type OpenChannel = (name: string) => Promise<Channel>;
+type OpenChannel = (kind: ChannelKind) => Promise<Channel>;
 
 /** The files of one container on its way. */
 export class SourceFiles implements AsyncDisposable {
@@ -55,7 +55,7 @@ export class SourceFiles implements AsyncDisposable {
   async copy(): Promise<void> {
     for (const index of this.#trees.keys()) {
       for (let round = 0; round < RUNNING_ROUNDS_MAX; round++) {
-        const channel = await this.#open(treeChannel(index));
+        const channel = await this.#open(treeChannel(index, false));
         await this.#round(channel, index, false);
         if (channel.counts.sent <= SETTLED_BYTES) break;
       }
@@ -68,7 +68,7 @@ export class SourceFiles implements AsyncDisposable {
 
   /** Opens what the freeze will need, so that no connection is made in the downtime. */
   async prepareLast(): Promise<LastRound> {
-    const channels = await Promise.all([...this.#trees.keys()].map((index) => this.#open(treeChannel(index))));
+    const channels = await Promise.all([...this.#trees.keys()].map((index) => this.#open(treeChannel(index, true))));
     const logChannel = this.#log === undefined ? undefined : await this.#open(CHANNELS.logOutput);
     return {
       send: async () => {

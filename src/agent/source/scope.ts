@@ -7,6 +7,7 @@ import type { ByteCounts, MigrationEvent } from "../../core/migration.ts";
 import type { ContainerDescription } from "../../docker/description.ts";
 import type { Engine } from "../../docker/engine.ts";
 import type { AgentContext } from "../context.ts";
+import type { ChannelKind } from "../channels.ts";
 import type { Channel } from "../link.ts";
 import type { CallOptions, MigrateRequest, PeerCalls } from "../migrations.ts";
 import { Timeline } from "../timeline.ts";
@@ -52,9 +53,9 @@ export class SourceScope {
   }
 
   /** Opens a channel to the target, cut by a rollback; counts what it sends, if it is of a kind. */
-  async channel(name: string, kind?: keyof ByteCounts): Promise<Channel> {
+  async channel(channelKind: ChannelKind, kind?: keyof ByteCounts): Promise<Channel> {
     const { id, request } = this.subject;
-    const channel = await this.context.link.open(request.target, id, name, this.cancelled);
+    const channel = await this.context.link.open(request.target, id, channelKind, this.cancelled);
     this.undo.defer(() => channel.destroy());
     if (kind !== undefined) this.count(kind, () => channel.counts.sent);
     return channel;

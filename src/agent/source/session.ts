@@ -134,12 +134,13 @@ export class SourceSession {
     const { config } = scope.context;
     await mkdir(migrationFolder(config, id), { recursive: true, mode: 0o700 });
     open.defer(() => removeMigrationFolder(config, id));
+    open.defer(() => scope.context.link.hangUp(id));
     this.#guard = open.use(new Guard(config, id));
     const layers = await scope.channel(CHANNELS.layers, "layers");
     await sendAll(layers, exportImage(engine, description.image, new Set(presentLayers)));
     await layers.close();
     scope.warn(...(await target.createContainer(id, options)));
-    this.#files = open.use(await SourceFiles.of(engine, description, initPid, (name) => scope.channel(name, "files")));
+    this.#files = open.use(await SourceFiles.of(engine, description, initPid, (kind) => scope.channel(kind, "files")));
     await this.#files.copy();
     if (subject.request.mode === "warm") await this.#copyMemory(this.#guard);
   }

@@ -127,10 +127,10 @@ export class TargetSession {
     return this.#inTurn(async () => {
       const presence = this.#contact.use(await this.#context.peers.to(this.subject.source).attend(this.subject.id));
       presence.signal.addEventListener("abort", () => void this.#loseSource(presence.signal.reason));
-      this.#accept(CHANNELS.layers, (channel) => this.#inTurn(() => this.#receiveLayers(channel)));
-      this.#acceptContent(CHANNELS.memory, (channel) => this.#store.receive(receiveAll(channel)));
-      this.#acceptContent(CHANNELS.images, (channel) => this.#receiveImages(channel));
-      this.#accept(CHANNELS.pages, (channel) => this.#openPages(channel));
+      this.#accept(CHANNELS.layers.name, (channel) => this.#inTurn(() => this.#receiveLayers(channel)));
+      this.#acceptContent(CHANNELS.memory.name, (channel) => this.#store.receive(receiveAll(channel)));
+      this.#acceptContent(CHANNELS.images.name, (channel) => this.#receiveImages(channel));
+      this.#accept(CHANNELS.pages.name, (channel) => this.#openPages(channel));
       return { presentLayers: await presentLayers(this.#engine) };
     });
   }
@@ -514,10 +514,10 @@ export class TargetSession {
     const files = await TargetFiles.open(this.#engine, this.subject.description, container, folder);
     this.#files = files;
     for (let index = 0; index < files.treeCount; index++) {
-      this.#acceptContent(treeChannel(index), (channel) => files.apply(index, receiveAll(channel)));
+      this.#acceptContent(treeChannel(index, false).name, (channel) => files.apply(index, receiveAll(channel)));
     }
-    this.#acceptContent(CHANNELS.logFiles, (channel) => files.applyLogFiles(receiveAll(channel)));
-    this.#accept(CHANNELS.logOutput, async (channel) => {
+    this.#acceptContent(CHANNELS.logFiles.name, (channel) => files.applyLogFiles(receiveAll(channel)));
+    this.#accept(CHANNELS.logOutput.name, async (channel) => {
       this.#open.use(await files.replayOutput(receiveAll(channel)));
     });
   }

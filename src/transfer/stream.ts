@@ -1,0 +1,259 @@
+/**
+ * One of the streams that share a trunk's connections: for its users a plain duplex stream of bytes, as a connection of its own would be.
+ *
+ * Its frames leave when the trunk's schedule says so, over whichever connection is free, and are put into their order here. It sends no
+ * more than its receiver has room for. Destroyed before it has ended, it looks to the other side like a connection that was cut.
+ */
+import { Duplex } from "node:stream";
+import { DmigrateError } from "../core/errors.ts";
+import type { TransferClass } from "../core/schedule.ts";
+import { TRUNK_DATA_BYTES_MAX, type FrameContent, type TrunkFrame } from "../wire/trunk-frames.ts";
+
+/** So much may be on its way to a receiver, or wait there for its reader. */
+export const WINDOW_BYTES = 4 << 20;
+/** So many frames may have overtaken one that is on a slower connection. */
+const EARLY_FRAMES_MAX = 1 << 16;
+
+/** The trunk, as a stream sees it. */
+export interface StreamOwner {
+  /** It has something to send. */
+  ready(stream: TrunkStream): void;
+  /** A frame is to leave before all others. */
+  control(frame: TrunkFrame): void;
+  /** Nothing more comes from it or for it. */
+  over(stream: TrunkStream): void;
+}
+
+/** A frame on its way out. */
+export interface OutgoingFrame {
+  readonly frame: TrunkFrame;
+  /** To be called when the kernel has it. */
+  readonly written: () => void;
+}
+
+type Done = (error?: Error | null) => void;
+
+/** What waits to be sent, in this order. Data are done when the kernel has all of them: frames of theirs may be on several connections. */
+type Outgoing =
+  | { readonly kind: "data"; readonly chunks: Uint8Array[]; framesOnTheWay: number; readonly done: Done }
+  | { readonly kind: "control"; readonly content: FrameContent; readonly done: Done };
+
+export class TrunkStream extends Duplex {
+  readonly id: number;
+  readonly name: string;
+  readonly transferClass: TransferClass;
+  /** Fulfilled when the other side has accepted it; rejected with what it refused it with, or with the end of the stream. */
+  readonly accepted: Promise<void>;
+  readonly #acceptance = Promise.withResolvers<void>();
+  readonly #owner: StreamOwner;
+  readonly #outgoing: Outgoing[] = [];
+  /** What was given to `_write` and is not done yet. */
+  readonly #undone = new Set<Outgoing>();
+  #isAccepted = false;
+  #sentFrames = 0;
+  #sentBytes = 0;
+  #allowedBytes = WINDOW_BYTES;
+  readonly #early = new Map<number, FrameContent>();
+  #nextPlace = 0;
+  #arrivedBytes = 0;
+  #deliveredBytes = 0;
+  #toldBytes = 0;
+  #hasEnded = { here: false, there: false };
+
+  private constructor(owner: StreamOwner, id: number, name: string, transferClass: TransferClass) {
+    super({ allowHalfOpen: false, readableHighWaterMark: WINDOW_BYTES, writableHighWaterMark: TRUNK_DATA_BYTES_MAX });
+    this.#owner = owner;
+    this.id = id;
+    this.name = name;
+    this.transferClass = transferClass;
+    this.accepted = this.#acceptance.promise;
+    this.accepted.catch(() => {}); // told to whoever opened it
+  }
+
+  /** Asks the other side for a stream; it is one when `accepted` says so. */
+  static opening(owner: StreamOwner, id: number, name: string, transferClass: TransferClass): TrunkStream {
+    const stream = new TrunkStream(owner, id, name, transferClass);
+    owner.control({ stream: id, place: stream.#takePlace(), content: { kind: "open", name, transferClass } });
+    return stream;
+  }
+
+  /** What the other side has asked for: to be accepted or refused. */
+  static opened(owner: StreamOwner, id: number, name: string, transferClass: TransferClass): TrunkStream {
+    const stream = new TrunkStream(owner, id, name, transferClass);
+    stream.#nextPlace = 1;
+    stream.#isAccepted = true;
+    return stream;
+  }
+
+  accept(): void {
+    this.#queue({ kind: "accepted" });
+  }
+
+  /** @param reason is what its opener gets */
+  refuse(reason: DmigrateError): void {
+    this.#queue({ kind: "reset", reason });
+    this.#hasEnded = { here: true, there: true };
+    this.destroy();
+  }
+
+  /** Whether it could send a frame now. */
+  get isReady(): boolean {
+    const [next] = this.#outgoing;
+    return next !== undefined && (next.kind === "control" || this.#sentBytes < this.#allowedBytes);
+  }
+
+  /** The next frame; undefined if there is none. */
+  nextFrame(): OutgoingFrame | undefined {
+    const [next] = this.#outgoing;
+    if (next === undefined || !this.isReady) return undefined;
+    const place = this.#takePlace();
+    if (next.kind === "control") {
+      this.#outgoing.shift();
+      return { frame: { stream: this.id, place, content: next.content }, written: () => this.#finish(next) };
+    }
+    const content = this.#cutData(next.chunks, Math.min(TRUNK_DATA_BYTES_MAX, this.#allowedBytes - this.#sentBytes));
+    this.#sentBytes += content.byteCount;
+    next.framesOnTheWay += 1;
+    if (next.chunks.length === 0) this.#outgoing.shift();
+    const written = (): void => {
+      next.framesOnTheWay -= 1;
+      if (next.framesOnTheWay === 0 && next.chunks.length === 0) this.#finish(next);
+    };
+    return { frame: { stream: this.id, place, content }, written };
+  }
+
+  #finish(outgoing: Outgoing, error?: Error): void {
+    if (this.#undone.delete(outgoing)) outgoing.done(error);
+  }
+
+  #takePlace(): number {
+    this.#sentFrames += 1;
+    return this.#sentFrames - 1;
+  }
+
+  #cutData(chunks: Uint8Array[], byteCountMax: number): FrameContent & { readonly kind: "data" } {
+    const pieces: Uint8Array[] = [];
+    let byteCount = 0;
+    for (let chunk = chunks[0]; chunk !== undefined && byteCount < byteCountMax; chunk = chunks[0]) {
+      const piece = chunk.subarray(0, byteCountMax - byteCount);
+      pieces.push(piece);
+      byteCount += piece.length;
+      if (piece.length === chunk.length) chunks.shift();
+      else chunks[0] = chunk.subarray(piece.length);
+    }
+    return { kind: "data", pieces, byteCount };
+  }
+
+  /** Takes a frame that has arrived. Throws PROTOCOL for one that can't be. */
+  receive(place: number, content: FrameContent): void {
+    if (content.kind === "credit") return this.#allow(content.takenBytes);
+    if (place < this.#nextPlace || this.#early.has(place)) throw wrong(`frame ${place} of stream ${this.name} twice`);
+    if (content.kind === "data") this.#arrivedBytes += content.byteCount;
+    if (this.#arrivedBytes > this.#toldBytes + WINDOW_BYTES || this.#early.size >= EARLY_FRAMES_MAX)
+      throw wrong(`more of stream ${this.name} than there is room for`);
+    this.#early.set(place, content);
+    for (let next = this.#early.get(this.#nextPlace); next !== undefined; next = this.#early.get(this.#nextPlace)) {
+      this.#early.delete(this.#nextPlace);
+      this.#nextPlace += 1;
+      this.#deliver(next);
+    }
+  }
+
+  #allow(takenBytes: number): void {
+    if (takenBytes > this.#sentBytes) throw wrong(`a credit for what stream ${this.name} has not sent`);
+    this.#allowedBytes = Math.max(this.#allowedBytes, takenBytes + WINDOW_BYTES); // credits may overtake each other
+    if (this.isReady) this.#owner.ready(this);
+  }
+
+  #deliver(content: FrameContent): void {
+    if (this.#hasEnded.there && content.kind !== "reset") throw wrong(`a frame behind the end of stream ${this.name}`);
+    switch (content.kind) {
+      case "data":
+        if (this.destroyed) return this.#reset();
+        this.#deliveredBytes += content.byteCount;
+        for (const piece of content.pieces) this.push(piece);
+        this.#tellTaken();
+        return;
+      case "end":
+        this.#hasEnded.there = true;
+        if (this.destroyed) this.#owner.over(this);
+        this.push(null);
+        return;
+      case "accepted":
+        this.#isAccepted = true;
+        this.#acceptance.resolve();
+        return;
+      case "reset":
+        this.#hasEnded = { here: true, there: true };
+        this.#owner.over(this);
+        this.destroy(content.reason ?? new Error("the other side cut it"));
+        return;
+      case "open":
+      case "credit":
+        throw wrong(`stream ${this.name} once more`);
+    }
+  }
+
+  /** What arrives is pushed; how much of it is read decides how much may arrive. */
+  override _read(): void {}
+
+  override read(size?: number): unknown {
+    const chunk: unknown = super.read(size);
+    this.#tellTaken();
+    return chunk;
+  }
+
+  /** Tells the sender what its reader has taken, each time that this is half a window. */
+  #tellTaken(): void {
+    const takenBytes = this.#deliveredBytes - this.readableLength;
+    if (takenBytes - this.#toldBytes < WINDOW_BYTES / 2) return;
+    this.#toldBytes = takenBytes;
+    this.#owner.control({ stream: this.id, place: 0, content: { kind: "credit", takenBytes } });
+  }
+
+  override _write(chunk: Uint8Array, _encoding: BufferEncoding, done: Done): void {
+    this.#send({ kind: "data", chunks: [chunk], framesOnTheWay: 0, done });
+  }
+
+  override _writev(parts: readonly { readonly chunk: Uint8Array }[], done: Done): void {
+    this.#send({ kind: "data", chunks: parts.map(({ chunk }) => chunk), framesOnTheWay: 0, done });
+  }
+
+  override _final(done: Done): void {
+    this.#hasEnded.here = true;
+    this.#send({ kind: "control", content: { kind: "end" }, done });
+  }
+
+  /** As a socket does: after our own end the other side may go on until something of it arrives that nobody reads. */
+  override _destroy(error: Error | null, done: Done): void {
+    if (!this.#hasEnded.here || (error !== null && !this.#hasEnded.there)) this.#reset();
+    else if (this.#hasEnded.there) this.#owner.over(this);
+    this.#acceptance.reject(error ?? new Error("it was closed"));
+    for (const each of this.#undone) this.#finish(each, error ?? new Error("it was closed"));
+    done(error);
+  }
+
+  /** What has not left does not leave any more. One that is not accepted yet must not overtake what opens it. */
+  #reset(): void {
+    this.#outgoing.splice(0, Infinity, ...this.#outgoing.filter(({ kind }) => kind === "control"));
+    this.#hasEnded = { here: true, there: true };
+    this.#owner.over(this);
+    if (this.#isAccepted) this.#queue({ kind: "reset" });
+    else this.#owner.control({ stream: this.id, place: this.#takePlace(), content: { kind: "reset" } });
+  }
+
+  #queue(content: FrameContent): void {
+    this.#send({ kind: "control", content, done: () => {} });
+  }
+
+  #send(outgoing: Outgoing): void {
+    if (outgoing.kind === "data" && outgoing.chunks.every(({ length }) => length === 0)) return outgoing.done();
+    this.#outgoing.push(outgoing);
+    this.#undone.add(outgoing);
+    if (this.isReady) this.#owner.ready(this);
+  }
+}
+
+function wrong(what: string): DmigrateError {
+  return new DmigrateError("PROTOCOL", `An agent sent ${what}; update both to the same release`);
+}

@@ -1,0 +1,183 @@
+/**
+ * A trunk: the few connections between source and target over which everything of one migration crosses, as streams (stream.ts) that
+ * share them by class (src/core/schedule.ts). One connection is reserved for what somebody waits for; on the others there is never more
+ * than a frame with the kernel before it is asked again who is next.
+ *
+ * It lives as long as all of its connections do: when one breaks, so do all streams.
+ */
+import type { Duplex } from "node:stream";
+import { crc32 } from "node:zlib";
+import { DmigrateError } from "../core/errors.ts";
+import { Schedule, type Lane, type TransferClass } from "../core/schedule.ts";
+import { SAME_RELEASE } from "../wire/failure.ts";
+import { encodeTrunkFrame, TrunkDecoder, type TrunkFrame } from "../wire/trunk-frames.ts";
+import { TrunkStream, type OutgoingFrame, type StreamOwner } from "./stream.ts";
+
+/** Streams that may be open at a time. */
+const STREAMS_MAX = 64;
+
+interface Connection {
+  readonly socket: Duplex;
+  readonly lane: Lane;
+  /** Whether a frame is on its way to the kernel. */
+  isBusy: boolean;
+}
+
+export class Trunk {
+  /** Fulfilled when it is over: undefined if it was closed, else why it broke. */
+  readonly over: Promise<Error | undefined>;
+  readonly #over = Promise.withResolvers<Error | undefined>();
+  readonly #opened: (stream: TrunkStream) => void;
+  readonly #connections: Connection[] = [];
+  readonly #streams = new Map<number, TrunkStream>();
+  readonly #schedule = new Schedule<TrunkStream>();
+  /** What opens streams and gives credit: it crosses in this order, by the first connection. */
+  readonly #control: TrunkFrame[] = [];
+  readonly #owner: StreamOwner;
+  #lastStream = 0;
+  #isClosing = false;
+  #isOver = false;
+
+  /** @param opened serves a stream that the other side opened: accepts or refuses it */
+  constructor(opened: (stream: TrunkStream) => void) {
+    this.over = this.#over.promise;
+    this.#opened = opened;
+    this.#owner = {
+      ready: (stream) => {
+        this.#schedule.add(stream, stream.transferClass);
+        this.#pump();
+      },
+      control: (frame) => {
+        this.#control.push(frame);
+        this.#pump();
+      },
+      over: ({ id }) => void this.#streams.delete(id),
+    };
+  }
+
+  get isOver(): boolean {
+    return this.#isOver;
+  }
+
+  get #isInUse(): boolean {
+    return [...this.#streams.values()].some(({ destroyed }) => !destroyed);
+  }
+
+  /** Takes a connection over, on which only frames come from now on. The first one carries what opens streams. */
+  join(socket: Duplex, lane: Lane): void {
+    const decoder = new TrunkDecoder(crc32);
+    this.#connections.push({ socket, lane, isBusy: false });
+    socket.on("data", (chunk: Uint8Array) => {
+      try {
+        for (const frame of decoder.decode(chunk)) this.#take(frame);
+      } catch (error) {
+        this.destroy(DmigrateError.from(error, "PROTOCOL"));
+      }
+    });
+    socket.on("error", (error) => this.destroy(error));
+    socket.on("close", () => this.destroy(this.#isInUse ? new Error("the connection was cut") : undefined));
+    if (this.#isOver) socket.destroy();
+    else this.#pump();
+  }
+
+  /**
+   * Opens a stream. Throws what the other side refuses it with, or what ends it before.
+   * @param signal gives it up before it is accepted; afterwards it means nothing
+   */
+  async open(name: string, transferClass: TransferClass, signal?: AbortSignal): Promise<TrunkStream> {
+    this.#lastStream += 1;
+    const stream = this.#add(TrunkStream.opening(this.#owner, this.#lastStream, name, transferClass));
+    if (this.#isOver) stream.destroy((await this.over) ?? new Error("the connection was closed"));
+    const giveUp = (): void => void stream.destroy(new Error("it was given up"));
+    if (signal?.aborted === true) giveUp();
+    signal?.addEventListener("abort", giveUp);
+    try {
+      await stream.accepted;
+      return stream;
+    } finally {
+      signal?.removeEventListener("abort", giveUp);
+    }
+  }
+
+  /** Ends it as soon as its streams have ended, and what they wrote has left. */
+  close(): void {
+    this.#isClosing = true;
+    this.#pump();
+  }
+
+  /** Cuts it, and all its streams. */
+  destroy(reason?: Error): void {
+    if (this.#isOver) return;
+    this.#isOver = true;
+    for (const { socket } of this.#connections) socket.destroy();
+    for (const stream of this.#streams.values()) stream.destroy(reason ?? new Error("the connection was closed"));
+    this.#over.resolve(reason);
+  }
+
+  #add(stream: TrunkStream): TrunkStream {
+    stream.on("error", () => {}); // told to its users, if it has any
+    stream.once("close", () => this.#pump()); // it may have been the last
+    this.#streams.set(stream.id, stream);
+    return stream;
+  }
+
+  #take({ stream: id, place, content }: TrunkFrame): void {
+    if (content.kind === "open") return this.#welcome(id, content.name, content.transferClass);
+    if (id > this.#lastStream)
+      throw new DmigrateError("PROTOCOL", `An agent sent a frame of stream ${id}, which is not open; ${SAME_RELEASE}`);
+    this.#streams.get(id)?.receive(place, content); // of one that is over here, the other side does not know yet
+  }
+
+  #welcome(id: number, name: string, transferClass: TransferClass): void {
+    if (id !== this.#lastStream + 1 || this.#streams.size >= STREAMS_MAX)
+      throw new DmigrateError("PROTOCOL", `An agent opened stream ${id} out of turn, or too many; ${SAME_RELEASE}`);
+    this.#lastStream = id;
+    this.#opened(this.#add(TrunkStream.opened(this.#owner, id, name, transferClass)));
+  }
+
+  /** Gives each connection that is free its next frame. */
+  #pump(): void {
+    if (this.#isOver) return;
+    for (const connection of this.#connections) {
+      while (!connection.isBusy && this.#sendNext(connection));
+    }
+    const isIdle = !this.#isInUse && this.#connections.every(({ isBusy }) => !isBusy);
+    if (this.#isClosing && isIdle) for (const { socket } of this.#connections) socket.end();
+  }
+
+  /** Returns whether there was something to send. */
+  #sendNext(connection: Connection): boolean {
+    const frame = connection === this.#connections[0] ? this.#control.shift() : undefined;
+    if (frame !== undefined) {
+      this.#write(connection, { frame, written: () => {} });
+      return true;
+    }
+    return this.#schedule.next(connection.lane, (stream) => {
+      const outgoing = stream.nextFrame();
+      const byteCount = outgoing === undefined ? 0 : this.#write(connection, outgoing);
+      return { byteCount, hasMore: stream.isReady };
+    });
+  }
+
+  #write(connection: Connection, { frame, written }: OutgoingFrame): number {
+    const { socket } = connection;
+    const [header, ...pieces] = encodeTrunkFrame(frame, crc32);
+    connection.isBusy = true;
+    const done = (error?: Error | null): void => {
+      connection.isBusy = false;
+      if (error !== undefined && error !== null) return;
+      written();
+      this.#pump();
+    };
+    socket.cork(); // one write for the kernel
+    const last = pieces.pop();
+    if (last === undefined) socket.write(header, done);
+    else {
+      socket.write(header);
+      for (const piece of pieces) socket.write(piece);
+      socket.write(last, done);
+    }
+    socket.uncork();
+    return frame.content.kind === "data" ? frame.content.byteCount : 0;
+  }
+}

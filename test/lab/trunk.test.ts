@@ -1,0 +1,56 @@
+/**
+ * Agents that send all of a migration by one trunk: a redis with a volume moves there and back, and its client notices nothing but pauses,
+ * also when the link is cut while memory crosses, and when the target's agent is killed in the freeze.
+ */
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { startAgent } from "../../lab/cluster.ts";
+import type { Host } from "../../lab/host.ts";
+import { assertClean, assertRuns, migrate } from "../support/lab.ts";
+import { Ordeal } from "../support/ordeal.ts";
+
+const BY_TRUNK = ["--transfer", "trunk"] as const;
+
+let ordeal: Ordeal;
+let a: Host;
+let b: Host;
+
+before(async () => {
+  ordeal = await Ordeal.begin("ttrunk");
+  ({ a, b } = ordeal);
+  for (const host of [a, b]) {
+    await ordeal.killAgent(host);
+    await startAgent(host, ...BY_TRUNK);
+  }
+});
+after(() => ordeal.lab.down());
+
+test("the target's agent is killed in the freeze: nothing has happened", async () => {
+  const { outcome, message } = await migrate(a, "redis", "b", { freeze: () => ordeal.killAgent(b) });
+  assert.equal(outcome, "rolled-back", message);
+  await startAgent(b, ...BY_TRUNK);
+  await ordeal.cleaned(b);
+  await ordeal.assertUndone();
+});
+
+test("the link is cut for a while as memory crosses: it goes on", async () => {
+  const cut = async (): Promise<void> => {
+    await ordeal.lab.segment.setLink("b", "down");
+    await sleep(3000);
+    await ordeal.lab.segment.setLink("b", "up");
+  };
+  const { outcome, message } = await migrate(a, "redis", "b", { "post-copy": cut });
+  assert.equal(outcome, "completed", message);
+  await assertRuns(b, "redis");
+  await assertClean(a, "redis");
+});
+
+test("it moves back, its memory copied ahead, and then there once more", async () => {
+  const { outcome, message, report } = await migrate(b, "redis", "a", {}, "warm");
+  assert.equal(outcome, "completed", message);
+  assert.ok((report?.pages["copiedAhead"] ?? 0) > 0);
+  await assertRuns(a, "redis");
+  await assertClean(b, "redis");
+  await ordeal.assertMigrates();
+});
