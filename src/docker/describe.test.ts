@@ -46,6 +46,7 @@ function inspection({ container, hostConfig, endpoints = {}, networks = {} }: Ch
       Id: ID,
       Name: "/web",
       Image: IMAGE,
+      HostsPath: "",
       State: { Status: "running", Running: true, Paused: false, Restarting: false, Pid: 7, ExitCode: 0 },
       ExecIDs: null,
       Config: { Image: "web:1", Hostname: ID.slice(0, 12), Entrypoint: null, Labels: {}, Tty: false },

@@ -76,6 +76,8 @@ export const inspectedContainer = z.looseObject({
   Name: z.string(),
   /** Id of the image. */
   Image: digest,
+  /** What is its /etc/hosts. */
+  HostsPath: z.string(),
   State: z.looseObject({
     /** `created` if it never was seen running. */
     Status: z.string(),

@@ -1,5 +1,6 @@
 /** Waiting for many descriptors at once. */
 import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
 import { closeSync, readdirSync, readSync, writeSync } from "node:fs";
 import { once } from "node:events";
 import { describe, it } from "node:test";
@@ -45,5 +46,13 @@ void describe("a watch", { timeout: 60_000 }, () => {
     const before = readdirSync("/proc/self/fd").length;
     new InputWatch()[Symbol.dispose]();
     while (readdirSync("/proc/self/fd").length > before) await immediate();
+  });
+
+  void it("does not keep a process from ending that has not disposed of it", async () => {
+    const url = JSON.stringify(import.meta.resolve("./epoll.ts"));
+    const script = `const { InputWatch } = await import(${url}); globalThis.watch = new InputWatch(); setImmediate(() => process.exit(7));`;
+    const child = spawn(process.execPath, ["--input-type=module", "--eval", script], { stdio: ["ignore", "inherit", "inherit"] });
+    const [code] = (await once(child, "exit")) as [number | null];
+    assert.equal(code, 7);
   });
 });

@@ -23,6 +23,12 @@ const epollWait = declare<(epoll: number, events: Uint8Array, max: number, timeo
 );
 const eventfd = declare<(initial: number, flags: number) => number>("int eventfd(unsigned int initval, int flags)");
 
+/** Those that were not disposed of. The end of the process would wait for their threads, and so for ever. */
+const waiting = new Set<Disposable>();
+process.on("exit", () => {
+  for (const watch of waiting) watch[Symbol.dispose]();
+});
+
 /**
  * Calls whoever waits for a descriptor each time it can be read or has failed, again as long as that holds. All of them share one
  * thread of libuv's pool (see `readable`).
@@ -37,6 +43,7 @@ export class InputWatch implements Disposable {
   constructor() {
     this.#control(EPOLL_CTL_ADD, this.#wake);
     this.#wait();
+    waiting.add(this);
   }
 
   /** Throws KERNEL if `fd` can't be waited for. */
@@ -53,6 +60,7 @@ export class InputWatch implements Disposable {
   [Symbol.dispose](): void {
     if (this.#isDisposed) return;
     this.#isDisposed = true;
+    waiting.delete(this);
     this.#listeners.clear();
     writeSync(this.#wake, new BigUint64Array([1n]));
   }

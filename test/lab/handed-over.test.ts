@@ -127,6 +127,19 @@ for (const [name, { fault, repair }] of Object.entries(FAULTS)) {
   });
 }
 
+test("the container is restarted on the source while memory crosses: it does not run there again", async () => {
+  let refusal = "";
+  await breakOff(a, b, async () => {
+    const { code, stderr } = await a.exec("docker", "restart", "--time", "1", "redis");
+    refusal = `${code} ${stderr}`;
+  });
+  assert.match(refusal, /^1 .*hosts.* is a directory/s);
+  assert.equal((await outcomeOf(a)).code, "MEMORY_LOST");
+  assert.notEqual((await a.exec("docker", "start", "redis")).code, 0);
+  assert.equal(await a.run("docker", "ps", "--quiet"), "");
+  await recover(a, b);
+});
+
 const HARMLESS: Readonly<Record<string, () => Promise<unknown>>> = {
   "the link is cut for a while": async () => {
     await lab.segment.setLink("b", "down");

@@ -78,6 +78,7 @@ export class Ordeal {
     assert.equal(await this.b.run("docker", "image", "ls", "--quiet"), "");
     assert.equal(await this.b.run("docker", "volume", "ls", "--quiet"), "");
     assert.deepEqual(await readdir(`${this.a.root}/run/dmigrate/migrations`).catch(() => []), []);
+    assert.equal(await this.a.run("find", "/var/lib/docker/containers", "-name", "*.handed-over"), ""); // nor is it kept from being started
   }
 
   /** After all that it migrates, and its client never noticed more than pauses. */

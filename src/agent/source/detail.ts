@@ -28,6 +28,8 @@ const detail = z.object({
       keepSource: z.boolean().default(false),
       /** Unix time. */
       sinceMs: z.number(),
+      /** The file that is its /etc/hosts; see shut.ts. */
+      hostsFile: z.string(),
     })
     .optional(),
 });

@@ -58,6 +58,8 @@ export interface Frozen {
   readonly held: HeldNetwork;
   /** What the lazy pages cross by. There is no other: a target that has lost it has lost them. */
   readonly pageChannel: Duplex;
+  /** The file that is the container's /etc/hosts. */
+  readonly hostsFile: string;
   /** How many pages are still to cross, about. Throws if CRIU's images can't be read any more. */
   readonly missingPageCount: () => number;
 }
@@ -70,6 +72,7 @@ interface Parts {
   readonly lastRound: LastRound;
   readonly images: Sending;
   readonly pageChannel: Duplex;
+  readonly hostsFile: string;
   readonly held: HeldNetwork;
   readonly freezer: Freezer;
 }
@@ -118,15 +121,16 @@ export class Freeze {
     const network = open.use(new AsyncDisposableStack());
     const namespace = network.use(NetworkNamespace.open(`/proc/${initPid}/ns/net`));
     const held = network.use(new HeldNetwork(namespace));
-    const freeze = new Freeze(scope, { dump, decoys, written, lastRound, images, pageChannel, held, freezer });
+    const { HostsPath: hostsFile } = await engine.inspectContainer(description.id);
+    const freeze = new Freeze(scope, { dump, decoys, written, lastRound, images, pageChannel, hostsFile, held, freezer });
     scope.count("memory", () => freeze.#pageBytes);
 
     const { RestartPolicy: restartPolicy } = description.hostConfig;
     const volumes = await Promise.all(
       description.volumes.filter(liesOnHost).map(async ({ name }) => ({ name, identity: await volumeIdentity(engine, name) })),
     );
-    scope.note({ frozen: { initPid, restartPolicy, pagePort: dump.port, keepSource: request.keepSource, sinceMs: Date.now() }, volumes });
     const sinceMs = Date.now();
+    scope.note({ frozen: { initPid, restartPolicy, pagePort: dump.port, keepSource: request.keepSource, sinceMs, hostsFile }, volumes });
     undo.defer(() => restoreRestartPolicy(scope, restartPolicy, () => ({ sinceMs, hasEngineEnded: freeze.#hasEngineEnded })));
     undo.defer(() => network.disposeAsync()); // a container that has ended can't be started as long as its MAC address is in use
     await setRestartPolicy(engine, description.id, NEVER_RESTART);
@@ -155,7 +159,7 @@ export class Freeze {
   /** Stops the container and dumps it. When this returns the target has all it needs to restore, and nobody runs the container. */
   async run(): Promise<Frozen> {
     const { timeline, undo, cancelled } = this.#scope;
-    const { dump, decoys, written, lastRound, images, pageChannel, held, freezer } = this.#parts;
+    const { dump, decoys, written, lastRound, images, pageChannel, hostsFile, held, freezer } = this.#parts;
     collectGarbage();
     cancelled.throwIfAborted();
 
@@ -191,7 +195,7 @@ export class Freeze {
       if (written.isRest) return [...told.values()].flat().reduce((sum, { pageCount }) => sum + pageCount, 0);
       return lazyPageCount(readLazyRanges(dump.images)) + decoys.pageCount;
     };
-    return { held, pageChannel, missingPageCount };
+    return { held, pageChannel, hostsFile, missingPageCount };
   }
 
   /** Ends CRIU, if it has begun. The tasks stay as they are, frozen. */

@@ -134,7 +134,7 @@ async function letGo(context: AgentContext, record: MigrationRecord): Promise<vo
   if (frozen !== undefined) {
     await breakOff(frozen.pagePort);
     const engine = await despiteRestart(() => Engine.connect(context.config.dockerSocket));
-    await removeShell(engine, record.containerId, frozen.initPid, frozen.keepSource);
+    await removeShell(engine, record.containerId, frozen);
   }
   end(context, record, "completed");
 }

@@ -17,6 +17,7 @@ import type { AgentConfig } from "../config.ts";
 import type { Journal, MigrationRecord } from "../journal.ts";
 import { migrationFolder } from "../migration-folder.ts";
 import { readDetail, type SourceDetail } from "./detail.ts";
+import { reopen } from "./shut.ts";
 
 /** How long CRIU may take to let go of the tasks once its peer has left. */
 const RELEASE_LIMIT_MS = 30_000;
@@ -41,6 +42,7 @@ export async function letRunOn({ config, journal }: Decider, { id, containerId, 
   const folder = migrationFolder(config, id);
   const freezer = await ownFreezer(frozen?.initPid ?? heldPid, containerId);
   let downtimeMs = 0;
+  if (frozen !== undefined) reopen(frozen.hostsFile);
   if (freezer !== undefined && frozen !== undefined) downtimeMs = await thawDumped(freezer, folder, frozen);
   else if (freezer !== undefined && existsSync(heldMarker(folder))) await freezer.thaw();
   noteDone(journal, id, { ...known, ranOn: { atMs: Date.now(), downtimeMs } });

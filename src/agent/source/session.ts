@@ -32,6 +32,7 @@ import { Guard } from "./guard.ts";
 import { refuseBlockers, runPreflight } from "./preflight.ts";
 import type { SourceScope } from "./scope.ts";
 import { heldMarker } from "./run-on.ts";
+import { reopen, shut } from "./shut.ts";
 import { memoryLost, removeShell } from "./shell.ts";
 import { Vigil } from "./vigil.ts";
 
@@ -198,17 +199,27 @@ export class SourceSession {
    * Restores on the target and gives it the container. When this returns, the target runs it; when it throws, the source may
    * run it again, unless it throws `NotOurs`.
    */
-  async #handOver({ held }: Frozen): Promise<void> {
-    const { cancelled, context, options, subject, target, timeline } = this.#scope;
+  async #handOver({ held, hostsFile }: Frozen): Promise<void> {
+    const { cancelled, context, options, subject, target, timeline, undo } = this.#scope;
     const restoreAt = timeline.now();
     timeline.adopt(await target.restore(subject.id, options), restoreAt);
     this.#assertWanted();
     cancelled.throwIfAborted();
     this.#vigil?.[Symbol.dispose]();
     context.journal.move(subject.id, "committed");
+    undo.defer(() => reopen(hostsFile));
+    this.#shut(hostsFile);
     await timeline.step("commit", () => this.#commit(held.drain()));
     timeline.resumed();
     this.#forwardStragglers(held);
+  }
+
+  #shut(hostsFile: string): void {
+    try {
+      shut(hostsFile);
+    } catch (error) {
+      this.#scope.logWarning(error, "what is left here could be started");
+    }
   }
 
   /** Whoever stops or removes the container in the freeze, or ends its engine, must not find it on the target. */
@@ -283,7 +294,7 @@ export class SourceSession {
   }
 
   /** Every page is on the target: what is left here is an empty shell. Whatever fails now is a warning. */
-  async #finish({ held }: Frozen): Promise<void> {
+  async #finish({ held, hostsFile }: Frozen): Promise<void> {
     const scope = this.#scope;
     const { engine, subject, target, timeline } = scope;
     const { id, description, initPid, request } = subject;
@@ -302,7 +313,7 @@ export class SourceSession {
     }
     await this.#freezing?.endDump();
     try {
-      await despiteRestart(() => removeShell(engine, description.id, initPid, request.keepSource));
+      await despiteRestart(() => removeShell(engine, description.id, { initPid, keepSource: request.keepSource, hostsFile }));
     } catch (error) {
       scope.warn(`What is left here could not be removed (${messageOf(error)}); remove it: \`docker rm --force ${description.name}\``);
     }

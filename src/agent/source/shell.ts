@@ -8,16 +8,25 @@ import { freezerOf } from "../../criu/freezer.ts";
 import type { Engine } from "../../docker/engine.ts";
 import { discardContainer } from "../../docker/lifecycle.ts";
 import { unless } from "../../docker/transport.ts";
+import { reopen } from "./shut.ts";
+
+interface Shell {
+  /** Of the container that was frozen; if that has ended there are no tasks to end. */
+  readonly initPid: number;
+  readonly keepSource: boolean;
+  /** The file that is its /etc/hosts. */
+  readonly hostsFile: string;
+}
 
 /**
- * Ends its frozen tasks, none of which runs another instruction, and removes it. The target runs the container, also when this throws.
- * @param initPid of the container that was frozen; if that has ended there are no tasks to end
- * @param keepSource leaves the container, stopped
+ * Ends its frozen tasks, none of which runs another instruction, and removes it, or leaves it stopped, to be started by hand. The target
+ * runs the container, also when this throws.
  */
-export async function removeShell(engine: Engine, id: ContainerId, initPid: number, keepSource: boolean): Promise<void> {
+export async function removeShell(engine: Engine, id: ContainerId, { initPid, keepSource, hostsFile }: Shell): Promise<void> {
   const found = await engine.inspectContainer(id).catch(unless(404));
   if (found?.State.Pid === initPid) await (await freezerOf(initPid)).kill();
-  if (found !== undefined && !keepSource) await discardContainer(engine, id, { volumes: true });
+  if (keepSource) reopen(hostsFile);
+  else if (found !== undefined) await discardContainer(engine, id, { volumes: true });
 }
 
 /**
