@@ -48,16 +48,11 @@ export async function addHost(cluster: Cluster, peers: Peers, name: HostName, ad
 export async function removeHost(cluster: Cluster, peers: Peers, journal: Journal, name: HostName): Promise<string[]> {
   cluster.member(name);
   ensureMayGo(cluster, journal, name);
-  const told = async (peer: Peer): Promise<void> => await removedAt(peer, name);
   const others = cluster.others.filter((member) => member.name !== name);
-  const warnings = await tell(peers, others, told); // before the host itself: it leaves only if nobody keeps it
-  warnings.push(
-    ...(await tell(
-      peers,
-      cluster.others.filter((member) => member.name === name),
-      told,
-    )),
-  );
+  const itself = cluster.others.filter((member) => member.name === name);
+  const warnings: string[] = [];
+  // The host itself comes last: it leaves only if nobody keeps it.
+  for (const members of [others, itself]) warnings.push(...(await tell(peers, members, (peer) => removedAt(peer, name))));
   await forget(cluster, journal, name);
   return warnings;
 }

@@ -203,17 +203,18 @@ test("an agent of another cluster at the address of a member is not taken for it
   await assert.rejects(asked, { code: "PEER_REFUSED", message: /is not host b of this cluster/ });
 });
 
+const MIGRATION = {
+  id: newMigrationId(1n),
+  role: "source",
+  container: "web",
+  containerId: containerId("a".repeat(64)),
+  detail: null,
+} as const;
+
 test("a host that a migration needs is not removed", async (t) => {
   const [first, second] = (await cluster(t, "a", "b")) as [TestAgent, TestAgent];
   const { journal } = first.context;
-  const { id } = journal.begin({
-    id: newMigrationId(1n),
-    role: "source",
-    container: "web",
-    containerId: containerId("a".repeat(64)),
-    peer: b,
-    detail: null,
-  });
+  const { id } = journal.begin({ ...MIGRATION, peer: b });
   for (const host of [a, b])
     await assert.rejects(first.client.removeHost(host), { code: "MIGRATION_IN_PROGRESS", message: /m000000000001 of web/ });
   assert.deepEqual(await namesOn(second), ["a", "b"]);
@@ -224,14 +225,7 @@ test("a host that a migration needs is not removed", async (t) => {
 test("a host that a migration between two others needs stays a member everywhere, until that has ended", async (t) => {
   const [first, second, third] = (await cluster(t, "a", "b", "c")) as [TestAgent, TestAgent, TestAgent];
   const { journal } = second.context;
-  const { id } = journal.begin({
-    id: newMigrationId(1n),
-    role: "source",
-    container: "web",
-    containerId: containerId("a".repeat(64)),
-    peer: c,
-    detail: null,
-  });
+  const { id } = journal.begin({ ...MIGRATION, peer: c });
   await assert.rejects(first.client.removeHost(c), {
     code: "MIGRATION_IN_PROGRESS",
     message: /^Host b refused: Migration m000000000001 of web between b and c has not ended; .* try again afterwards$/,

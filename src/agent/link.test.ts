@@ -19,6 +19,13 @@ type Two = [LinkedHost, LinkedHost];
 
 const kind = (name: string): ChannelKind => ({ name, transferClass: "files" });
 
+/** Accepts a channel on `host` from `peer`, and tells what fails whoever receives by it. */
+function acceptFailing(host: LinkedHost, peer: LinkedHost): Disposable & { readonly failure: Promise<unknown> } {
+  const { promise: failure, resolve } = Promise.withResolvers<unknown>();
+  const accepting = host.link.accept(peer.name, id, "files", async (channel) => void (await gather(channel).catch(resolve)));
+  return { failure, [Symbol.dispose]: () => accepting[Symbol.dispose]() };
+}
+
 async function gather(channel: Channel): Promise<Buffer> {
   const chunks: Buffer[] = [];
   for await (const chunk of receiveAll(channel)) chunks.push(Buffer.from(chunk));
@@ -131,20 +138,11 @@ for (const transfer of ["connections", "trunk"] as const) {
 
     test("a stream that is cut is no stream that ended", async (t) => {
       const [a, b] = (await linkedHosts(t, transfer, "a", "b")) as Two;
-      const outcome = Promise.withResolvers<unknown>();
-      using _accepting = b.link.accept(
-        a.name,
-        id,
-        "files",
-        async (channel) =>
-          await gather(channel)
-            .catch(outcome.resolve)
-            .then(() => undefined),
-      );
+      using accepting = acceptFailing(b, a);
       const channel = await a.link.open(b.name, id, kind("files"));
       await channel.send(Buffer.from("half of it"));
       channel.destroy();
-      const error = await outcome.promise;
+      const error = await accepting.failure;
       assert.ok(error instanceof DmigrateError && error.code === "TRANSFER_FAILED", String(error));
       assert.match(error.message, /^Channel files to host a ended early/);
       await assert.rejects(channel.send(Buffer.from("more")), { code: "TRANSFER_FAILED" });
@@ -186,23 +184,14 @@ for (const transfer of ["connections", "trunk"] as const) {
 
     test("what a sender's source throws, the receiver throws", async (t) => {
       const [a, b] = (await linkedHosts(t, transfer, "a", "b")) as Two;
-      const outcome = Promise.withResolvers<unknown>();
-      using _accepting = b.link.accept(
-        a.name,
-        id,
-        "files",
-        async (channel) =>
-          await gather(channel)
-            .catch(outcome.resolve)
-            .then(() => undefined),
-      );
+      using accepting = acceptFailing(b, a);
       const channel = await a.link.open(b.name, id, kind("files"));
       const broken = (function* () {
         yield Buffer.from("some");
         throw new DmigrateError("ROOTFS", "Cannot read /var/x; look at it");
       })();
       await assert.rejects(sendAll(channel, broken), { code: "ROOTFS" });
-      const error = await outcome.promise;
+      const error = await accepting.failure;
       assert.ok(
         error instanceof DmigrateError && error.code === "ROOTFS" && error.message === "On a: Cannot read /var/x; look at it",
         String(error),
@@ -311,22 +300,13 @@ for (const transfer of ["connections", "trunk"] as const) {
 
     test("a signal cuts a channel, before it is open and after", async (t) => {
       const [a, b] = (await linkedHosts(t, transfer, "a", "b")) as Two;
-      const seen = Promise.withResolvers<unknown>();
-      using _accepting = b.link.accept(
-        a.name,
-        id,
-        "files",
-        async (channel) =>
-          await gather(channel)
-            .catch(seen.resolve)
-            .then(() => undefined),
-      );
+      using accepting = acceptFailing(b, a);
       const abort = new AbortController();
       const channel = await a.link.open(b.name, id, kind("files"), abort.signal);
       const waiting = gather(channel);
       abort.abort(new DmigrateError("CANCELLED", "Cancelled by its user"));
       await assert.rejects(waiting, { code: "CANCELLED", message: "Cancelled by its user" });
-      assert.equal(((await seen.promise) as DmigrateError).code, "TRANSFER_FAILED");
+      assert.equal(((await accepting.failure) as DmigrateError).code, "TRANSFER_FAILED");
       await assert.rejects(a.link.open(b.name, id, kind("files"), abort.signal), { code: "CANCELLED" });
       const soon = new AbortController();
       const opening = a.link.open(b.name, id, kind("files"), soon.signal);

@@ -151,7 +151,12 @@ test("a stream that has nothing to send any more is passed over", () => {
   ];
   assert.ok(gone !== undefined && other !== undefined);
   const schedule = scheduleOf(gone, other);
-  schedule.remove(gone, "memory");
+  const asked: Backlog[] = [];
+  schedule.next("shared", (stream) => {
+    asked.push(stream);
+    return { byteCount: 0, hasMore: false };
+  });
+  assert.deepEqual(asked, [gone]);
   assert.equal(send(schedule), other);
   assert.equal(send(schedule), undefined);
 });

@@ -36,7 +36,7 @@ const STRICT_RUN_MAX = 15;
 
 export type Lane = "reserved" | "shared";
 
-/** A frame that was sent. */
+/** A frame that was sent, or that there was none any more. */
 export interface Sent {
   readonly byteCount: number;
   /** Whether its stream has another one. */
@@ -74,11 +74,6 @@ export class Schedule<Stream> {
       state.startTag = Math.max(state.startTag, this.#virtualTime);
     }
     state.ready.add(stream);
-  }
-
-  /** Tells that a stream has nothing to send any more. */
-  remove(stream: Stream, of: TransferClass): void {
-    this.#classes[of].ready.delete(stream);
   }
 
   /** Has the stream whose turn it is send a frame. Returns whether there was one. */

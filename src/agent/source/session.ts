@@ -214,6 +214,7 @@ export class SourceSession {
     this.#forwardStragglers(held);
   }
 
+  /** From now on this host's engine can't start the container. If that can't be had, it is no reason to roll back. */
   #shut(hostsFile: string): void {
     try {
       shut(hostsFile);
