@@ -4,26 +4,30 @@
  */
 import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
-import { closeSync, constants, createReadStream, existsSync, openSync, type ReadStream } from "node:fs";
-import { mkdir, readdir, readFile, writeFile } from "node:fs/promises";
+import { closeSync, constants, createReadStream, openSync, readdirSync, readFileSync, type ReadStream } from "node:fs";
+import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { connect, createServer } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import path from "node:path";
 import { DmigrateError } from "../core/errors.ts";
 import type { ContainerId } from "../core/ids.ts";
 import { ClosedWrites } from "../kernel/inotify.ts";
 import { makeFifo } from "../kernel/pipes.ts";
-import { lastErrors } from "./log.ts";
+import { killedProgram, lastErrors } from "./log.ts";
+import { RUNC_ROOTS, runcFoldersOf } from "./runc-folders.ts";
 import { withConfiguration } from "./runc-state.ts";
 
-/** Where Docker keeps its runc's state: in a folder for each namespace of containerd, `moby` or, with userns-remap, `moby-UID.GID`. */
-const RUNC_ROOTS = "/run/docker/runtime-runc";
-
+/** How long CRIU may take to let go of the tasks once its peer has left. */
+const RELEASE_LIMIT_MS = 30_000;
+const RELEASE_RETRY_MS = 20;
 const WHEN_TOLD = fileURLToPath(new URL("../shim/when-told", import.meta.url));
 
 /** What to dump and where to. */
 export interface LazyDumpRequest {
   readonly container: ContainerId;
+  /** Of its first task. */
+  readonly initPid: number;
   /** A folder of this dump alone. */
   readonly folder: string;
   /** Lines of a CRIU configuration file. */
@@ -62,7 +66,7 @@ export interface LazyDump {
  * Makes everything ready for a lazy dump: runc and CRIU have started, and wait for CRIU's configuration, the last thing that they read
  * before they look at the container (src/shim/when-told). Disposing of what it returns leaves a dump that has begun alone.
  */
-export async function prepareDump({ container, folder, configuration }: LazyDumpRequest): Promise<PreparedDump> {
+export async function prepareDump({ container, initPid, folder, configuration }: LazyDumpRequest): Promise<PreparedDump> {
   const [images, work, root] = [path.join(folder, "images"), path.join(folder, "work"), path.join(folder, "runc")];
   for (const each of [images, work]) await mkdir(each, { recursive: true, mode: 0o700 });
   const [configurationFile, configurationPipe] = [path.join(folder, "criu.conf"), path.join(folder, "criu.conf.pipe")];
@@ -82,7 +86,12 @@ export async function prepareDump({ container, folder, configuration }: LazyDump
   const child = spawn("nice", argv, { stdio: ["pipe", "ignore", "pipe", status.writeEnd], detached: true });
   status.closeWriteEnd();
   child.stdin?.on("error", () => {}); // it ended already: `ready` tells
-  const { dump, ended } = follow(child, port, work, status);
+  const { ready, ended } = follow(child, path.join(work, "dump.log"), status);
+  const end = async (): Promise<void> => {
+    await ready.catch(() => {});
+    await dumpEnded({ folder, initPid, port });
+    await ended;
+  };
   return {
     images,
     closedImages,
@@ -90,7 +99,7 @@ export async function prepareDump({ container, folder, configuration }: LazyDump
     show: (decoyPid, pid) => void child.stdin?.write(`show ${decoyPid} ${pid}\n`),
     start: () => {
       child.stdin?.end("go\n");
-      return dump;
+      return { ready, end };
     },
     [Symbol.asyncDispose]: async () => {
       closedImages.close();
@@ -106,26 +115,27 @@ export async function prepareDump({ container, folder, configuration }: LazyDump
  * @param root what to pass to runc as `--root`
  */
 async function copyState(container: ContainerId, root: string, configurationFile: string): Promise<void> {
-  const original = path.join(await runcRootOf(container), container, "state.json");
-  const state = withConfiguration(await readFile(original, "utf8"), configurationFile);
+  const state = withConfiguration(await stateOf(container), configurationFile);
   await mkdir(path.join(root, container), { recursive: true, mode: 0o700 });
   await writeFile(path.join(root, container, "state.json"), state, { mode: 0o600 });
 }
 
-/** What Docker passes to runc as `--root`. */
-async function runcRootOf(container: ContainerId): Promise<string> {
-  const roots = (await readdir(RUNC_ROOTS)).map((namespace) => path.join(RUNC_ROOTS, namespace));
-  const root = roots.find((each) => existsSync(path.join(each, container)));
-  if (root === undefined)
+/** What runc keeps of it. */
+async function stateOf(container: ContainerId): Promise<string> {
+  const [folder] = await runcFoldersOf(container);
+  if (folder === undefined)
     throw new DmigrateError(
       "DUMP_FAILED",
       `runc's state of the container is not below ${RUNC_ROOTS}; this engine is of a kind that this release does not know`,
     );
-  return root;
+  return await readFile(path.join(folder, "state.json"), "utf8");
 }
 
-/** @param child has not begun yet */
-function follow(child: ChildProcess, port: number, work: string, status: StatusPipe): { dump: LazyDump; ended: Promise<void> } {
+/**
+ * @param child has not begun yet
+ * @param log CRIU's
+ */
+function follow(child: ChildProcess, log: string, status: StatusPipe): { ready: Promise<void>; ended: Promise<void> } {
   let said = "";
   child.stderr?.on("data", (chunk: Buffer) => (said += chunk.toString()));
   const ended = new Promise<void>((resolve) => {
@@ -133,26 +143,59 @@ function follow(child: ChildProcess, port: number, work: string, status: StatusP
       said = error.message;
       resolve();
     });
-    child.once("close", () => resolve());
+    child.once("close", (_, signal) => {
+      if (signal !== null) said ||= "Killed"; // by when-told, which misses what was killed
+      resolve();
+    });
   });
   const ready = status.firstByte().then(async (came) => {
     if (came) return;
     await ended;
-    const log = await readFile(path.join(work, "dump.log"), "utf8").catch(() => "");
-    throw new DmigrateError(
-      "DUMP_FAILED",
-      `CRIU could not dump the container: ${lastErrors(log) || said.trim()}; remove what that names, then migrate again: it runs on here`,
-    );
+    throw dumpFailed(lastErrors(await readFile(log, "utf8").catch(() => "")), said.trim());
   });
   ready.catch(() => {}); // whoever waits for it gets it; nobody may be waiting yet
-  const end = async (): Promise<void> => {
-    await ready.then(
-      () => breakOff(port),
-      () => {},
-    );
-    await ended;
-  };
-  return { dump: { ready, end }, ended };
+  return { ready, ended };
+}
+
+/**
+ * @param logged the errors in CRIU's log
+ * @param said by runc
+ */
+function dumpFailed(logged: string, said: string): DmigrateError {
+  const killed = killedProgram(said);
+  const text =
+    killed === undefined
+      ? `CRIU could not dump the container: ${logged || said}; remove what that names, then migrate again: it runs on here`
+      : `${killed} was killed while it dumped the container; \`dmesg\` may say why, then migrate again: it runs on here`;
+  return new DmigrateError("DUMP_FAILED", text);
+}
+
+/**
+ * Returns when a dump that was begun has ended, which it does once it serves pages and its only client leaves: CRIU must have let go of the
+ * tasks before they may run, until then parts of them are its own. It goes on without runc, and without the agent. Throws DUMP_FAILED.
+ */
+export async function dumpEnded({ folder, initPid, port }: { folder: string; initPid: number; port: number }): Promise<void> {
+  const deadline = performance.now() + RELEASE_LIMIT_MS;
+  while (isDumping(folder, initPid)) {
+    if (performance.now() > deadline)
+      throw new DmigrateError("DUMP_FAILED", `CRIU still holds process ${initPid}; wait until it ended, then restart the agent`);
+    await breakOff(port);
+    await sleep(RELEASE_RETRY_MS);
+  }
+}
+
+/** Whether runc is there for a dump into that folder, or CRIU for one of that task, as it calls itself then (criu/cr-service.c). */
+function isDumping(folder: string, initPid: number): boolean {
+  const pids = readdirSync("/proc").filter((name) => /^\d+$/.test(name));
+  return pids.some((pid) => {
+    try {
+      const argv = readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0");
+      const isRunc = argv.includes("checkpoint") && argv.some((argument) => argument.startsWith(`${folder}/`));
+      return isRunc || argv[0] === `criu: dump --rpc -t ${initPid}`;
+    } catch {
+      return false; // it ended meanwhile
+    }
+  });
 }
 
 /**

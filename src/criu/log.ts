@@ -19,3 +19,9 @@ export function lastErrors(log: string): string {
   }
   return errors.slice(-3).join(", ");
 }
+
+/** Which program was killed, by what runc says of CRIU, and containerd or a shell of runc; undefined if none was. */
+export function killedProgram(said: string): "CRIU" | "runc" | undefined {
+  if (said.includes("read unixpacket")) return "CRIU";
+  return /^Killed$|exit status 137/.test(said) ? "runc" : undefined;
+}

@@ -86,6 +86,23 @@ test("the restore fails: CRIU on the target breaks after the preflight", async (
   await ordeal.assertUndone();
 });
 
+test("runc is killed on the target as it restores: nothing of what it has made stays", async () => {
+  const result = await ordeal.whileRestoring(() => b.run("pkill", "-KILL", "-f", "^runc .* restore "));
+  assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "RESTORE_FAILED"], result.message);
+  assert.match(result.message, /runc was killed/);
+  await ordeal.assertUndone();
+});
+
+test("runc is killed on the source before the dump begins: what it has started does not stay", async () => {
+  const killsIt = "! grep -q wait_for_partner /proc/$$/wchan || kill -KILL $PPID"; // as CRIU waits for its configuration
+  const repair = await beforeRestores(a, `(while [ -e /proc/$$/exe ]; do ${killsIt}; sleep 0.01; done) 3>&- &`);
+  const result = await migrate(a, "redis", "b");
+  await repair();
+  assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "DUMP_FAILED"], result.message);
+  assert.match(result.message, /runc was killed/);
+  await ordeal.assertUndone();
+});
+
 test("a sleep that a dump met goes on on the source, when the restore fails", async () => {
   const program = ["sh", "-c", "(sleep 600; echo woke) & (timeout 600 sleep 601; echo woke) & exec sleep 602"];
   const image = await provideImage(a, busyboxImage);

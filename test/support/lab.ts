@@ -113,7 +113,7 @@ export async function newestMigration(host: Host): Promise<MigrationSummary> {
 }
 
 /**
- * Puts a line of shell before CRIU's restores on a host (runc calls `criu swrk`); a preflight does not meet it.
+ * Puts a line of shell before CRIU's dumps and restores on a host (runc calls `criu swrk`); a preflight does not meet it.
  * @returns what takes it away again
  */
 export async function beforeRestores(host: Host, line: string): Promise<() => Promise<unknown>> {
@@ -210,7 +210,14 @@ export async function assertNothingLeft(host: Host): Promise<void> {
   const processes = await host.run("ps", "-eo", "args");
   assert.doesNotMatch(processes, /^criu |runc .*(checkpoint|restore)|^cat$/m);
   const mounts = await host.run("cat", "/proc/self/mounts");
-  assert.doesNotMatch(mounts, /\/run\/dmigrate\//);
+  assert.doesNotMatch(mounts, /\/run\/dmigrate\/|\/criu-root /);
+  const containers = await host.run("docker", "ps", "--all", "--quiet", "--no-trunc");
+  // The first may not be there.
+  const { stdout: folders } = await host.exec("find", "/run/docker/runtime-runc", "/sys/fs/cgroup", "-type", "d");
+  assert.deepEqual(
+    [...new Set(folders.match(/[0-9a-f]{64}$/gm))].filter((id) => !containers.includes(id)),
+    [],
+  );
 }
 
 /** Asserts that a container runs and is neither paused nor frozen. */

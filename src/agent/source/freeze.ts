@@ -110,7 +110,7 @@ export class Freeze {
     const configuration = dumpConfiguration((await stat(`/proc/${initPid}/ns/net`)).ino, criuOptions);
     const freezer = await freezerOf(initPid);
     const written = rounds ?? open.use(await RecentWrites.begin(pidsIn(freezer.folder), (pid) => guard.openUserfaultfd(pid)));
-    const dump = open.use(await prepareDump({ container: description.id, folder, configuration }));
+    const dump = open.use(await prepareDump({ container: description.id, initPid, folder, configuration }));
     const decoys = open.use(new PageDecoys());
     if (PageDecoys.isPossible) await decoys.prepare(pidsIn(freezer.folder), (decoyPid, pid) => dump.show(decoyPid, pid));
     const images = await sendAsTheyClose(scope, dump, decoys);

@@ -1,13 +1,12 @@
 /**
  * How a container runs on here whose migration was interrupted before the commit by the end of its agent.
  */
-import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import path from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
 import { DmigrateError } from "../../core/errors.ts";
 import type { ContainerId, MigrationId } from "../../core/ids.ts";
 import { freezerOf, type Freezer } from "../../criu/freezer.ts";
-import { breakOff } from "../../criu/lazy-dump.ts";
+import { dumpEnded } from "../../criu/lazy-dump.ts";
 import { thawAfterDump } from "../../criu/thaw.ts";
 import type { Engine } from "../../docker/engine.ts";
 import { restartIfEnded, setRestartPolicy, type LackedPolicy } from "../../docker/lifecycle.ts";
@@ -18,10 +17,6 @@ import type { Journal, MigrationRecord } from "../journal.ts";
 import { migrationFolder } from "../migration-folder.ts";
 import { readDetail, type SourceDetail } from "./detail.ts";
 import { reopen } from "./shut.ts";
-
-/** How long CRIU may take to let go of the tasks once its peer has left. */
-const RELEASE_LIMIT_MS = 30_000;
-const RELEASE_RETRY_MS = 20;
 
 /** Who decides about a migration: whoever has the journal open, so that nobody else does meanwhile. */
 interface Decider {
@@ -105,38 +100,11 @@ async function ownFreezer(initPid: number | undefined, containerId: ContainerId)
 /** @returns for how long it had been frozen, in milliseconds */
 async function thawDumped(freezer: Freezer, folder: string, frozen: NonNullable<SourceDetail["frozen"]>): Promise<number> {
   const { initPid, pagePort, sinceMs } = frozen;
-  await dumpEnded(folder, initPid, pagePort);
+  await dumpEnded({ folder, initPid, port: pagePort });
   const wasFrozen = await freezer.isFrozen();
   using namespace = NetworkNamespace.open(`/proc/${initPid}/ns/net`);
   using quarantine = new Quarantine(namespace);
   quarantine.lift();
   await thawAfterDump(freezer);
   return wasFrozen ? Date.now() - sinceMs : 0;
-}
-
-/**
- * A dump that was begun goes on without its agent until it serves pages. CRIU must have let go of the tasks before they may run: until then
- * parts of them are its own.
- */
-async function dumpEnded(folder: string, initPid: number, pagePort: number): Promise<void> {
-  const deadline = performance.now() + RELEASE_LIMIT_MS;
-  while (isDumping(folder) || !/^TracerPid:\s+0$/m.test(readFileSync(`/proc/${initPid}/status`, "utf8"))) {
-    if (performance.now() > deadline)
-      throw new DmigrateError("DUMP_FAILED", `CRIU still holds process ${initPid}; wait until it ended, then restart the agent`);
-    await breakOff(pagePort);
-    await sleep(RELEASE_RETRY_MS);
-  }
-}
-
-/** Whether runc is there for a dump into that folder of a migration. */
-function isDumping(folder: string): boolean {
-  const pids = readdirSync("/proc").filter((name) => /^\d+$/.test(name));
-  return pids.some((pid) => {
-    try {
-      const argv = readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0");
-      return argv.includes("checkpoint") && argv.some((argument) => argument.startsWith(`${folder}/`));
-    } catch {
-      return false; // it ended meanwhile
-    }
-  });
 }

@@ -9,9 +9,10 @@ import { fileURLToPath } from "node:url";
 import path from "node:path";
 import type { ContainerId, MigrationId } from "../../core/ids.ts";
 import { freezerAt, type Fence, type Freezer } from "../../criu/freezer.ts";
+import { removeRestored } from "../../criu/restore-leftovers.ts";
+import { removeFolder } from "../../kernel/mounted-folder.ts";
 import { killProcess } from "../../kernel/pidfd.ts";
 import { makeFifo } from "../../kernel/pipes.ts";
-import { removeFolder } from "../migration-folder.ts";
 
 /** Where the runtime looks for the containers it must hold; src/shim/dmigrate-runtime has the same path. */
 const EXPECTED = "/run/dmigrate/expected";
@@ -189,6 +190,8 @@ export async function discardStaged(container: ContainerId, remove: () => Promis
     await endRestore(folder);
   }
   await remove();
+  const cgroup = cgroupIn(folder);
+  if (cgroup !== undefined) await removeRestored(container, cgroup);
   await removeStaged(folder);
 }
 
@@ -212,6 +215,13 @@ async function endRestore(folder: string): Promise<void> {
 /** A cgroup goes with its last task. */
 function unlessGone(error: unknown): void {
   if (!(error instanceof Error && "code" in error && (error.code === "ENOENT" || error.code === "ENODEV"))) throw error;
+}
+
+/** The container's cgroup, from the root of every hierarchy; known once the restore may start. */
+function cgroupIn(folder: string): string | undefined {
+  const file = fenceOf(folder);
+  const [, , member = ""] = existsSync(file) ? readFileSync(file, "utf8").split("\n") : [];
+  return member === "" ? undefined : member.slice(member.indexOf(":/") + 1);
 }
 
 /** The freezer of the container's cgroup, if that is there. */

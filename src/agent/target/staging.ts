@@ -13,7 +13,7 @@ import type { ContainerId } from "../../core/ids.ts";
 import { cgroupMountOptions, cgroupRootOptions } from "../../criu/cgroups.ts";
 import { restoreConfiguration } from "../../criu/configuration.ts";
 import { fenceOf, type Fence, type Freezer } from "../../criu/freezer.ts";
-import { lastErrors, lastLines } from "../../criu/log.ts";
+import { killedProgram, lastErrors, lastLines } from "../../criu/log.ts";
 import { keepMovesQuick } from "../../kernel/cgroup-moves.ts";
 import { ClosedWrites } from "../../kernel/inotify.ts";
 import { NetworkNamespace } from "../../kernel/netns.ts";
@@ -159,9 +159,12 @@ export class Staging implements AsyncDisposable {
 
   async #restoreFailed(reason: unknown): Promise<DmigrateError> {
     const log = await this.#restoreLog();
+    const killed = killedProgram(messageOf(reason));
     return new DmigrateError(
       "RESTORE_FAILED",
-      `CRIU could not restore the container on the target: ${lastErrors(log) || messageOf(reason)}; the agent's log there has more`,
+      killed === undefined
+        ? `CRIU could not restore the container on the target: ${lastErrors(log) || messageOf(reason)}; the agent's log there has more`
+        : `${killed} was killed on the target while it restored the container; \`dmesg\` there may say why, then migrate again`,
       new Error(`CRIU's log ends with:\n${lastLines(log)}`, { cause: reason }),
     );
   }
