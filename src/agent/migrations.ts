@@ -90,6 +90,8 @@ export interface TargetCalls {
   commit(id: MigrationId, heldPackets: readonly Uint8Array[], options?: CallOptions): Promise<Committed>;
   /** Delivers packets that still reached the source after `commit`. */
   deliver(id: MigrationId, packets: readonly Uint8Array[], options?: CallOptions): Promise<void>;
+  /** Sends the container a signal, by its number, that somebody has sent it on the source after `commit`. */
+  signal(id: MigrationId, signal: number, options?: CallOptions): Promise<void>;
   /** Returns when the last page arrived. */
   awaitPages(id: MigrationId, options?: CallOptions): Promise<PageCounts>;
   /** Closes a completed session. Returns warnings: what has become of the container. */

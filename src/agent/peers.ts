@@ -98,6 +98,9 @@ function peerOver(client: Client<typeof PeerService>, member: Member): Peer {
     async deliver(id, packets, options) {
       await asking(client.deliverPackets({ migration: id, packets: [...packets] }, options), options);
     },
+    async signal(id, signal, options) {
+      await asking(client.sendSignal({ migration: id, signal }, options), options);
+    },
     async awaitPages(id, options) {
       return pagesFromProto((await asking(client.awaitPages({ migration: id }, options), options)).pages);
     },

@@ -41,7 +41,7 @@ const API_MIN = 44;
 const API_MAX = 51;
 
 /** What somebody may ask an engine to do with a container: to end it, or to change its settings. */
-export type ContainerRequest = "end" | "change";
+export type ContainerRequest = { readonly kind: "signal"; readonly signal: number } | { readonly kind: "change" };
 
 /** Filters of a list, as the API takes them. */
 export type Filters = Readonly<Record<string, readonly string[]>>;
@@ -98,6 +98,11 @@ export class Engine {
     await this.#transport.with({ limitMs: Infinity }).json("POST", `/containers/${encodeURIComponent(id)}/start`);
   }
 
+  /** Sends the first task of a running container a signal, by its number. */
+  async killContainer(id: string, signal: number): Promise<void> {
+    await this.#transport.json("POST", `/containers/${encodeURIComponent(id)}/kill`, { query: { signal: String(signal) } });
+  }
+
   /** Sets the restart policy. Has runc set the cgroup's limits anew, so not while the cgroup is frozen. */
   async updateContainer(id: string, update: { readonly RestartPolicy: RestartPolicy }): Promise<void> {
     await this.#transport.json("POST", `/containers/${encodeURIComponent(id)}/update`, { body: update });
@@ -129,7 +134,11 @@ export class Engine {
    * @param id in full
    * @param told is called when somebody asks the engine to do something with the container, and when the engine ends
    */
-  async watchRequests(id: string, told: (what: ContainerRequest | "engine-end") => void, signal: AbortSignal): Promise<void> {
+  async watchRequests(
+    id: string,
+    told: (what: ContainerRequest | { readonly kind: "engine-end" }) => void,
+    signal: AbortSignal,
+  ): Promise<void> {
     const query = { filters: filterText({ event: [...CONTAINER_EVENTS, "connect", "disconnect"] }) };
     const events = await this.#transport.with({ signal }).stream("GET", "/events", { query });
     const lines = createInterface(events);
@@ -138,9 +147,9 @@ export class Engine {
       if (container === id) told(request);
     });
     lines.on("error", () => {
-      if (!signal.aborted) told("engine-end");
+      if (!signal.aborted) told({ kind: "engine-end" });
     });
-    events.once("end", () => told("engine-end"));
+    events.once("end", () => told({ kind: "engine-end" }));
   }
 
   /** What `docker exec` started in a container, by the ids of its inspection. */
@@ -248,7 +257,8 @@ const CONTAINER_EVENTS = ["kill", "rename", "update"];
 function requestIn(line: string): { readonly container: string | undefined; readonly request: ContainerRequest } {
   const { Type, Action, Actor } = understood(engineEvent, "GET /events", JSON.parse(line));
   const container = Type === "network" ? Actor.Attributes?.["container"] : Actor.ID;
-  return { container, request: Action === "kill" ? "end" : "change" };
+  if (Action !== "kill") return { container, request: { kind: "change" } };
+  return { container, request: { kind: "signal", signal: Number(Actor.Attributes?.["signal"]) } };
 }
 
 /** A reference may contain slashes, which the engine wants as they are. */

@@ -60,7 +60,7 @@ export async function restartIfEnded(engine: Engine, id: string, policy: Restart
     await startAfterCrash(engine, id);
     return "ended with its Docker Engine, and was started again as its restart policy says";
   }
-  if ((await engine.requestsSince(id, lacked.sinceMs)).includes("end")) return "was stopped meanwhile";
+  if ((await engine.requestsSince(id, lacked.sinceMs)).some(({ kind }) => kind === "signal")) return "was stopped meanwhile";
   // Of one that never was seen running nobody knows how it ended.
   const [wasSeen, how] = State.Status === "created" ? [false, "nobody knows how"] : [true, `with exit code ${State.ExitCode}`];
   const restarts = policy.Name === "on-failure" ? wasSeen && State.ExitCode !== 0 : sameName(policy) !== "no";

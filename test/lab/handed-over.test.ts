@@ -63,6 +63,8 @@ const failedReport = z.looseObject({
   error: z.looseObject({ code: z.string(), message: z.string() }),
 });
 
+const warned = z.looseObject({ outcome: z.string(), warnings: z.array(z.string()) });
+
 /** What the newest migration of the source came to; its agent may have to bring it to its end first. */
 async function outcomeOf(source: Host): Promise<{ readonly code: string; readonly message: string }> {
   await until("the migration to end", async () => hasEnded((await newestMigration(source)).state));
@@ -127,10 +129,11 @@ for (const [name, { fault, repair }] of Object.entries(FAULTS)) {
   });
 }
 
-test("the container is restarted on the source while memory crosses: it does not run there again", async () => {
+test("the container is killed and started on the source while memory crosses: it does not run there again", async () => {
   let refusal = "";
   await breakOff(a, b, async () => {
-    const { code, stderr } = await a.exec("docker", "restart", "--time", "1", "redis");
+    await a.exec("docker", "kill", "redis");
+    const { code, stderr } = await a.exec("docker", "start", "redis");
     refusal = `${code} ${stderr}`;
   });
   assert.match(refusal, /^1 .*hosts.* is a directory/s);
@@ -139,6 +142,26 @@ test("the container is restarted on the source while memory crosses: it does not
   assert.equal(await a.run("docker", "ps", "--quiet"), "");
   await recover(a, b);
 });
+
+for (const command of ["stop", "restart"]) {
+  test(`\`docker ${command}\` on the source while memory crosses stops the container that runs`, async () => {
+    let asked: Promise<unknown> | undefined;
+    await breakOff(a, b, async () => {
+      asked = a.exec("docker", command, "--time", "60", "redis");
+    });
+    await asked;
+    const { stdout } = await a.exec(DMIGRATE, "report", (await newestMigration(a)).id, "--json");
+    const { outcome, warnings } = warned.parse(JSON.parse(stdout));
+    const told = "redis was sent SIGTERM on a after the handover: it was passed on to b";
+    assert.equal(outcome, "completed");
+    assert.ok(warnings.includes(told), warnings.join("\n"));
+    assert.equal((await b.run("docker", "inspect", "--format", "{{.State.Status}} {{.State.ExitCode}}", "redis")).trim(), "exited 0");
+    await assertClean(a, "redis");
+    await assertNothingLeft(b);
+    await b.run("docker", "start", "redis");
+    await migrateBack();
+  });
+}
 
 const HARMLESS: Readonly<Record<string, () => Promise<unknown>>> = {
   "the link is cut for a while": async () => {

@@ -12,6 +12,7 @@ import type { MigrationId } from "../../src/core/ids.ts";
 import { hasEnded } from "../../src/core/journal-states.ts";
 import {
   assertClean,
+  assertNothingOfRunc,
   assertRuns,
   assertRunsOn,
   assertUnnoticed,
@@ -75,6 +76,7 @@ export class Ordeal {
   async assertUndone(): Promise<void> {
     await assertRunsOn(this.a, this.initPid);
     await assertClean(this.b, "redis");
+    for (const host of [this.a, this.b]) await assertNothingOfRunc(host);
     assert.equal(await this.b.run("docker", "image", "ls", "--quiet"), "");
     assert.equal(await this.b.run("docker", "volume", "ls", "--quiet"), "");
     assert.deepEqual(await readdir(`${this.a.root}/run/dmigrate/migrations`).catch(() => []), []);

@@ -94,6 +94,10 @@ function peerService({ cluster, journal, migrations, targets, ending, recovered 
       await targets.deliver(await ofCaller(migration, context), packets, context);
       return {};
     },
+    async sendSignal({ migration, signal }, context) {
+      await targets.signal(await ofCaller(migration, context), signal, context);
+      return {};
+    },
     async awaitPages({ migration }, context) {
       return { pages: pagesToProto(await targets.awaitPages(await ofCaller(migration, context), context)) };
     },

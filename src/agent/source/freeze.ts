@@ -2,7 +2,7 @@
  * The freeze at the source: what is made ready for it while the container runs, and how the container is stopped and dumped.
  */
 import { stat } from "node:fs/promises";
-import type { Duplex } from "node:stream";
+import { PassThrough, type Duplex } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 import { DmigrateError, messageOf } from "../../core/errors.ts";
 import { dumpConfiguration } from "../../criu/configuration.ts";
@@ -92,6 +92,7 @@ export class Freeze {
   #wasChanged = false;
   #hasEngineEnded = false;
   #pageBytes = 0;
+  readonly #signals = new PassThrough({ objectMode: true });
 
   private constructor(scope: SourceScope, parts: Parts) {
     this.#scope = scope;
@@ -135,11 +136,15 @@ export class Freeze {
     undo.defer(() => network.disposeAsync()); // a container that has ended can't be started as long as its MAC address is in use
     await setRestartPolicy(engine, description.id, NEVER_RESTART);
     const listening = new AbortController();
-    open.defer(() => listening.abort());
-    const told = (what: ContainerRequest | "engine-end"): void => {
-      if (what === "change") freeze.#wasChanged = true;
+    open.defer(() => {
+      listening.abort();
+      freeze.#signals.end();
+    });
+    const told = (asked: ContainerRequest | { readonly kind: "engine-end" }): void => {
+      if (asked.kind === "change") freeze.#wasChanged = true;
       else freeze.#wasToldToEnd = true;
-      if (what === "engine-end") freeze.#hasEngineEnded = true;
+      if (asked.kind === "engine-end") freeze.#hasEngineEnded = true;
+      if (asked.kind === "signal") freeze.#signals.write(asked.signal);
     };
     await engine.watchRequests(description.id, told, listening.signal);
     await assertUnchanged(scope, NEVER_RESTART);
@@ -149,6 +154,11 @@ export class Freeze {
   /** From before the freeze on: whether somebody has asked this host's engine to end the container, or to end. */
   get wasToldToEnd(): boolean {
     return this.#wasToldToEnd;
+  }
+
+  /** From before the freeze on until the migration is over: by number, what somebody has asked this host's engine to send the container. */
+  get signals(): AsyncIterable<number> {
+    return this.#signals;
   }
 
   /** From before the freeze on: whether somebody has asked this host's engine to change the container's settings. */

@@ -33,6 +33,7 @@ import { refuseBlockers, runPreflight } from "./preflight.ts";
 import type { SourceScope } from "./scope.ts";
 import { heldMarker } from "./run-on.ts";
 import { reopen, shut } from "./shut.ts";
+import { passSignalsOn } from "./signals.ts";
 import { memoryLost, removeShell } from "./shell.ts";
 import { Vigil } from "./vigil.ts";
 
@@ -61,6 +62,7 @@ export class SourceSession {
   #files: SourceFiles | undefined;
   #rounds: MemoryRounds | undefined;
   #freezing: Freeze | undefined;
+  #isFinishing = false;
   #pages: PageCounts = NO_PAGES;
   #expected: ExpectedBytes = {};
 
@@ -91,6 +93,7 @@ export class SourceSession {
       const freezing = await timeline.phase("stage", () => this.#stage());
       const frozen = await timeline.phase("freeze", () => this.#freeze(freezing));
       await timeline.phase("handover", () => this.#handOver(frozen));
+      passSignalsOn(this.#scope, freezing.signals, () => !this.#isFinishing);
       try {
         await timeline.phase("post-copy", () => this.#postCopy(frozen));
         await timeline.phase("finish", () => this.#finish(frozen));
@@ -313,6 +316,7 @@ export class SourceSession {
       scope.warn(`${request.target} has all of ${description.name}, but did not say how its start there ended (${messageOf(error)})`);
     }
     await this.#freezing?.endDump();
+    this.#isFinishing = true;
     try {
       await despiteRestart(() => removeShell(engine, description.id, { initPid, keepSource: request.keepSource, hostsFile }));
     } catch (error) {

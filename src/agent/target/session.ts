@@ -236,7 +236,8 @@ export class TargetSession {
     const requests = await this.#engine.requestsSince(container, this.#createdAtMs);
     const isConnected = isDeepStrictEqual(Object.keys(NetworkSettings.Networks).toSorted(), Object.keys(endpoints).toSorted());
     if (requests.length === 0 && isConnected && State.Running === isStarted && !State.Paused) return;
-    const what = requests.includes("end") || (isStarted && !State.Running) ? "stopped or removed" : "paused or changed";
+    const what =
+      requests.some(({ kind }) => kind === "signal") || (isStarted && !State.Running) ? "stopped or removed" : "paused or changed";
     throw new DmigrateError("CONTAINER_CHANGED", `${name} was ${what} on the target while it was on its way; migrate again`);
   }
 
@@ -341,6 +342,13 @@ export class TargetSession {
   deliver(packets: readonly Uint8Array[]): void {
     const staging = this.#need(this.#staging, "commit");
     if (!staging.isOver) inject(staging.namespace, packets);
+  }
+
+  /** Has the engine send the container a signal, by its number. */
+  async signal(signal: number): Promise<void> {
+    const staging = this.#need(this.#staging, "commit");
+    await staging.started(); // until then its engine does not
+    await this.#engine.killContainer(this.#need(this.#container, "createContainer"), signal);
   }
 
   /** Returns when the last page arrived. The container runs here all the while. */

@@ -67,6 +67,7 @@ export function targetSessions(context: AgentContext): TargetSessions {
     restore: (id) => of(id).restore(),
     commit: (id, heldPackets) => of(id).commit(heldPackets),
     deliver: async (id, packets) => of(id).deliver(packets),
+    signal: (id, signal) => of(id).signal(signal),
     awaitPages: (id) => of(id).awaitPages(),
     finish: (id) => of(id).finish(),
     async abort(id) {

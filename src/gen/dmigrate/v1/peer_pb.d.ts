@@ -282,6 +282,41 @@ export declare type DeliverPacketsResponse = Message<"dmigrate.v1.DeliverPackets
 export declare const DeliverPacketsResponseSchema: GenMessage<DeliverPacketsResponse>;
 
 /**
+ * @generated from message dmigrate.v1.SendSignalRequest
+ */
+export declare type SendSignalRequest = Message<"dmigrate.v1.SendSignalRequest"> & {
+  /**
+   * @generated from field: string migration = 1;
+   */
+  migration: string;
+
+  /**
+   * As Linux counts.
+   *
+   * @generated from field: int32 signal = 2;
+   */
+  signal: number;
+};
+
+/**
+ * Describes the message dmigrate.v1.SendSignalRequest.
+ * Use `create(SendSignalRequestSchema)` to create a new message.
+ */
+export declare const SendSignalRequestSchema: GenMessage<SendSignalRequest>;
+
+/**
+ * @generated from message dmigrate.v1.SendSignalResponse
+ */
+export declare type SendSignalResponse = Message<"dmigrate.v1.SendSignalResponse"> & {
+};
+
+/**
+ * Describes the message dmigrate.v1.SendSignalResponse.
+ * Use `create(SendSignalResponseSchema)` to create a new message.
+ */
+export declare const SendSignalResponseSchema: GenMessage<SendSignalResponse>;
+
+/**
  * @generated from message dmigrate.v1.AwaitPagesRequest
  */
 export declare type AwaitPagesRequest = Message<"dmigrate.v1.AwaitPagesRequest"> & {
@@ -694,6 +729,16 @@ export declare const PeerService: GenService<{
     methodKind: "unary";
     input: typeof DeliverPacketsRequestSchema;
     output: typeof DeliverPacketsResponseSchema;
+  },
+  /**
+   * A signal that somebody has sent to the container on the source after Commit.
+   *
+   * @generated from rpc dmigrate.v1.PeerService.SendSignal
+   */
+  sendSignal: {
+    methodKind: "unary";
+    input: typeof SendSignalRequestSchema;
+    output: typeof SendSignalResponseSchema;
   },
   /**
    * Ends when the last page arrived.

@@ -13,7 +13,7 @@ import { file_dmigrate_v1_types } from "./types_pb.js";
  * Describes the file dmigrate/v1/peer.proto.
  */
 export const file_dmigrate_v1_peer = /*@__PURE__*/
-  fileDesc("ChZkbWlncmF0ZS92MS9wZWVyLnByb3RvEgtkbWlncmF0ZS52MSIoCg9HZXRGYWN0c1JlcXVlc3QSFQoNYXJyaXZpbmdfanNvbhgBIAEoCSImChBHZXRGYWN0c1Jlc3BvbnNlEhIKCmZhY3RzX2pzb24YASABKAkiTQoOUmVzZXJ2ZVJlcXVlc3QSEQoJbWlncmF0aW9uGAEgASgJEg4KBnNvdXJjZRgCIAEoCRIYChBkZXNjcmlwdGlvbl9qc29uGAMgASgJIikKD1Jlc2VydmVSZXNwb25zZRIWCg5wcmVzZW50X2xheWVycxgBIAMoCSIrChZDcmVhdGVDb250YWluZXJSZXF1ZXN0EhEKCW1pZ3JhdGlvbhgBIAEoCSIrChdDcmVhdGVDb250YWluZXJSZXNwb25zZRIQCgh3YXJuaW5ncxgBIAMoCSK2AQoMU3RhZ2VSZXF1ZXN0EhEKCW1pZ3JhdGlvbhgBIAEoCRIUCgxjcml1X29wdGlvbnMYAiADKAkSRgoPaW50ZXJmYWNlX25hbWVzGAMgAygLMi0uZG1pZ3JhdGUudjEuU3RhZ2VSZXF1ZXN0LkludGVyZmFjZU5hbWVzRW50cnkaNQoTSW50ZXJmYWNlTmFtZXNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIiEKDVN0YWdlUmVzcG9uc2USEAoId2FybmluZ3MYASADKAkiIwoOUmVzdG9yZVJlcXVlc3QSEQoJbWlncmF0aW9uGAEgASgJIjMKD1Jlc3RvcmVSZXNwb25zZRIgCgVzdGVwcxgBIAMoCzIRLmRtaWdyYXRlLnYxLlNwYW4iOAoNQ29tbWl0UmVxdWVzdBIRCgltaWdyYXRpb24YASABKAkSFAoMaGVsZF9wYWNrZXRzGAIgAygMIioKDkNvbW1pdFJlc3BvbnNlEhgKEHJlc3VtZWRfYWZ0ZXJfbXMYASABKAEiOwoVRGVsaXZlclBhY2tldHNSZXF1ZXN0EhEKCW1pZ3JhdGlvbhgBIAEoCRIPCgdwYWNrZXRzGAIgAygMIhgKFkRlbGl2ZXJQYWNrZXRzUmVzcG9uc2UiJgoRQXdhaXRQYWdlc1JlcXVlc3QSEQoJbWlncmF0aW9uGAEgASgJIjwKEkF3YWl0UGFnZXNSZXNwb25zZRImCgVwYWdlcxgBIAEoCzIXLmRtaWdyYXRlLnYxLlBhZ2VDb3VudHMiIgoNRmluaXNoUmVxdWVzdBIRCgltaWdyYXRpb24YASABKAkiIgoORmluaXNoUmVzcG9uc2USEAoId2FybmluZ3MYASADKAkiIQoMQWJvcnRSZXF1ZXN0EhEKCW1pZ3JhdGlvbhgBIAEoCSIPCg1BYm9ydFJlc3BvbnNlIiQKD0dldFN0YXRlUmVxdWVzdBIRCgltaWdyYXRpb24YASABKAkiIQoQR2V0U3RhdGVSZXNwb25zZRINCgVzdGF0ZRgBIAEoCSIiCg1BdHRlbmRSZXF1ZXN0EhEKCW1pZ3JhdGlvbhgBIAEoCSIQCg5BdHRlbmRSZXNwb25zZSI3ChBBZGRNZW1iZXJSZXF1ZXN0EiMKBm1lbWJlchgBIAEoCzITLmRtaWdyYXRlLnYxLk1lbWJlciITChFBZGRNZW1iZXJSZXNwb25zZSIjChNSZW1vdmVNZW1iZXJSZXF1ZXN0EgwKBG5hbWUYASABKAkiFgoUUmVtb3ZlTWVtYmVyUmVzcG9uc2UiKwoLSm9pblJlcXVlc3QSDgoGc2VjcmV0GAEgASgMEgwKBG5hbWUYAiABKAkiIgoMSm9pblJlc3BvbnNlEhIKCnB1YmxpY19rZXkYASABKAwikAEKDkluc3RhbGxSZXF1ZXN0Eg4KBnNlY3JldBgBIAEoDBIMCgRuYW1lGAIgASgJEhEKCWF1dGhvcml0eRgDIAEoCRIOCgZjYV9wZW0YBCABKAkSFwoPY2VydGlmaWNhdGVfcGVtGAUgASgJEiQKB21lbWJlcnMYBiADKAsyEy5kbWlncmF0ZS52MS5NZW1iZXIiEQoPSW5zdGFsbFJlc3BvbnNlIjwKBk1lbWJlchIMCgRuYW1lGAEgASgJEg8KB2FkZHJlc3MYAiABKAkSEwoLZmluZ2VycHJpbnQYAyABKAwynwgKC1BlZXJTZXJ2aWNlEkcKCEdldEZhY3RzEhwuZG1pZ3JhdGUudjEuR2V0RmFjdHNSZXF1ZXN0Gh0uZG1pZ3JhdGUudjEuR2V0RmFjdHNSZXNwb25zZRJECgdSZXNlcnZlEhsuZG1pZ3JhdGUudjEuUmVzZXJ2ZVJlcXVlc3QaHC5kbWlncmF0ZS52MS5SZXNlcnZlUmVzcG9uc2USXAoPQ3JlYXRlQ29udGFpbmVyEiMuZG1pZ3JhdGUudjEuQ3JlYXRlQ29udGFpbmVyUmVxdWVzdBokLmRtaWdyYXRlLnYxLkNyZWF0ZUNvbnRhaW5lclJlc3BvbnNlEj4KBVN0YWdlEhkuZG1pZ3JhdGUudjEuU3RhZ2VSZXF1ZXN0GhouZG1pZ3JhdGUudjEuU3RhZ2VSZXNwb25zZRJECgdSZXN0b3JlEhsuZG1pZ3JhdGUudjEuUmVzdG9yZVJlcXVlc3QaHC5kbWlncmF0ZS52MS5SZXN0b3JlUmVzcG9uc2USQQoGQ29tbWl0EhouZG1pZ3JhdGUudjEuQ29tbWl0UmVxdWVzdBobLmRtaWdyYXRlLnYxLkNvbW1pdFJlc3BvbnNlElkKDkRlbGl2ZXJQYWNrZXRzEiIuZG1pZ3JhdGUudjEuRGVsaXZlclBhY2tldHNSZXF1ZXN0GiMuZG1pZ3JhdGUudjEuRGVsaXZlclBhY2tldHNSZXNwb25zZRJNCgpBd2FpdFBhZ2VzEh4uZG1pZ3JhdGUudjEuQXdhaXRQYWdlc1JlcXVlc3QaHy5kbWlncmF0ZS52MS5Bd2FpdFBhZ2VzUmVzcG9uc2USQQoGRmluaXNoEhouZG1pZ3JhdGUudjEuRmluaXNoUmVxdWVzdBobLmRtaWdyYXRlLnYxLkZpbmlzaFJlc3BvbnNlEj4KBUFib3J0EhkuZG1pZ3JhdGUudjEuQWJvcnRSZXF1ZXN0GhouZG1pZ3JhdGUudjEuQWJvcnRSZXNwb25zZRJHCghHZXRTdGF0ZRIcLmRtaWdyYXRlLnYxLkdldFN0YXRlUmVxdWVzdBodLmRtaWdyYXRlLnYxLkdldFN0YXRlUmVzcG9uc2USQwoGQXR0ZW5kEhouZG1pZ3JhdGUudjEuQXR0ZW5kUmVxdWVzdBobLmRtaWdyYXRlLnYxLkF0dGVuZFJlc3BvbnNlMAESSgoJQWRkTWVtYmVyEh0uZG1pZ3JhdGUudjEuQWRkTWVtYmVyUmVxdWVzdBoeLmRtaWdyYXRlLnYxLkFkZE1lbWJlclJlc3BvbnNlElMKDFJlbW92ZU1lbWJlchIgLmRtaWdyYXRlLnYxLlJlbW92ZU1lbWJlclJlcXVlc3QaIS5kbWlncmF0ZS52MS5SZW1vdmVNZW1iZXJSZXNwb25zZTKQAQoLSm9pblNlcnZpY2USOwoESm9pbhIYLmRtaWdyYXRlLnYxLkpvaW5SZXF1ZXN0GhkuZG1pZ3JhdGUudjEuSm9pblJlc3BvbnNlEkQKB0luc3RhbGwSGy5kbWlncmF0ZS52MS5JbnN0YWxsUmVxdWVzdBocLmRtaWdyYXRlLnYxLkluc3RhbGxSZXNwb25zZWIGcHJvdG8z", [file_dmigrate_v1_types]);
+  fileDesc("ChZkbWlncmF0ZS92MS9wZWVyLnByb3RvEgtkbWlncmF0ZS52MSIoCg9HZXRGYWN0c1JlcXVlc3QSFQoNYXJyaXZpbmdfanNvbhgBIAEoCSImChBHZXRGYWN0c1Jlc3BvbnNlEhIKCmZhY3RzX2pzb24YASABKAkiTQoOUmVzZXJ2ZVJlcXVlc3QSEQoJbWlncmF0aW9uGAEgASgJEg4KBnNvdXJjZRgCIAEoCRIYChBkZXNjcmlwdGlvbl9qc29uGAMgASgJIikKD1Jlc2VydmVSZXNwb25zZRIWCg5wcmVzZW50X2xheWVycxgBIAMoCSIrChZDcmVhdGVDb250YWluZXJSZXF1ZXN0EhEKCW1pZ3JhdGlvbhgBIAEoCSIrChdDcmVhdGVDb250YWluZXJSZXNwb25zZRIQCgh3YXJuaW5ncxgBIAMoCSK2AQoMU3RhZ2VSZXF1ZXN0EhEKCW1pZ3JhdGlvbhgBIAEoCRIUCgxjcml1X29wdGlvbnMYAiADKAkSRgoPaW50ZXJmYWNlX25hbWVzGAMgAygLMi0uZG1pZ3JhdGUudjEuU3RhZ2VSZXF1ZXN0LkludGVyZmFjZU5hbWVzRW50cnkaNQoTSW50ZXJmYWNlTmFtZXNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIiEKDVN0YWdlUmVzcG9uc2USEAoId2FybmluZ3MYASADKAkiIwoOUmVzdG9yZVJlcXVlc3QSEQoJbWlncmF0aW9uGAEgASgJIjMKD1Jlc3RvcmVSZXNwb25zZRIgCgVzdGVwcxgBIAMoCzIRLmRtaWdyYXRlLnYxLlNwYW4iOAoNQ29tbWl0UmVxdWVzdBIRCgltaWdyYXRpb24YASABKAkSFAoMaGVsZF9wYWNrZXRzGAIgAygMIioKDkNvbW1pdFJlc3BvbnNlEhgKEHJlc3VtZWRfYWZ0ZXJfbXMYASABKAEiOwoVRGVsaXZlclBhY2tldHNSZXF1ZXN0EhEKCW1pZ3JhdGlvbhgBIAEoCRIPCgdwYWNrZXRzGAIgAygMIhgKFkRlbGl2ZXJQYWNrZXRzUmVzcG9uc2UiNgoRU2VuZFNpZ25hbFJlcXVlc3QSEQoJbWlncmF0aW9uGAEgASgJEg4KBnNpZ25hbBgCIAEoBSIUChJTZW5kU2lnbmFsUmVzcG9uc2UiJgoRQXdhaXRQYWdlc1JlcXVlc3QSEQoJbWlncmF0aW9uGAEgASgJIjwKEkF3YWl0UGFnZXNSZXNwb25zZRImCgVwYWdlcxgBIAEoCzIXLmRtaWdyYXRlLnYxLlBhZ2VDb3VudHMiIgoNRmluaXNoUmVxdWVzdBIRCgltaWdyYXRpb24YASABKAkiIgoORmluaXNoUmVzcG9uc2USEAoId2FybmluZ3MYASADKAkiIQoMQWJvcnRSZXF1ZXN0EhEKCW1pZ3JhdGlvbhgBIAEoCSIPCg1BYm9ydFJlc3BvbnNlIiQKD0dldFN0YXRlUmVxdWVzdBIRCgltaWdyYXRpb24YASABKAkiIQoQR2V0U3RhdGVSZXNwb25zZRINCgVzdGF0ZRgBIAEoCSIiCg1BdHRlbmRSZXF1ZXN0EhEKCW1pZ3JhdGlvbhgBIAEoCSIQCg5BdHRlbmRSZXNwb25zZSI3ChBBZGRNZW1iZXJSZXF1ZXN0EiMKBm1lbWJlchgBIAEoCzITLmRtaWdyYXRlLnYxLk1lbWJlciITChFBZGRNZW1iZXJSZXNwb25zZSIjChNSZW1vdmVNZW1iZXJSZXF1ZXN0EgwKBG5hbWUYASABKAkiFgoUUmVtb3ZlTWVtYmVyUmVzcG9uc2UiKwoLSm9pblJlcXVlc3QSDgoGc2VjcmV0GAEgASgMEgwKBG5hbWUYAiABKAkiIgoMSm9pblJlc3BvbnNlEhIKCnB1YmxpY19rZXkYASABKAwikAEKDkluc3RhbGxSZXF1ZXN0Eg4KBnNlY3JldBgBIAEoDBIMCgRuYW1lGAIgASgJEhEKCWF1dGhvcml0eRgDIAEoCRIOCgZjYV9wZW0YBCABKAkSFwoPY2VydGlmaWNhdGVfcGVtGAUgASgJEiQKB21lbWJlcnMYBiADKAsyEy5kbWlncmF0ZS52MS5NZW1iZXIiEQoPSW5zdGFsbFJlc3BvbnNlIjwKBk1lbWJlchIMCgRuYW1lGAEgASgJEg8KB2FkZHJlc3MYAiABKAkSEwoLZmluZ2VycHJpbnQYAyABKAwy7ggKC1BlZXJTZXJ2aWNlEkcKCEdldEZhY3RzEhwuZG1pZ3JhdGUudjEuR2V0RmFjdHNSZXF1ZXN0Gh0uZG1pZ3JhdGUudjEuR2V0RmFjdHNSZXNwb25zZRJECgdSZXNlcnZlEhsuZG1pZ3JhdGUudjEuUmVzZXJ2ZVJlcXVlc3QaHC5kbWlncmF0ZS52MS5SZXNlcnZlUmVzcG9uc2USXAoPQ3JlYXRlQ29udGFpbmVyEiMuZG1pZ3JhdGUudjEuQ3JlYXRlQ29udGFpbmVyUmVxdWVzdBokLmRtaWdyYXRlLnYxLkNyZWF0ZUNvbnRhaW5lclJlc3BvbnNlEj4KBVN0YWdlEhkuZG1pZ3JhdGUudjEuU3RhZ2VSZXF1ZXN0GhouZG1pZ3JhdGUudjEuU3RhZ2VSZXNwb25zZRJECgdSZXN0b3JlEhsuZG1pZ3JhdGUudjEuUmVzdG9yZVJlcXVlc3QaHC5kbWlncmF0ZS52MS5SZXN0b3JlUmVzcG9uc2USQQoGQ29tbWl0EhouZG1pZ3JhdGUudjEuQ29tbWl0UmVxdWVzdBobLmRtaWdyYXRlLnYxLkNvbW1pdFJlc3BvbnNlElkKDkRlbGl2ZXJQYWNrZXRzEiIuZG1pZ3JhdGUudjEuRGVsaXZlclBhY2tldHNSZXF1ZXN0GiMuZG1pZ3JhdGUudjEuRGVsaXZlclBhY2tldHNSZXNwb25zZRJNCgpTZW5kU2lnbmFsEh4uZG1pZ3JhdGUudjEuU2VuZFNpZ25hbFJlcXVlc3QaHy5kbWlncmF0ZS52MS5TZW5kU2lnbmFsUmVzcG9uc2USTQoKQXdhaXRQYWdlcxIeLmRtaWdyYXRlLnYxLkF3YWl0UGFnZXNSZXF1ZXN0Gh8uZG1pZ3JhdGUudjEuQXdhaXRQYWdlc1Jlc3BvbnNlEkEKBkZpbmlzaBIaLmRtaWdyYXRlLnYxLkZpbmlzaFJlcXVlc3QaGy5kbWlncmF0ZS52MS5GaW5pc2hSZXNwb25zZRI+CgVBYm9ydBIZLmRtaWdyYXRlLnYxLkFib3J0UmVxdWVzdBoaLmRtaWdyYXRlLnYxLkFib3J0UmVzcG9uc2USRwoIR2V0U3RhdGUSHC5kbWlncmF0ZS52MS5HZXRTdGF0ZVJlcXVlc3QaHS5kbWlncmF0ZS52MS5HZXRTdGF0ZVJlc3BvbnNlEkMKBkF0dGVuZBIaLmRtaWdyYXRlLnYxLkF0dGVuZFJlcXVlc3QaGy5kbWlncmF0ZS52MS5BdHRlbmRSZXNwb25zZTABEkoKCUFkZE1lbWJlchIdLmRtaWdyYXRlLnYxLkFkZE1lbWJlclJlcXVlc3QaHi5kbWlncmF0ZS52MS5BZGRNZW1iZXJSZXNwb25zZRJTCgxSZW1vdmVNZW1iZXISIC5kbWlncmF0ZS52MS5SZW1vdmVNZW1iZXJSZXF1ZXN0GiEuZG1pZ3JhdGUudjEuUmVtb3ZlTWVtYmVyUmVzcG9uc2UykAEKC0pvaW5TZXJ2aWNlEjsKBEpvaW4SGC5kbWlncmF0ZS52MS5Kb2luUmVxdWVzdBoZLmRtaWdyYXRlLnYxLkpvaW5SZXNwb25zZRJECgdJbnN0YWxsEhsuZG1pZ3JhdGUudjEuSW5zdGFsbFJlcXVlc3QaHC5kbWlncmF0ZS52MS5JbnN0YWxsUmVzcG9uc2ViBnByb3RvMw", [file_dmigrate_v1_types]);
 
 /**
  * Describes the message dmigrate.v1.GetFactsRequest.
@@ -114,137 +114,151 @@ export const DeliverPacketsResponseSchema = /*@__PURE__*/
   messageDesc(file_dmigrate_v1_peer, 13);
 
 /**
+ * Describes the message dmigrate.v1.SendSignalRequest.
+ * Use `create(SendSignalRequestSchema)` to create a new message.
+ */
+export const SendSignalRequestSchema = /*@__PURE__*/
+  messageDesc(file_dmigrate_v1_peer, 14);
+
+/**
+ * Describes the message dmigrate.v1.SendSignalResponse.
+ * Use `create(SendSignalResponseSchema)` to create a new message.
+ */
+export const SendSignalResponseSchema = /*@__PURE__*/
+  messageDesc(file_dmigrate_v1_peer, 15);
+
+/**
  * Describes the message dmigrate.v1.AwaitPagesRequest.
  * Use `create(AwaitPagesRequestSchema)` to create a new message.
  */
 export const AwaitPagesRequestSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 14);
+  messageDesc(file_dmigrate_v1_peer, 16);
 
 /**
  * Describes the message dmigrate.v1.AwaitPagesResponse.
  * Use `create(AwaitPagesResponseSchema)` to create a new message.
  */
 export const AwaitPagesResponseSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 15);
+  messageDesc(file_dmigrate_v1_peer, 17);
 
 /**
  * Describes the message dmigrate.v1.FinishRequest.
  * Use `create(FinishRequestSchema)` to create a new message.
  */
 export const FinishRequestSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 16);
+  messageDesc(file_dmigrate_v1_peer, 18);
 
 /**
  * Describes the message dmigrate.v1.FinishResponse.
  * Use `create(FinishResponseSchema)` to create a new message.
  */
 export const FinishResponseSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 17);
+  messageDesc(file_dmigrate_v1_peer, 19);
 
 /**
  * Describes the message dmigrate.v1.AbortRequest.
  * Use `create(AbortRequestSchema)` to create a new message.
  */
 export const AbortRequestSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 18);
+  messageDesc(file_dmigrate_v1_peer, 20);
 
 /**
  * Describes the message dmigrate.v1.AbortResponse.
  * Use `create(AbortResponseSchema)` to create a new message.
  */
 export const AbortResponseSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 19);
+  messageDesc(file_dmigrate_v1_peer, 21);
 
 /**
  * Describes the message dmigrate.v1.GetStateRequest.
  * Use `create(GetStateRequestSchema)` to create a new message.
  */
 export const GetStateRequestSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 20);
+  messageDesc(file_dmigrate_v1_peer, 22);
 
 /**
  * Describes the message dmigrate.v1.GetStateResponse.
  * Use `create(GetStateResponseSchema)` to create a new message.
  */
 export const GetStateResponseSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 21);
+  messageDesc(file_dmigrate_v1_peer, 23);
 
 /**
  * Describes the message dmigrate.v1.AttendRequest.
  * Use `create(AttendRequestSchema)` to create a new message.
  */
 export const AttendRequestSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 22);
+  messageDesc(file_dmigrate_v1_peer, 24);
 
 /**
  * Describes the message dmigrate.v1.AttendResponse.
  * Use `create(AttendResponseSchema)` to create a new message.
  */
 export const AttendResponseSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 23);
+  messageDesc(file_dmigrate_v1_peer, 25);
 
 /**
  * Describes the message dmigrate.v1.AddMemberRequest.
  * Use `create(AddMemberRequestSchema)` to create a new message.
  */
 export const AddMemberRequestSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 24);
+  messageDesc(file_dmigrate_v1_peer, 26);
 
 /**
  * Describes the message dmigrate.v1.AddMemberResponse.
  * Use `create(AddMemberResponseSchema)` to create a new message.
  */
 export const AddMemberResponseSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 25);
+  messageDesc(file_dmigrate_v1_peer, 27);
 
 /**
  * Describes the message dmigrate.v1.RemoveMemberRequest.
  * Use `create(RemoveMemberRequestSchema)` to create a new message.
  */
 export const RemoveMemberRequestSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 26);
+  messageDesc(file_dmigrate_v1_peer, 28);
 
 /**
  * Describes the message dmigrate.v1.RemoveMemberResponse.
  * Use `create(RemoveMemberResponseSchema)` to create a new message.
  */
 export const RemoveMemberResponseSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 27);
+  messageDesc(file_dmigrate_v1_peer, 29);
 
 /**
  * Describes the message dmigrate.v1.JoinRequest.
  * Use `create(JoinRequestSchema)` to create a new message.
  */
 export const JoinRequestSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 28);
+  messageDesc(file_dmigrate_v1_peer, 30);
 
 /**
  * Describes the message dmigrate.v1.JoinResponse.
  * Use `create(JoinResponseSchema)` to create a new message.
  */
 export const JoinResponseSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 29);
+  messageDesc(file_dmigrate_v1_peer, 31);
 
 /**
  * Describes the message dmigrate.v1.InstallRequest.
  * Use `create(InstallRequestSchema)` to create a new message.
  */
 export const InstallRequestSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 30);
+  messageDesc(file_dmigrate_v1_peer, 32);
 
 /**
  * Describes the message dmigrate.v1.InstallResponse.
  * Use `create(InstallResponseSchema)` to create a new message.
  */
 export const InstallResponseSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 31);
+  messageDesc(file_dmigrate_v1_peer, 33);
 
 /**
  * Describes the message dmigrate.v1.Member.
  * Use `create(MemberSchema)` to create a new message.
  */
 export const MemberSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 32);
+  messageDesc(file_dmigrate_v1_peer, 34);
 
 /**
  * @generated from service dmigrate.v1.PeerService
