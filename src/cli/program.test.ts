@@ -97,6 +97,11 @@ suite("help", () => {
     });
   }
 
+  test("`help COMMAND` shows the same", async () => {
+    const [help, option] = await Promise.all([run("dmigrate help migrate", agentThat({})), run("dmigrate migrate --help", agentThat({}))]);
+    assert.deepEqual([help.out.text, help.exitCode], [option.out.text, 0]);
+  });
+
   test("without a command it is shown too, but that is an error", async () => {
     const { err, exitCode } = await run("dmigrate", agentThat({}));
     assert.match(err.text, /^Usage: dmigrate/);

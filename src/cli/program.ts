@@ -66,7 +66,7 @@ function dmigrate(surroundings: Surroundings, outcome: { exitCode: number }): Co
     .description("Moves running Docker containers to other hosts. Their clients stay connected, nothing is lost, nothing runs twice.")
     .version(manifest.version, "-V, --version", "print the version")
     .helpOption("-h, --help", "show this help, or a command's")
-    .helpCommand(false)
+    .addHelpCommand(new Command("help").argument("[command]").description("show this help, or a command's").helpGroup("Look:"))
     .addHelpText("after", QUICK_START)
     .addHelpText("after", "\n`dmigrate COMMAND --help` says what a command does to the container. docs/errors.md lists the exit codes.")
     .configureHelp({

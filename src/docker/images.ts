@@ -13,7 +13,7 @@ import { DmigrateError, tryAll } from "../core/errors.ts";
 import type { ImageDescription } from "./description.ts";
 import type { Engine } from "./engine.ts";
 import { parseExact } from "../core/json.ts";
-import { isNotFound, refusalOf } from "./transport.ts";
+import { FULL, isNotFound, refusalOf } from "./transport.ts";
 
 /**
  * Chain ids of an image's layers, from the bottom: each names a layer with all below it (OCI image specification, "Layer ChainID").
@@ -175,7 +175,7 @@ function throwLoadError(answer: string): void {
     const step = parseExact(line);
     if (typeof step === "object" && step !== null && "error" in step) {
       throw new DmigrateError(
-        "DOCKER",
+        FULL.test(String(step.error)) ? "NO_SPACE" : "DOCKER",
         `Docker Engine could not load the image: ${String(step.error)}; see that its disk has room and try again`,
       );
     }

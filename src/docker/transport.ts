@@ -155,7 +155,14 @@ export class Transport {
   }
 }
 
+/** What the engine says of its full disk. */
+export const FULL = /no space left on device/i;
+
 function refused(what: string, refusal: EngineRefusal): DmigrateError {
+  if (FULL.test(refusal.message)) {
+    const full = `Docker Engine's disk is full: it refused ${what} (${refusal.message}); free some space there`;
+    return new DmigrateError("NO_SPACE", full, refusal);
+  }
   const remedy = refusal.status >= 500 ? "dockerd's own log may tell more" : "change what it objects to";
   return new DmigrateError("DOCKER", `Docker Engine refused ${what} with ${refusal.status}: ${refusal.message}; ${remedy}`, refusal);
 }

@@ -14,6 +14,7 @@ import { hasEnded } from "../../src/core/journal-states.ts";
 import {
   assertClean,
   assertNothingLeft,
+  assertNothingOfRunc,
   assertRuns,
   labOfTwo,
   migrate,
@@ -89,6 +90,7 @@ async function recover(source: Host, target: Host): Promise<void> {
   await source.run("timeout", "30", "docker", "rm", "--force", "redis");
   await until("what kept the missing pages to go", async () => (await target.exec("pgrep", "-f", "[d]migrate-keep")).code === 1);
   await assertClean(source, "redis");
+  await assertNothingOfRunc(source);
   const { outcome, message } = await migrate(target, "redis", source.name);
   assert.equal(outcome, "completed", message);
   await assertClean(target, "redis");

@@ -78,8 +78,7 @@ export class SourceSession {
   async run(): Promise<Report> {
     using _progress = this.#tellProgress();
     const report = await this.#migrate();
-    // The frozen tasks stay, but not CRIU, in whose hands nobody could end them.
-    if (report.outcome === "failed") await this.#freezing?.endDump();
+    if (report.outcome === "failed") await this.#freezing?.leave();
     await this.#scope.open.disposeAsync().catch((error: unknown) => this.#scope.logWarning(error, "closing failed"));
     return report;
   }

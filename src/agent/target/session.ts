@@ -207,7 +207,9 @@ export class TargetSession {
     });
     pages.restored();
     step("restore", restoreAt);
-    this.#checked = Promise.all([this.#assertTakenOver(staging), assertRegistered(pages.lazy, tasksIn(staging.cgroup))]);
+    const registered = assertRegistered(pages.lazy, tasksIn(staging.cgroup));
+    registered.catch(() => {}); // told below, unless somebody has ended the tasks
+    this.#checked = this.#assertTakenOver(staging).then(() => registered);
     this.#checked.catch(() => {}); // told to `commit`
     this.#context.journal.move(this.subject.id, "prepared");
     return steps;
@@ -332,7 +334,7 @@ export class TargetSession {
   async #resume(staging: Staging, heldPackets: readonly Uint8Array[]): Promise<void> {
     staging.silence.lift();
     announce(staging.namespace).catch((error: unknown) =>
-      this.#context.log.error({ err: error, migration: this.subject.id }, "announcement failed"),
+      this.#context.log.warn({ err: error, migration: this.subject.id }, "announcement failed"),
     );
     inject(staging.namespace, heldPackets);
     await staging.resume();

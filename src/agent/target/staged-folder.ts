@@ -9,7 +9,7 @@ import { fileURLToPath } from "node:url";
 import path from "node:path";
 import type { ContainerId, MigrationId } from "../../core/ids.ts";
 import { freezerAt, type Fence, type Freezer } from "../../criu/freezer.ts";
-import { removeRestored } from "../../criu/restore-leftovers.ts";
+import { removeLeftovers } from "../../criu/runc-leftovers.ts";
 import { removeFolder } from "../../kernel/mounted-folder.ts";
 import { killProcess } from "../../kernel/pidfd.ts";
 import { makeFifo } from "../../kernel/pipes.ts";
@@ -191,7 +191,7 @@ export async function discardStaged(container: ContainerId, remove: () => Promis
   }
   await remove();
   const cgroup = cgroupIn(folder);
-  if (cgroup !== undefined) await removeRestored(container, cgroup);
+  if (cgroup !== undefined) await removeLeftovers(container, cgroup);
   await removeStaged(folder);
 }
 
@@ -217,18 +217,17 @@ function unlessGone(error: unknown): void {
   if (!(error instanceof Error && "code" in error && (error.code === "ENOENT" || error.code === "ENODEV"))) throw error;
 }
 
-/** The container's cgroup, from the root of every hierarchy; known once the restore may start. */
+/** The folder of the container's cgroup, whether that is there or not; known once the restore may start. */
 function cgroupIn(folder: string): string | undefined {
   const file = fenceOf(folder);
-  const [, , member = ""] = existsSync(file) ? readFileSync(file, "utf8").split("\n") : [];
-  return member === "" ? undefined : member.slice(member.indexOf(":/") + 1);
+  const [control] = existsSync(file) ? readFileSync(file, "utf8").split("\n") : [];
+  return control === undefined ? undefined : path.dirname(control);
 }
 
 /** The freezer of the container's cgroup, if that is there. */
 export function freezerIn(folder: string): Freezer | undefined {
-  const file = fenceOf(folder);
-  const [control] = existsSync(file) ? readFileSync(file, "utf8").split("\n") : [];
-  return control === undefined ? undefined : freezerAt(path.dirname(control));
+  const cgroup = cgroupIn(folder);
+  return cgroup === undefined ? undefined : freezerAt(cgroup);
 }
 
 /** The process id of the CRIU that restores there, as long as it runs. */

@@ -1,6 +1,6 @@
 /**
- * What runc leaves of a restore if it is killed: its folder, the root of the container mounted in there for CRIU (`criu-root`,
- * libcontainer/criu_linux.go), and the container's cgroups, which it has made in every hierarchy.
+ * What runc leaves of a container if it is killed in its restore, or if somebody ends the tasks while CRIU holds them: its folder, in there
+ * the container's root, mounted for CRIU (`criu-root`, libcontainer/criu_linux.go), and the container's cgroups in all hierarchies.
  */
 import { existsSync, readdirSync, rmdirSync } from "node:fs";
 import { readFile } from "node:fs/promises";
@@ -16,16 +16,16 @@ const END_LIMIT_MS = 5_000;
 const END_POLL_MS = 20;
 
 /**
- * Removes it, of a container that its engine does not know any more; does nothing if there is nothing. Throws EBUSY if a task stays.
- * @param cgroup the container's, from the root of every hierarchy
+ * Removes it, of a container that does not run; does nothing if there is nothing. Throws EBUSY if a task stays.
+ * @param cgroup the folder of the container's cgroup in one of the hierarchies
  */
-export async function removeRestored(container: ContainerId, cgroup: string): Promise<void> {
+export async function removeLeftovers(container: ContainerId, cgroup: string): Promise<void> {
   for (const folder of await runcFoldersOf(container)) await removeFolder(folder);
   const mounts = parseMountinfo(await readFile("/proc/self/mountinfo", "utf8"));
+  const hierarchies = mounts.filter(({ type }) => type === "cgroup" || type === "cgroup2").map((mount) => mount.path);
+  const [own = "/"] = hierarchies.filter((hierarchy) => cgroup.startsWith(`${hierarchy}/`)).toSorted((a, b) => b.length - a.length);
   const deadline = performance.now() + END_LIMIT_MS;
-  for (const { path: hierarchy } of mounts.filter(({ type }) => type === "cgroup" || type === "cgroup2")) {
-    await removeGroups(path.join(hierarchy, cgroup), deadline);
-  }
+  for (const hierarchy of hierarchies) await removeGroups(path.join(hierarchy, path.relative(own, cgroup)), deadline);
 }
 
 /** Removes a cgroup with those below it, as soon as none has a task. */
