@@ -1,7 +1,6 @@
 /**
  * The agent: puts journal, cluster, listener, calls and migration sessions together, and takes them apart again.
  */
-import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
 import type { Logger } from "pino";
@@ -14,6 +13,7 @@ import { Cluster } from "./cluster.ts";
 import type { AgentConfig } from "./config.ts";
 import type { AgentContext, StartSessions } from "./context.ts";
 import { serveControl } from "./control-server.ts";
+import { makeFolder } from "./files.ts";
 import { EventHub } from "./events.ts";
 import { Journal } from "./journal.ts";
 import { Link } from "./link.ts";
@@ -38,8 +38,8 @@ export interface Agent extends AsyncDisposable {
  */
 export async function runAgent(config: AgentConfig, startSessions: StartSessions, log: Logger): Promise<Agent> {
   await using starting = new AsyncDisposableStack();
-  mkdirSync(config.stateDir, { recursive: true, mode: 0o700 });
-  mkdirSync(config.runDir, { recursive: true, mode: 0o755 });
+  makeFolder(config.stateDir, 0o700);
+  makeFolder(config.runDir, 0o755);
   const journal = starting.use(Journal.open(config.stateDir, JOURNAL_WAIT_MS));
   const cluster = await Cluster.open(config.stateDir);
   const peers = starting.use(new Peers(cluster));

@@ -1,8 +1,9 @@
 /**
- * Files that must be whole and on disk, whatever happens.
+ * The agent's own files and folders: those that must be whole and on disk, whatever happens, and where they lie.
  */
-import { closeSync, fsyncSync, openSync, renameSync, writeFileSync } from "node:fs";
+import { closeSync, fsyncSync, mkdirSync, openSync, renameSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
+import { DmigrateError, messageOf } from "../core/errors.ts";
 
 /** Replaces a file at once, readable by its owner alone: afterwards, even after a power failure, it is the old one or the new one. */
 export function writeDurably(path: string, content: string): void {
@@ -15,4 +16,33 @@ export function writeDurably(path: string, content: string): void {
   } finally {
     closeSync(dir);
   }
+}
+
+/**
+ * Makes a folder, and those above it, unless they are there. (Node's own way goes on for ever where a kernel answers ENOENT, as in /proc.)
+ * Throws AGENT.
+ */
+export function makeFolder(folder: string, mode: number): void {
+  try {
+    if (!isMade(folder, mode)) {
+      makeFolder(dirname(folder), mode);
+      mkdirSync(folder, { mode });
+    }
+  } catch (error) {
+    if (error instanceof DmigrateError) throw error;
+    const text = `Cannot make the folder ${folder} (${messageOf(error)}); choose another with --state-dir or --run-dir`;
+    throw new DmigrateError("AGENT", text, error);
+  }
+}
+
+/** False if the one above it is missing. */
+function isMade(folder: string, mode: number): boolean {
+  try {
+    mkdirSync(folder, { mode });
+  } catch (error) {
+    const code = error instanceof Error && "code" in error ? error.code : undefined;
+    if (code === "ENOENT") return false;
+    if (code !== "EEXIST") throw error;
+  }
+  return true;
 }
