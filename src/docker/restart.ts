@@ -8,6 +8,11 @@ import { refusalOf } from "./transport.ts";
 const LIMIT_MS = 30_000;
 const RETRY_MS = 500;
 
+/** Whether an engine has not answered at all. */
+export function isUnreachable(error: unknown): boolean {
+  return DmigrateError.from(error).code === "DOCKER" && refusalOf(error) === undefined;
+}
+
 /** Asks an engine again for as long as a restart may take. What it refuses is thrown at once. */
 export async function despiteRestart<T>(ask: () => Promise<T>): Promise<T> {
   const deadline = performance.now() + LIMIT_MS;
@@ -15,8 +20,7 @@ export async function despiteRestart<T>(ask: () => Promise<T>): Promise<T> {
     try {
       return await ask();
     } catch (error) {
-      const isUnreachable = DmigrateError.from(error).code === "DOCKER" && refusalOf(error) === undefined;
-      if (!isUnreachable || performance.now() > deadline) throw error;
+      if (!isUnreachable(error) || performance.now() > deadline) throw error;
       await sleep(RETRY_MS);
     }
   }

@@ -202,3 +202,16 @@ test("a container whose Docker is killed in the freeze is started again by the n
   assert.equal((await a.run("docker", "inspect", "--format", "{{.HostConfig.RestartPolicy.Name}}", "redis")).trim(), "always");
   await assertClean(b, "redis");
 });
+
+test("a container whose Docker stays away longer than the report gets its policy back, and is started again, once it comes", async () => {
+  const result = await whileRestoring(a, b, async () => {
+    await a.run("pkill", "-KILL", "-x", "dockerd");
+  });
+  assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "CONTAINER_NOT_RUNNING"], result.message);
+  assert.match(String(result.report?.warnings), /redis lacks its restart policy.*once Docker is back it gets it/);
+  await a.run("rm", "-f", "/run/docker.sock", "/run/docker.pid");
+  await a.startDocker();
+  const policy = ["docker", "inspect", "--format", "{{.HostConfig.RestartPolicy.Name}} {{.State.Running}}", "redis"] as const;
+  await until("redis to run under its policy", async () => (await a.run(...policy)).trim() === "always true");
+  await assertClean(b, "redis");
+});

@@ -20,6 +20,7 @@ import { writeDescription } from "../../docker/description.ts";
 import type { ContainerRequest } from "../../docker/engine.ts";
 import type { RestartPolicy } from "../../docker/inspect.ts";
 import { giveBackPolicy, NEVER_RESTART, type LackedPolicy, policyText, setRestartPolicy } from "../../docker/lifecycle.ts";
+import { isUnreachable } from "../../docker/restart.ts";
 import { isNotFound } from "../../docker/transport.ts";
 import { liesOnHost, volumeIdentity } from "../../docker/volumes.ts";
 import { NetworkNamespace } from "../../kernel/netns.ts";
@@ -42,6 +43,8 @@ import { strangersIn } from "./strangers.ts";
 const STAND_STILL_RETRY_MS = 20;
 /** How long to wait for the end of what came in by `docker exec`, and of health probes. */
 const STRANGERS_LIMIT_MS = 10_000;
+/** How long an engine may be away after which a container still gets its restart policy back. */
+const POLICY_LIMIT_MS = 3_600_000;
 /** How long to wait for a moment without connections that no process holds. */
 const UNSETTLED_LIMIT_MS = 2_000;
 
@@ -307,7 +310,24 @@ async function restoreRestartPolicy(scope: SourceScope, policy: RestartPolicy, l
   } catch (error) {
     if (isNotFound(error)) return; // it was removed
     const remedies = `\`docker update --restart ${policyText(policy)} ${name}\` sets it, \`docker start ${name}\` starts what has ended`;
-    scope.warn(`${name} may have lost its restart policy, or have ended (${messageOf(error)}): ${remedies}`);
+    scope.warn(
+      `${name} lacks its restart policy, and may have ended (${messageOf(error)}); once Docker is back it gets it, or ${remedies}`,
+    );
+    void restorePolicyLater(scope, policy, lacked);
+  }
+}
+
+/** For an engine that stays away longer than anybody waits for a report. */
+async function restorePolicyLater(scope: SourceScope, policy: RestartPolicy, lacked: () => LackedPolicy): Promise<void> {
+  const deadline = performance.now() + POLICY_LIMIT_MS;
+  for (;;) {
+    try {
+      await giveBackPolicy(scope.engine, scope.subject.description.id, policy, lacked);
+      return;
+    } catch (error) {
+      if (!isUnreachable(error) || performance.now() > deadline)
+        return scope.logWarning(error, "a container lacks its restart policy, which could not be given back");
+    }
   }
 }
 
