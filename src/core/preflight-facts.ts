@@ -111,8 +111,8 @@ const dockerFacts = z.object({
   storageDriver: z.string(),
   /** The hierarchy containers live in: cgroups(7). */
   cgroupVersion: z.enum(["1", "2"]),
-  /** Names of the registered OCI runtimes. */
-  runtimes: z.array(z.string()),
+  /** Whether what is registered as our OCI runtime is that; absent if nothing is. */
+  runtime: feature.optional(),
   logDrivers: z.array(z.string()),
   volumeDrivers: z.array(z.string()),
   networkDrivers: z.array(z.string()),

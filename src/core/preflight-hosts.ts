@@ -90,11 +90,18 @@ export const hostChecks = {
   runtime: {
     passed: (s) => (bothAnswer(s) ? `Docker Engine on ${s.target.host} knows the runtime ${RUNTIME}` : undefined),
     *find({ target: { host, docker, runtimePath } }) {
-      if (!docker.reachable || docker.runtimes.includes(RUNTIME)) return;
+      if (!docker.reachable || docker.runtime?.works === true) return;
+      const path = `"runtimes": {"${RUNTIME}": {"path": "${runtimePath}"}}`;
+      const [problem, put] =
+        docker.runtime === undefined
+          ? [`does not know the runtime ${RUNTIME}`, `add ${path} to`]
+          : [
+              `has another program as its runtime ${RUNTIME}, which would start the container anew: ${docker.runtime.reason}`,
+              `have ${path} in`,
+            ];
       yield blocker(
-        `Docker Engine on ${host} does not know the runtime ${RUNTIME}`,
-        `add "runtimes": {"${RUNTIME}": {"path": "${runtimePath}"}} to /etc/docker/daemon.json on ${host}, ` +
-          "then `systemctl reload docker`",
+        `Docker Engine on ${host} ${problem}`,
+        `${put} /etc/docker/daemon.json on ${host}, then \`systemctl reload docker\``,
         host,
       );
     },

@@ -27,7 +27,7 @@ const DOCKER: DockerFacts = {
   version: "28.2.2",
   storageDriver: "overlay2",
   cgroupVersion: "2",
-  runtimes: ["runc", "dmigrate"],
+  runtime: { works: true, version: "" },
   logDrivers: ["json-file"],
   volumeDrivers: ["local"],
   networkDrivers: ["bridge", "macvlan"],
@@ -201,7 +201,13 @@ const CASES: readonly Case[] = [
   [{ target: { runc: broken } }, "blocker", "runc", /on b/],
   [{ target: { docker: unreachable } }, "blocker", "docker", /b does not answer: connect ENOENT/],
   [{ sourceDocker: { storageDriver: "vfs" } }, "blocker", "storage", /a stores containers with vfs/],
-  [{ targetDocker: { runtimes: ["runc"] } }, "blocker", "runtime", /b does not know the runtime dmigrate/],
+  [{ targetDocker: { runtime: undefined } }, "blocker", "runtime", /b does not know the runtime dmigrate/],
+  [
+    { targetDocker: { runtime: { works: false, reason: "x" } } },
+    "blocker",
+    "runtime",
+    /b has another program as its runtime dmigrate.*: x/,
+  ],
   [{ source: { quarantine: broken } }, "blocker", "quarantine", /a can't silence/],
   [{ source: { hasSysResource: false }, process: { foreignId: "" } }, "blocker", "pipe-size", /fs\.pipe-max-size allows 1048576/],
   [

@@ -40,8 +40,8 @@ const API_MIN = 44;
 /** 1.52 begins to leave out parts of inspections, and to refuse requests that follow from older ones. */
 const API_MAX = 51;
 
-/** What somebody may ask an engine to do with a container: to end it, or to change its settings. */
-export type ContainerRequest = { readonly kind: "signal"; readonly signal: number } | { readonly kind: "change" };
+/** What somebody may ask an engine to do with a container: to send it a signal, which may end it, to pause it, to change its settings. */
+export type ContainerRequest = { readonly kind: "signal"; readonly signal: number } | { readonly kind: "pause" | "unpause" | "change" };
 
 /** Filters of a list, as the API takes them. */
 export type Filters = Readonly<Record<string, readonly string[]>>;
@@ -251,14 +251,14 @@ function filterText(filters: Filters | undefined): string | undefined {
 }
 
 /** The event of a request to stop or kill a container, and those of requests to change its settings. */
-const CONTAINER_EVENTS = ["kill", "rename", "update"];
+const CONTAINER_EVENTS = ["kill", "pause", "rename", "unpause", "update"];
 
 /** @param line an event as the engine writes it */
 function requestIn(line: string): { readonly container: string | undefined; readonly request: ContainerRequest } {
   const { Type, Action, Actor } = understood(engineEvent, "GET /events", JSON.parse(line));
   const container = Type === "network" ? Actor.Attributes?.["container"] : Actor.ID;
-  if (Action !== "kill") return { container, request: { kind: "change" } };
-  return { container, request: { kind: "signal", signal: Number(Actor.Attributes?.["signal"]) } };
+  if (Action === "kill") return { container, request: { kind: "signal", signal: Number(Actor.Attributes?.["signal"]) } };
+  return { container, request: { kind: Action === "pause" || Action === "unpause" ? Action : "change" } };
 }
 
 /** A reference may contain slashes, which the engine wants as they are. */

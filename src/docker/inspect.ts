@@ -182,7 +182,7 @@ export const engineInfo = z.looseObject({
   /** Where the engine keeps everything; with userns-remap the folder of the remapped user. */
   DockerRootDir: z.string(),
   CgroupVersion: z.string().optional(),
-  Runtimes: z.record(z.string(), z.looseObject({})),
+  Runtimes: z.record(z.string(), z.looseObject({ path: z.string().optional() })),
   DefaultRuntime: z.string(),
   Plugins: z.looseObject({ Volume: strings, Network: strings, Log: strings }),
   SecurityOptions: strings,

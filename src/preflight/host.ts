@@ -2,11 +2,12 @@
  * Gathers the features of this host, each by trying or looking; and, of a target, what there is in the place of the container about to
  * come. Nothing is changed.
  */
-import { readFile, statfs } from "node:fs/promises";
+import { access, constants, readFile, statfs } from "node:fs/promises";
 import { cpus, machine, release } from "node:os";
 import { fileURLToPath } from "node:url";
 import { messageOf } from "../core/errors.ts";
 import type { HostName } from "../core/ids.ts";
+import { RUNTIME } from "../core/preflight-hosts.ts";
 import type { DockerFacts, Feature, HostFacts, IdMap } from "../core/preflight-facts.ts";
 import { Engine } from "../docker/engine.ts";
 import type { EngineInfo } from "../docker/inspect.ts";
@@ -90,13 +91,14 @@ async function gatherDocker({ dockerSocket, arriving, hasMovedAway }: HostOption
 
 async function engineFacts(info: EngineInfo): Promise<DockerFacts> {
   const security = (info.SecurityOptions ?? []).flatMap((option) => /(?:^|,)name=([^,]+)/.exec(option)?.[1] ?? []);
+  const runtime = info.Runtimes[RUNTIME];
   const idMap = security.includes("userns") ? remappedIds(info.DockerRootDir) : undefined;
   return {
     reachable: true,
     version: info.ServerVersion,
     storageDriver: info.Driver,
     cgroupVersion: info.CgroupVersion === "2" ? "2" : "1",
-    runtimes: Object.keys(info.Runtimes),
+    ...(runtime === undefined ? {} : { runtime: await attempt(() => assertOurs(runtime.path ?? "")) }),
     logDrivers: info.Plugins.Log ?? [],
     volumeDrivers: info.Plugins.Volume ?? [],
     networkDrivers: info.Plugins.Network ?? [],
@@ -105,6 +107,13 @@ async function engineFacts(info: EngineInfo): Promise<DockerFacts> {
     rootDir: info.DockerRootDir,
     diskFreeBytes: await diskFreeBytes(info.DockerRootDir),
   };
+}
+
+/** Throws unless a program is our runtime, of the same release, wherever it lies. */
+async function assertOurs(program: string): Promise<void> {
+  await access(program, constants.X_OK);
+  if ((await readFile(program)).equals(await readFile(RUNTIME_PATH))) return;
+  throw new Error(`${program} is another program, or of another release, than ${RUNTIME_PATH}`);
 }
 
 /** dockerd names its folder after the ids that it maps the containers' root to (moby's `setupDaemonRoot`). */

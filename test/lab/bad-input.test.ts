@@ -155,6 +155,19 @@ test("the target's engine does not know our runtime", async () => {
   );
 });
 
+for (const [what, runtime, reason] of [
+  ["another program", "/usr/sbin/runc", /\/usr\/sbin\/runc is another program/],
+  ["a program that is not there", "/opt/dmigrate/src/shim/nope", /ENOENT/],
+] as const) {
+  test(`what the target's engine has as our runtime is ${what}`, async () => {
+    await using _mended = await changedEngine(b, (config) => ({ ...config, runtimes: { dmigrate: { path: runtime } } }));
+    await assertBlocked(
+      "web",
+      new RegExp(`Docker Engine on b has another program as its runtime dmigrate.*${reason.source}.*; have "runtimes"`),
+    );
+  });
+}
+
 test("the name is taken on the target", async () => {
   await using _other = await rival(b, "web");
   await assertBlocked("web", /b has a container named web already \([0-9a-f]{12}\); .*`docker rename web web-old` on b/);
@@ -311,7 +324,7 @@ async function changedEngine(host: Host, change: (config: object) => object): Pr
   const original = await readFile(file, "utf8");
   const engine = await Engine.connect(host.dockerSocket);
   const reload = async (text: string): Promise<void> => {
-    const known = async (): Promise<string> => Object.keys((await engine.info()).Runtimes).join();
+    const known = async (): Promise<string> => JSON.stringify((await engine.info()).Runtimes);
     const knownBefore = await known();
     await writeFile(file, text);
     await host.run("sh", "-c", "kill -HUP $(cat /run/docker.pid)");

@@ -95,6 +95,8 @@ export class Freeze {
   #running: LazyDump | undefined;
   #wasToldToEnd = false;
   #wasChanged = false;
+  #isPaused = false;
+  #isDumping = false;
   #hasEngineEnded = false;
   #pageBytes = 0;
   readonly #signals = new PassThrough({ objectMode: true });
@@ -146,10 +148,23 @@ export class Freeze {
       freeze.#signals.end();
     });
     const told = (asked: ContainerRequest | { readonly kind: "engine-end" }): void => {
-      if (asked.kind === "change") freeze.#wasChanged = true;
-      else freeze.#wasToldToEnd = true;
-      if (asked.kind === "engine-end") freeze.#hasEngineEnded = true;
-      if (asked.kind === "signal") freeze.#signals.write(asked.signal);
+      switch (asked.kind) {
+        case "change":
+          freeze.#wasChanged = true;
+          return;
+        case "pause":
+          return freeze.#paused();
+        case "unpause":
+          freeze.#isPaused = false;
+          return;
+        case "engine-end":
+          freeze.#hasEngineEnded = true;
+          freeze.#wasToldToEnd = true;
+          return;
+        case "signal":
+          freeze.#wasToldToEnd = true;
+          freeze.#signals.write(asked.signal);
+      }
     };
     await engine.watchRequests(description.id, told, listening.signal);
     await assertUnchanged(scope, NEVER_RESTART);
@@ -178,16 +193,22 @@ export class Freeze {
     collectGarbage();
     cancelled.throwIfAborted();
 
+    this.#assertUnchanged();
+
     let thaw = (): Promise<void> => freezer.thaw();
     undo.defer(async () => {
+      if (this.#isPaused) return;
       await thaw();
       timeline.resumed();
     });
     undo.defer(() => void held.release());
     const tasks = await this.#standStill();
 
+    this.#isDumping = true;
     const running = dump.start();
     this.#running = running;
+    const ready = running.ready.finally(() => (this.#isDumping = false));
+    ready.catch(() => {}); // told below
     thaw = () => thawAfterDump(freezer);
     undo.defer(() => running.end());
     decoys.list();
@@ -195,7 +216,7 @@ export class Freeze {
     writeWrittenPages(dump.images, told);
     const sendingFiles = timeline.step("last file difference", () => lastRound.send());
     sendingFiles.catch(() => {}); // told below
-    await timeline.step("dump", () => running.ready);
+    await timeline.step("dump", () => ready);
     // CRIU has thawed the cgroup and stops the tasks by itself: without this they would run if it were killed.
     const fencing = timeline.step("fence", () => freezer.fence());
     fencing.catch(() => {}); // told below
@@ -205,12 +226,29 @@ export class Freeze {
       await images.channel.close();
     });
     await Promise.all([sendingFiles, fencing]);
+    this.#assertUnchanged();
     PageServer.serve(pageChannel, tasks, (byteCount) => (this.#pageBytes += byteCount));
     const missingPageCount = (): number => {
       if (written.isRest) return [...told.values()].flat().reduce((sum, { pageCount }) => sum + pageCount, 0);
       return lazyPageCount(readLazyRanges(dump.images)) + decoys.pageCount;
     };
     return { held, pageChannel, hostsFile, missingPageCount };
+  }
+
+  /**
+   * Somebody has paused the container, which an engine can while CRIU has its cgroup thawed. Then CRIU waits for tasks that it holds
+   * itself: until it is done they may be thawed, it keeps them stopped.
+   */
+  #paused(): void {
+    this.#wasChanged = true;
+    this.#isPaused = true;
+    if (!this.#isDumping) return;
+    const { freezer } = this.#parts;
+    freezer.thaw().catch((error: unknown) => this.#scope.logWarning(error, "a dump waits for a paused container"));
+  }
+
+  #assertUnchanged(): void {
+    if (this.#wasChanged) throw changed(this.#scope.subject.description.name, "while it was frozen");
   }
 
   /** Ends CRIU, if it has begun. The tasks stay as they are, frozen. */
@@ -241,6 +279,7 @@ export class Freeze {
     const { freezer, held, decoys } = this.#parts;
     const beganAtMs = timeline.now();
     for (;;) {
+      this.#assertUnchanged();
       const startMs = timeline.froze();
       await freezer.freeze();
       const frozenMs = timeline.now();
@@ -286,8 +325,11 @@ async function assertUnchanged(
   throw changed(name, "while its migration copied", what);
 }
 
+/** What somebody may have done to a container. */
+const CHANGES = "changed (`docker update`, `rename`, `network`) or paused";
+
 /** The error of a container that is not what has been described to the target. */
-export function changed(name: string, when: string, what = "changed (`docker update`, `rename`, `network`)"): DmigrateError {
+export function changed(name: string, when: string, what = CHANGES): DmigrateError {
   return new DmigrateError("CONTAINER_CHANGED", `${name} was ${what} ${when}; migrate again with it as it is to be`);
 }
 
