@@ -17,7 +17,7 @@ import { IMAGES } from "./images/catalogue.ts";
 import { buildImage } from "./images/image.ts";
 import { loadImage } from "./images/load.ts";
 import { removedOnInterrupt } from "./interrupt.ts";
-import { CLIENT, Lab, labNames, removeLab } from "./lab.ts";
+import { assertRoot, CLIENT, Lab, labNames, removeLab } from "./lab.ts";
 import { labName } from "./paths.ts";
 import { ROOT_DIR } from "./setup.ts";
 
@@ -38,6 +38,7 @@ function registerLab(program: Command): void {
   const lab = program
     .command("lab")
     .helpCommand(false)
+    .hook("preAction", assertRoot)
     .summary("build several hosts on this one machine to try things out")
     .description(
       "Builds hosts with a Docker Engine and an agent each, and a client host, out of namespaces of this machine, on one Ethernet " +
@@ -76,7 +77,7 @@ function addUp(lab: Command): void {
 
 /** A first migration, command by command. */
 function thingsToTry({ name, hosts: [source = "a", target] }: UpOptions): string[] {
-  const lab = (command: string): string => `  dmigrate lab ${command.replace(" ", name === DEFAULT_NAME ? " " : ` --name ${name} `)}`;
+  const lab = (command: string): string => `  bin/dmigrate lab ${command.replace(" ", name === DEFAULT_NAME ? " " : ` --name ${name} `)}`;
   const run = "docker run --detach --name redis --network lan --ip 10.77.0.200 dmigrate/redis";
   return [
     "Agents run. Try:",

@@ -16,6 +16,7 @@ import { removedOnInterrupt } from "./interrupt.ts";
 import { checkSpec, CLIENT, LAN, Lab, type LabSpec } from "./lab.ts";
 import { CHECKOUT_IN_HOST } from "./paths.ts";
 import { ROOT_DIR } from "./setup.ts";
+import { claimDemo } from "./site.ts";
 import { ClientProcess } from "./workloads/client-control.ts";
 import { redisClientResult, type RedisClientResult } from "./workloads/client-result.ts";
 
@@ -60,7 +61,7 @@ export function registerDemo(program: Command): void {
       "Builds a lab of two hosts, migrates a redis there whose client writes as fast as it can, and proves that nothing was lost. " +
         "Exit code 0 only if all of that holds.",
     )
-    .option("--name <name>", "name of the lab", "demo")
+    .option("--name <name>", "name of the lab; one of that name is replaced", "demo")
     .option("--moves <count>", "how often it moves: there, back, there, ...", parseMoves, 1)
     .option("--rate <rate>", "rate of every host's link, like 1gbit; unlimited if left out")
     .option("--keep", "leave the lab up and print commands to play with")
@@ -83,6 +84,7 @@ async function demo(options: DemoOptions): Promise<number> {
   checkSpec(spec);
   const say = options.json === true ? () => {} : (line: string) => void process.stdout.write(`${line}\n`);
   await using cleanup = new AsyncDisposableStack();
+  cleanup.use(await claimDemo(spec.name));
   cleanup.use(removedOnInterrupt(spec.name));
   say("Lab: two hosts with a Docker Engine and an agent each, and a client host, on one Ethernet segment");
   const lab = await Lab.up(spec, (line) => say(`  ${line}`), startCluster);

@@ -90,7 +90,7 @@ export class Lab implements AsyncDisposable {
     furnish: (lab: Lab) => Promise<void> = () => Promise.resolve(),
   ): Promise<Lab> {
     checkSpec(spec);
-    if (process.geteuid?.() !== 0) throw new DmigrateError("LAB", "A lab needs root, for namespaces and mounts; run it with sudo");
+    assertRoot();
     const { name } = spec;
     await using _site = await claimSite(name);
     await ensureRoot();
@@ -155,6 +155,11 @@ export class Lab implements AsyncDisposable {
   [Symbol.asyncDispose](): Promise<void> {
     return this.down();
   }
+}
+
+/** Throws LAB for anybody else. */
+export function assertRoot(): void {
+  if (process.geteuid?.() !== 0) throw new DmigrateError("LAB", "A lab needs root, for namespaces and mounts; run it with sudo");
 }
 
 /** Throws USAGE, saying what is wrong, if a lab can't be. */

@@ -4,7 +4,7 @@ import { spawnSync } from "node:child_process";
 import { suite, test, type TestContext } from "node:test";
 import type { ControlClient } from "../agent/client.ts";
 import { newMigrationId } from "../core/ids.ts";
-import { agentThat, BEGAN, stage } from "./example.ts";
+import { agentThat, BEGAN, stage } from "./example.fixture.ts";
 import { runCli } from "./program.ts";
 
 const REDIS = { container: "redis", source: BEGAN.source, target: BEGAN.target, role: "source", beganAtMs: 0 } as const;

@@ -4,7 +4,7 @@ import path from "node:path";
 import { snapshot, suite, test } from "node:test";
 import type { ControlClient, StreamedEvent } from "../agent/client.ts";
 import { DmigrateError } from "../core/errors.ts";
-import { agentThat, BEGAN, CANCELLED, eventsOf, REPORT, stage, type Stage } from "./example.ts";
+import { agentThat, BEGAN, CANCELLED, eventsOf, REPORT, stage, type Stage } from "./example.fixture.ts";
 import { runCli } from "./program.ts";
 
 snapshot.setResolveSnapshotPath(() => path.join(import.meta.dirname, "help.snapshot"));

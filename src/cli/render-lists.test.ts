@@ -1,7 +1,7 @@
 /** Findings, migrations and hosts as tables and lists. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { BEGAN } from "./example.ts";
+import { BEGAN } from "./example.fixture.ts";
 import { renderCheck, renderHosts, renderMigrations, renderStatus, type CheckResult } from "./render-lists.ts";
 import { colourless } from "./text.ts";
 

@@ -1,7 +1,7 @@
 /** A running migration as a terminal and as a log show it. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { eventsOf, REPORT } from "./example.ts";
+import { eventsOf, REPORT } from "./example.fixture.ts";
 import { advance, logLine, NOTHING_YET, renderProgress, type Progress } from "./render-progress.ts";
 import { colourless } from "./text.ts";
 

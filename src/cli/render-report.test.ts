@@ -1,7 +1,7 @@
 /** A report tells first who runs the container, then where the time went. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { CANCELLED, REPORT } from "./example.ts";
+import { CANCELLED, REPORT } from "./example.fixture.ts";
 import { renderReport } from "./render-report.ts";
 import { colourless, widthOf } from "./text.ts";
 

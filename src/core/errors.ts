@@ -87,6 +87,7 @@ export class DmigrateError extends Error {
   /** Turns whatever was thrown into a `DmigrateError`; one that already is stays itself, and a full disk is NO_SPACE. */
   static from(thrown: unknown, code: ErrorCode = "INTERNAL"): DmigrateError {
     if (thrown instanceof DmigrateError) return thrown;
+    if (thrown instanceof SuppressedError) return DmigrateError.from(thrown.suppressed, code); // what failed, not the cleaning up after it
     if (thrown instanceof Error && "code" in thrown && thrown.code === "ENOSPC")
       return new DmigrateError("NO_SPACE", `A file system is full (${thrown.message}); \`df\` shows which, free some space there`, thrown);
     return new DmigrateError(code, messageOf(thrown), thrown);
@@ -95,7 +96,7 @@ export class DmigrateError extends Error {
 
 /** An error as another host tells it: what somebody has to mend there names that host. */
 export function toldBy(host: HostName, error: DmigrateError): DmigrateError {
-  return ["host", "bug"].includes(error.fault) ? new DmigrateError(error.code, `On ${host}: ${error.message}`, error) : error;
+  return error.fault !== "user" ? new DmigrateError(error.code, `On ${host}: ${error.message}`, error) : error;
 }
 
 /**

@@ -93,7 +93,8 @@ export async function receiveImages(
   }
 }
 
-function failWriting(folder: string, error: unknown): never {
+/** Throws NO_SPACE if it is that, else what it is. */
+export function failWriting(folder: string, error: unknown): never {
   if (error instanceof Error && "code" in error && error.code === "ENOSPC")
     throw new DmigrateError("NO_SPACE", `No space left in ${folder} for the container's images; make its file system larger`, error);
   throw error;

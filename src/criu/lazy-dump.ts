@@ -14,6 +14,7 @@ import { DmigrateError } from "../core/errors.ts";
 import type { ContainerId } from "../core/ids.ts";
 import { ClosedWrites } from "../kernel/inotify.ts";
 import { makeFifo } from "../kernel/pipes.ts";
+import { failWriting } from "./image-stream.ts";
 import { killedProgram, lastErrors } from "./log.ts";
 import { RUNC_ROOTS, runcFoldersOf } from "./runc-folders.ts";
 import { withConfiguration } from "./runc-state.ts";
@@ -68,11 +69,15 @@ export interface LazyDump {
  */
 export async function prepareDump({ container, initPid, folder, configuration }: LazyDumpRequest): Promise<PreparedDump> {
   const [images, work, root] = [path.join(folder, "images"), path.join(folder, "work"), path.join(folder, "runc")];
-  for (const each of [images, work]) await mkdir(each, { recursive: true, mode: 0o700 });
   const [configurationFile, configurationPipe] = [path.join(folder, "criu.conf"), path.join(folder, "criu.conf.pipe")];
-  await writeFile(configurationFile, configuration, { mode: 0o600 });
-  makeFifo(configurationPipe);
-  await copyState(container, root, configurationPipe);
+  try {
+    for (const each of [images, work]) await mkdir(each, { recursive: true, mode: 0o700 });
+    await writeFile(configurationFile, configuration, { mode: 0o600 });
+    makeFifo(configurationPipe);
+    await copyState(container, root, configurationPipe);
+  } catch (error) {
+    failWriting(folder, error);
+  }
   const port = await freePort();
   const argv = [
     // The container stands still meanwhile: CRIU goes before whatever else this host does.

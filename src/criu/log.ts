@@ -20,8 +20,9 @@ export function lastErrors(log: string): string {
   return errors.slice(-3).join(", ");
 }
 
-/** Which program was killed, by what runc says of CRIU, and containerd or a shell of runc; undefined if none was. */
-export function killedProgram(said: string): "CRIU" | "runc" | undefined {
+/** Which program was killed, by what who uses it says: runc, containerd or a shell, and Docker Engine; undefined if none was. */
+export function killedProgram(said: string): "CRIU" | "runc" | "containerd, or its shim," | undefined {
   if (said.includes("read unixpacket")) return "CRIU";
+  if (/ttrpc: closed|error reading from server: EOF|containerd\.sock/.test(said)) return "containerd, or its shim,";
   return /^Killed$|exit status 137/.test(said) ? "runc" : undefined;
 }

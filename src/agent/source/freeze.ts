@@ -376,7 +376,7 @@ async function restorePolicyLater(scope: SourceScope, policy: RestartPolicy, lac
 /** A process that `docker exec` or a health check started can't be dumped. */
 function strangersStay(pids: readonly number[]): DmigrateError {
   const [who, them] = pids.length === 1 ? ["Process", "does not end; end it"] : ["Processes", "do not end; end them"];
-  const text = `${who} ${pids.join(", ")} came into the container by \`docker exec\` and ${them}, then migrate again`;
+  const text = `${who} ${pids.join(", ")} came into the container by \`docker exec\` or a health check and ${them}, then migrate again`;
   return new DmigrateError("DUMP_FAILED", text);
 }
 
