@@ -1,6 +1,6 @@
 /**
- * What runc leaves of a container if it is killed in its restore, or if somebody ends the tasks while CRIU holds them: its folder, in there
- * the container's root, mounted for CRIU (`criu-root`, libcontainer/criu_linux.go), and the container's cgroups in all hierarchies.
+ * What runc leaves of a restore if it is killed: its folder, in there the container's root, mounted for CRIU (`criu-root`,
+ * libcontainer/criu_linux.go), and the container's cgroups, which it has made in all hierarchies.
  */
 import { existsSync, readdirSync, rmdirSync } from "node:fs";
 import { readFile } from "node:fs/promises";

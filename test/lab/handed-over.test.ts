@@ -176,7 +176,6 @@ const HARMLESS: Readonly<Record<string, () => Promise<unknown>>> = {
     await sleep(3000);
     await a.run("rm", "/var/lib/dmigrate/fill");
   },
-  "CRIU on the source is killed": () => a.run("pkill", "-KILL", "-x", "criu"),
 };
 
 for (const [name, event] of Object.entries(HARMLESS)) {

@@ -1,7 +1,6 @@
 /**
  * The freeze at the source: what is made ready for it while the container runs, and how the container is stopped and dumped.
  */
-import { existsSync } from "node:fs";
 import { stat } from "node:fs/promises";
 import { PassThrough, type Duplex } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -12,7 +11,6 @@ import { sendImages } from "../../criu/image-stream.ts";
 import { prepareDump, type LazyDump, type PreparedDump } from "../../criu/lazy-dump.ts";
 import { PageDecoys } from "../../criu/page-decoy.ts";
 import { lazyPageCount, readLazyRanges } from "../../criu/pagemap.ts";
-import { removeLeftovers } from "../../criu/runc-leftovers.ts";
 import { thawAfterDump } from "../../criu/thaw.ts";
 import { writeWrittenPages } from "../../criu/written-pages.ts";
 import { describe } from "../../docker/describe.ts";
@@ -254,19 +252,6 @@ export class Freeze {
   /** Ends CRIU, if it has begun. The tasks stay as they are, frozen. */
   async endDump(): Promise<void> {
     await this.#running?.end();
-  }
-
-  /**
-   * Ends CRIU, in whose hands nobody could end the tasks: they stay, frozen. If somebody did, what runc could not remove of the container
-   * goes.
-   */
-  async leave(): Promise<void> {
-    const { description, initPid } = this.#scope.subject;
-    await this.endDump();
-    if (existsSync(`/proc/${initPid}/ns/net`)) return;
-    await removeLeftovers(description.id, this.#parts.freezer.folder).catch((error: unknown) =>
-      this.#scope.logWarning(error, "what runc has left of the container could not be removed"),
-    );
   }
 
   /**

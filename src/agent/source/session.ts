@@ -78,7 +78,7 @@ export class SourceSession {
   async run(): Promise<Report> {
     using _progress = this.#tellProgress();
     const report = await this.#migrate();
-    if (report.outcome === "failed") await this.#freezing?.leave();
+    if (report.outcome === "failed") await this.#freezing?.endDump(); // the frozen tasks stay
     await this.#scope.open.disposeAsync().catch((error: unknown) => this.#scope.logWarning(error, "closing failed"));
     return report;
   }
@@ -93,6 +93,8 @@ export class SourceSession {
       const frozen = await timeline.phase("freeze", () => this.#freeze(freezing));
       await timeline.phase("handover", () => this.#handOver(frozen));
       passSignalsOn(this.#scope, freezing.signals, () => !this.#isFinishing);
+      // While CRIU holds the tasks nobody else can end them without leaving something of them.
+      freezing.endDump().catch((error: unknown) => this.#scope.logWarning(error, "CRIU did not let go of what is left here"));
       try {
         await timeline.phase("post-copy", () => this.#postCopy(frozen));
         await timeline.phase("finish", () => this.#finish(frozen));
