@@ -23,7 +23,6 @@ import { redisClientResult, type RedisClientResult } from "./workloads/client-re
 const CONTAINER = "redis";
 const ADDRESS = "10.77.0.200";
 const MAC = "02:42:0a:4d:00:c8";
-const FILL_MEGABYTES = 540;
 /** How long the client runs before, between and after the moves. */
 const CALM_MS = 2000;
 
@@ -39,6 +38,7 @@ type Report = z.infer<typeof report>;
 interface DemoOptions {
   readonly name: string;
   readonly moves: number;
+  readonly megabytes: number;
   readonly rate?: string;
   readonly keep?: true;
   readonly json?: true;
@@ -62,7 +62,8 @@ export function registerDemo(program: Command): void {
         "Exit code 0 only if all of that holds.",
     )
     .option("--name <name>", "name of the lab; one of that name is replaced", "demo")
-    .option("--moves <count>", "how often it moves: there, back, there, ...", parseMoves, 1)
+    .option("--moves <count>", "how often it moves: there, back, there, ...", (text) => parseCount(text, "moves"), 1)
+    .option("--megabytes <count>", "how much data it has", (text) => parseCount(text, "megabytes"), 540)
     .option("--rate <rate>", "rate of every host's link, like 1gbit; unlimited if left out")
     .option("--keep", "leave the lab up and print commands to play with")
     .option("--json", "print the report alone")
@@ -73,9 +74,9 @@ export function registerDemo(program: Command): void {
 }
 
 /** Throws USAGE. */
-function parseMoves(text: string): number {
+function parseCount(text: string, what: string): number {
   if (/^0*[1-9]\d*$/.test(text)) return Number(text);
-  throw new DmigrateError("USAGE", `${JSON.stringify(text)} is no number of moves; give a whole number from 1`);
+  throw new DmigrateError("USAGE", `${JSON.stringify(text)} is no number of ${what}; give a whole number from 1`);
 }
 
 /** Runs the demo; returns the exit code, 0 only if everything holds. */
@@ -92,7 +93,8 @@ async function demo(options: DemoOptions): Promise<number> {
   say("  The agents know each other");
 
   const [a, b] = [lab.host("a"), lab.host("b")];
-  const digestBefore = await startRedis(a, lab.host(CLIENT), say);
+  const fill = workload("redis-fill", "fill", "--megabytes", String(options.megabytes));
+  const digestBefore = await startRedis(a, lab.host(CLIENT), fill, say);
   const client = startClient(lab.host(CLIENT));
   await client.ready();
   say("Client: one connection, writing and reading back as fast as it can");
@@ -128,7 +130,7 @@ async function demo(options: DemoOptions): Promise<number> {
       say(`  ${holds ? "ok  " : "FAIL"} ${what}${instead === undefined ? "" : `: ${instead}`}`);
     say(verified ? "\nNothing was lost." : "\nNot everything holds; see above.");
     if (options.keep === true) {
-      await lab.host(CLIENT).run(...FILL); // the restart above has emptied it
+      await lab.host(CLIENT).run(...fill); // the restart above has emptied it
       sayHowToPlay(options.name, to.name, say);
     }
   }
@@ -136,11 +138,11 @@ async function demo(options: DemoOptions): Promise<number> {
 }
 
 /** Starts redis on a host and fills it; returns the digest of its data. */
-async function startRedis(host: Host, client: Host, say: (line: string) => void): Promise<string> {
+async function startRedis(host: Host, client: Host, fill: readonly string[], say: (line: string) => void): Promise<string> {
   await loadImage(host, await buildImage(redisImage(ROOT_DIR), ROOT_DIR));
   const network = ["--network", LAN, "--ip", ADDRESS, "--mac-address", MAC];
   await host.run("docker", "run", "--detach", "--name", CONTAINER, "--restart", "always", ...network, "dmigrate/redis");
-  await client.run(...FILL);
+  await client.run(...fill);
   const memory = await host.run("docker", "stats", "--no-stream", "--format", "{{.MemUsage}}", CONTAINER);
   say(`Redis: runs in Docker on ${host.name} at ${ADDRESS}, ${memory.split("/")[0]?.trim()} in memory`);
   return await client.run(...workload("redis-fill", "digest"));
@@ -150,8 +152,6 @@ async function startRedis(host: Host, client: Host, say: (line: string) => void)
 function workload(name: string, ...args: readonly string[]): string[] {
   return [`${CHECKOUT_IN_HOST}/bin/node`, `${CHECKOUT_IN_HOST}/lab/workloads/${name}.ts`, "--host", ADDRESS, ...args];
 }
-
-const FILL = workload("redis-fill", "fill", "--megabytes", String(FILL_MEGABYTES));
 
 function startClient(host: Host): ClientProcess<RedisClientResult> {
   const child = host.spawn(workload("redis-client"), { stdio: ["pipe", "pipe", "inherit"] });

@@ -3,7 +3,7 @@
 #
 #     perl arena-process.fixture.pl ARENA-PAGES USED-PAGES [SOCKET PROCESS]
 #
-# Its memory is an arena of pages of which the first can be used and the others are not accessible. It says at descriptor 3 on which page
+# Its memory is an arena of pages, at the same address in every such process, of which the first can be used and the others are not accessible. It says at descriptor 3 on which page
 # that begins, and its process id. With a socket those pages are lazy: it waits for a line, sends the userfaultfd to lazy-pages.socket and says so. From then
 # on it takes commands there, a line each, and answers each with a line; a forked child does the same at the descriptor that it is
 # told. Pages are counted from the beginning of the arena.
@@ -11,6 +11,7 @@ use strict;
 use warnings;
 use POSIX ();
 use Socket;
+use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 
 use constant PAGE => 4096;
 use constant { NONE => 0, RW => 3, RWX => 7 };                       # PROT_*
@@ -27,7 +28,7 @@ sub try_call { my ($name, @arguments) = @_; return syscall($numbers{$name}, @arg
 sub call { my $result = try_call(@_); die "$_[0]: $!" if $result == -1; return $result }
 
 my ($arena_pages, $used_pages, $socket_file, $process) = @ARGV;
-my $arena = call('mmap', 0, $arena_pages * PAGE, NONE, ANONYMOUS, -1, 0);
+my $arena = call('mmap', 1 << 44, $arena_pages * PAGE, NONE, ANONYMOUS, -1, 0);
 sub at { return $arena + $_[0] * PAGE }
 sub map_pages { my ($page, $count, $protection) = @_; call('mmap', at($page), $count * PAGE, $protection, ANONYMOUS | FIXED, -1, 0) }
 
@@ -66,6 +67,13 @@ sub value_at {
   return $bytes eq $first x (PAGE / 4) ? unpack('L', $first) : -1;
 }
 
+sub wait_for {
+  my $byte = pack('J', at($_[0]));
+  my $began = clock_gettime(CLOCK_MONOTONIC);
+  my $first = unpack('P1', $byte);
+  return int((clock_gettime(CLOCK_MONOTONIC) - $began) * 1e9);
+}
+
 sub write_value {
   my ($page, $value) = @_;
   pipe(my $from, my $to) or die $!;
@@ -87,7 +95,11 @@ sub move_pages {
 
 my %commands = (
   read  => sub { my ($page, $count) = @_; return join ' ', map { value_at($_) } $page .. $page + $count - 1 },
+  # How long it waits for each page, in nanoseconds.
+  touch => sub { my ($page, $count) = @_; return join ' ', map { wait_for($_) } $page .. $page + $count - 1 },
   write => sub { write_value(@_) },
+  # Each page gets the next value.
+  fill  => sub { my ($page, $count, $value) = @_; write_value($page + $_, $value + $_) for 0 .. $count - 1 },
   # Afterwards the range is not accessible.
   unmap => sub { my ($page, $count) = @_; call('munmap', at($page), $count * PAGE); map_pages($page, $count, NONE) },
   # New memory, which is not lazy.
@@ -115,5 +127,5 @@ if (defined $socket_file) {
 for (;;) {
   my ($command, @arguments) = split ' ', hear();
   my $answer = $commands{$command}->(map { 0 + $_ } @arguments);
-  say_line($command eq 'read' || $command eq 'move' ? $answer : 'done');
+  say_line($command =~ /^(read|touch|move)$/ ? $answer : 'done');
 }
