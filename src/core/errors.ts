@@ -96,7 +96,7 @@ export class DmigrateError extends Error {
 
 /** An error as another host tells it: what somebody has to mend there names that host. */
 export function toldBy(host: HostName, error: DmigrateError): DmigrateError {
-  return error.fault !== "user" ? new DmigrateError(error.code, `On ${host}: ${error.message}`, error) : error;
+  return ["host", "bug"].includes(error.fault) ? new DmigrateError(error.code, `On ${host}: ${error.message}`, error) : error;
 }
 
 /**
