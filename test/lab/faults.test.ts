@@ -204,20 +204,6 @@ test("a container that is renamed while it is frozen does not move under its old
   await ordeal.assertUndone();
 });
 
-test("who pauses the container as the freeze begins is refused by the engine, or it stays, paused", async () => {
-  let pause: ReturnType<Host["exec"]> | undefined;
-  const result = await migrate(a, "redis", "b", { freeze: async () => void (pause = a.exec("docker", "pause", "redis")) });
-  if ((await pause)?.code === 0) {
-    assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "CONTAINER_CHANGED"], result.message);
-    assert.equal((await a.run("docker", "inspect", "--format", "{{.State.Status}}", "redis")).trim(), "paused");
-    await a.run("docker", "unpause", "redis");
-    await ordeal.assertUndone();
-  } else {
-    assert.equal(result.outcome, "completed", result.message);
-    assert.equal((await migrate(b, "redis", "a")).outcome, "completed");
-  }
-});
-
 test("a container that is changed while it is copied does not move as it was before", async () => {
   const result = await whileCopying(() => a.run("docker", "update", "--restart", "no", "redis"));
   assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "CONTAINER_CHANGED"], result.message);
@@ -230,6 +216,20 @@ test("a migration is cancelled while the target restores", async () => {
   const result = await ordeal.whileRestoring((id) => a.run(DMIGRATE, "cancel", id));
   assert.deepEqual([result.outcome, result.errorCode, result.report?.warnings], ["rolled-back", "CANCELLED", []], result.message);
   await ordeal.assertUndone();
+});
+
+test("who pauses the container as the freeze begins is refused by the engine, or it stays, paused", async () => {
+  let pause: ReturnType<Host["exec"]> | undefined;
+  const result = await migrate(a, "redis", "b", { freeze: async () => void (pause = a.exec("docker", "pause", "redis")) });
+  if ((await pause)?.code === 0) {
+    assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "CONTAINER_CHANGED"], result.message);
+    assert.equal((await a.run("docker", "inspect", "--format", "{{.State.Status}}", "redis")).trim(), "paused");
+    await a.run("docker", "unpause", "redis");
+    await ordeal.assertUndone();
+  } else {
+    assert.equal(result.outcome, "completed", result.message);
+    assert.equal((await migrate(b, "redis", "a")).outcome, "completed");
+  }
 });
 
 test("after all that it migrates, and its client never noticed more than pauses", () => ordeal.assertMigrates());
