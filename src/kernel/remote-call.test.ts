@@ -1,9 +1,11 @@
 /** A process that made a call for us goes on with what it did. */
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { readdirSync, readFileSync } from "node:fs";
+import { readdirSync, readFileSync, writeFileSync } from "node:fs";
+import path from "node:path";
 import { describe, it } from "node:test";
 import { setTimeout as pause } from "node:timers/promises";
+import { temporaryDirectory } from "../../test/support/hosts.ts";
 import { killProcess } from "./pidfd.ts";
 import { callIn } from "./remote-call.ts";
 
@@ -44,6 +46,20 @@ void describe("a process that made a call for us", { skip: process.arch !== "x64
       assert.deepEqual(during, new Set(["t"]));
       assert.deepEqual(states("TracerPid"), new Set(["0"]));
       assert.ok(!states("State").has("T"));
+    } finally {
+      killProcess(pid);
+    }
+  });
+
+  void it("may be about to run another program: it makes the call in the one that it has when it stands still", async (t) => {
+    const program = path.join(temporaryDirectory(t), "again");
+    writeFileSync(program, '#!/bin/sh\nexec "$0"\n', { mode: 0o755 });
+    const pid = start(program);
+    try {
+      for (let time = 0; time < 300; time++) {
+        assert.equal(await callIn(pid, (thread) => thread.call("getpid", GETPID, [])), BigInt(pid));
+      }
+      assert.match(stateOf(pid) ?? "", /[RSD]/);
     } finally {
       killProcess(pid);
     }

@@ -51,7 +51,6 @@ export class StoppedThread implements Disposable {
    * @param limitMs how long it may take to stop
    */
   static async of(pid: number, limitMs = STOP_LIMIT_MS): Promise<StoppedThread> {
-    const instruction = syscallInstruction(pid);
     using held = new DisposableStack();
     const tracee = await stopped(pid, limitMs);
     if (tracee === undefined) {
@@ -61,6 +60,7 @@ export class StoppedThread implements Disposable {
     const registers = tracee.registers();
     const signalMask = tracee.signalMask();
     if (registers === undefined || signalMask === undefined) throw ended(pid);
+    const instruction = syscallInstruction(pid); // of the program that it has by now
     tracee.setSignalMask(EVERY_SIGNAL);
     held.move();
     return new StoppedThread(tracee, registers, signalMask, instruction);
