@@ -17,7 +17,7 @@ const GROUPS = [
   { files: "test/{engine,lab}/*.test.ts", concurrency: 5, timeoutMinutes: 30 },
 ] as const;
 /** Files that take long, most of it waiting for limits and for TCP: they begin first, so that the others fill the time. */
-const PATIENT = /(handed-over|workloads|doubt|cut-link|faults|self-checking|agent)\.test\.ts$/;
+const PATIENT = /(handed-over|workloads|meddling|doubt|cut-link|faults|self-checking|agent)\.test\.ts$/;
 
 /** A line of node's own summary: what was counted, and how many or how many milliseconds. */
 const COUNT = /^(tests|suites|pass|fail|cancelled|skipped|todo|duration_ms) ([\d.]+)$/;

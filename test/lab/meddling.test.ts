@@ -1,0 +1,134 @@
+/**
+ * What users do to a container that is on its way, on either host: it moves as it is to be, or it stays as they left it, and they are told.
+ */
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import { DMIGRATE } from "../../lab/cluster.ts";
+import { until, type Host } from "../../lab/host.ts";
+import { LAN } from "../../lab/lab.ts";
+import type { MigrationId } from "../../src/core/ids.ts";
+import { migrate, type MigrateResult } from "../support/lab.ts";
+import { Ordeal } from "../support/ordeal.ts";
+
+let ordeal: Ordeal;
+let a: Host;
+let b: Host;
+
+before(async () => {
+  ordeal = await Ordeal.begin("tuser");
+  ({ a, b } = ordeal);
+});
+after(() => ordeal.lab.down());
+
+type Act = (id: MigrationId) => Promise<unknown>;
+
+/** Migrates, and has something happen while the first copy takes its time, and perhaps as the container is staged. */
+async function whileCopying(copy: Act, stage: Act = () => Promise.resolve()): Promise<MigrateResult> {
+  await a.run("tc", "qdisc", "add", "dev", "eth0", "root", "tbf", "rate", "100mbit", "burst", "64kb", "latency", "50ms");
+  try {
+    return await migrate(a, "redis", "b", { copy, stage });
+  } finally {
+    await a.run("tc", "qdisc", "delete", "dev", "eth0", "root");
+  }
+}
+
+test("who starts the container on the target while it is on its way is refused: it never runs twice, and goes on coming", async () => {
+  let refusal = "";
+  const result = await whileCopying(
+    () =>
+      until("the container to exist on b", async () => {
+        refusal = (await b.exec("docker", "start", "redis")).stderr;
+        return !/No such container/.test(refusal);
+      }),
+    (id) => a.run(DMIGRATE, "cancel", id),
+  );
+  assert.match(refusal, /this container is moving to this host: it runs here when its migration says so/);
+  assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "CANCELLED"], result.message);
+  await ordeal.assertUndone();
+});
+
+for (const command of [
+  ["rm", "--force", "redis"],
+  ["stop", "--time", "0", "redis"],
+]) {
+  test(`who asks the target for \`docker ${command[0]}\` while it is being started there does not get the one that runs`, async () => {
+    let asked: Promise<unknown> | undefined; // waits for the engine's start
+    const result = await migrate(a, "redis", "b", {
+      freeze: async () => {
+        asked = b.exec("docker", ...command);
+      },
+    });
+    await asked;
+    assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "CONTAINER_CHANGED"], result.message);
+    assert.match(result.message, /redis was (stopped or )?removed on the target/);
+    await ordeal.cleaned(b);
+    await ordeal.assertUndone();
+  });
+}
+
+test("who removes the container on the target while it is on its way finds it on the source, and is told why it did not come", async () => {
+  const isRemoved = async (): Promise<boolean> => (await b.exec("docker", "rm", "redis")).code === 0;
+  const result = await whileCopying(() => until("the container to exist on b", isRemoved));
+  assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "CONTAINER_CHANGED"], result.message);
+  assert.match(result.message, /redis was removed on the target/);
+  await ordeal.assertUndone();
+});
+
+for (const [name, ...command] of [
+  ["disconnects", "network", "disconnect", LAN, "redis"],
+  ["updates", "update", "--memory", "900m", "--memory-swap", "900m", "redis"],
+  ["renames", "rename", "redis", "sider"],
+]) {
+  test(`who ${name} the container on the target while it is on its way is told that it did not come so`, async () => {
+    const isDone = async (): Promise<boolean> => (await b.exec("docker", ...command)).code === 0;
+    const result = await whileCopying(() => until("the container to exist on b", isDone));
+    assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "CONTAINER_CHANGED"], result.message);
+    assert.match(result.message, /redis was paused or changed on the target/);
+    assert.ok(!result.report?.phases.some((phase) => phase.name === "freeze"), "it stood still for that");
+    await ordeal.assertUndone();
+  });
+}
+
+test("a container that is renamed while it is frozen does not move under its old name", async () => {
+  const result = await ordeal.whileRestoring(() => a.run("docker", "rename", "redis", "sider"));
+  assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "CONTAINER_CHANGED"], result.message);
+  assert.match(result.message, /redis was changed .* while it was frozen; migrate again/);
+  await a.run("docker", "rename", "sider", "redis");
+  await ordeal.assertUndone();
+});
+
+test("a container that is changed while it is copied does not move as it was before", async () => {
+  const result = await whileCopying(() => a.run("docker", "update", "--restart", "no", "redis"));
+  assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "CONTAINER_CHANGED"], result.message);
+  assert.match(result.message, /redis was changed .* while its migration copied; migrate again/);
+  await a.run("docker", "update", "--restart", "always", "redis");
+  await ordeal.assertUndone();
+});
+
+test("a migration is cancelled while it copies", async () => {
+  const result = await whileCopying((id) => a.run(DMIGRATE, "cancel", id));
+  assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "CANCELLED"], result.message);
+  await ordeal.assertUndone();
+});
+
+test("a migration is cancelled while the target restores", async () => {
+  const result = await ordeal.whileRestoring((id) => a.run(DMIGRATE, "cancel", id));
+  assert.deepEqual([result.outcome, result.errorCode, result.report?.warnings], ["rolled-back", "CANCELLED", []], result.message);
+  await ordeal.assertUndone();
+});
+
+test("who pauses the container as the freeze begins is refused by the engine, or it stays, paused", async () => {
+  let pause: ReturnType<Host["exec"]> | undefined;
+  const result = await migrate(a, "redis", "b", { freeze: async () => void (pause = a.exec("docker", "pause", "redis")) });
+  if ((await pause)?.code === 0) {
+    assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "CONTAINER_CHANGED"], result.message);
+    assert.equal((await a.run("docker", "inspect", "--format", "{{.State.Status}}", "redis")).trim(), "paused");
+    await a.run("docker", "unpause", "redis");
+    await ordeal.assertUndone();
+  } else {
+    assert.equal(result.outcome, "completed", result.message);
+    assert.equal((await migrate(b, "redis", "a")).outcome, "completed");
+  }
+});
+
+test("after all that it migrates, and its client never noticed more than pauses", () => ordeal.assertMigrates());
