@@ -312,7 +312,8 @@ async function untilAnswered<T>(ask: () => Promise<T>): Promise<T> {
 test("a second agent is refused, by its state, its socket and its port", async (t) => {
   const first = await startAgent(t);
   // In /proc the kernel says ENOENT also where there is something above.
-  await assert.rejects(startAgent(t, undefined, { dir: "/proc/dmigrate" }), { code: "AGENT", message: /Cannot make the folder \/proc/ });
+  for (const dir of ["/proc/dmigrate", "/etc/passwd"])
+    await assert.rejects(startAgent(t, undefined, { dir }), { code: "AGENT", message: new RegExp(`Cannot make the folder ${dir}`) });
   await assert.rejects(startAgent(t, undefined, { dir: first.dir }), { code: "AGENT", message: /Another agent uses .*state/ });
   const port = Number(first.agent.listen.split(":").at(-1));
   await assert.rejects(startAgent(t, undefined, { port }), { code: "AGENT", message: /Cannot listen at 127.0.0.1:\d+: .*EADDRINUSE/ });

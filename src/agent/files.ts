@@ -1,7 +1,7 @@
 /**
  * The agent's own files and folders: those that must be whole and on disk, whatever happens, and where they lie.
  */
-import { closeSync, fsyncSync, mkdirSync, openSync, renameSync, writeFileSync } from "node:fs";
+import { closeSync, fsyncSync, mkdirSync, openSync, renameSync, statSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import { DmigrateError, messageOf } from "../core/errors.ts";
 
@@ -24,25 +24,12 @@ export function writeDurably(path: string, content: string): void {
  */
 export function makeFolder(folder: string, mode: number): void {
   try {
-    if (!isMade(folder, mode)) {
-      makeFolder(dirname(folder), mode);
-      mkdirSync(folder, { mode });
-    }
+    if (statSync(folder, { throwIfNoEntry: false })?.isDirectory() === true) return;
+    makeFolder(dirname(folder), mode);
+    mkdirSync(folder, { mode });
   } catch (error) {
     if (error instanceof DmigrateError) throw error;
     const text = `Cannot make the folder ${folder} (${messageOf(error)}); choose another with --state-dir or --run-dir`;
     throw new DmigrateError("AGENT", text, error);
   }
-}
-
-/** False if the one above it is missing. */
-function isMade(folder: string, mode: number): boolean {
-  try {
-    mkdirSync(folder, { mode });
-  } catch (error) {
-    const code = error instanceof Error && "code" in error ? error.code : undefined;
-    if (code === "ENOENT") return false;
-    if (code !== "EEXIST") throw error;
-  }
-  return true;
 }

@@ -43,6 +43,9 @@ const API_MAX = 51;
 /** What somebody may ask an engine to do with a container: to send it a signal, which may end it, to pause it, to change its settings. */
 export type ContainerRequest = { readonly kind: "signal"; readonly signal: number } | { readonly kind: "pause" | "unpause" | "change" };
 
+/** What an engine that is listened to tells: also that it ends. */
+export type EngineNews = ContainerRequest | { readonly kind: "engine-end" };
+
 /** Filters of a list, as the API takes them. */
 export type Filters = Readonly<Record<string, readonly string[]>>;
 
@@ -134,11 +137,7 @@ export class Engine {
    * @param id in full
    * @param told is called when somebody asks the engine to do something with the container, and when the engine ends
    */
-  async watchRequests(
-    id: string,
-    told: (what: ContainerRequest | { readonly kind: "engine-end" }) => void,
-    signal: AbortSignal,
-  ): Promise<void> {
+  async watchRequests(id: string, told: (news: EngineNews) => void, signal: AbortSignal): Promise<void> {
     const query = { filters: filterText({ event: [...CONTAINER_EVENTS, "connect", "disconnect"] }) };
     const events = await this.#transport.with({ signal }).stream("GET", "/events", { query });
     const lines = createInterface(events);

@@ -3,10 +3,10 @@
 #
 #     perl arena-process.fixture.pl ARENA-PAGES USED-PAGES [SOCKET PROCESS]
 #
-# Its memory is an arena of pages, at the same address in every such process, of which the first can be used and the others are not accessible. It says at descriptor 3 on which page
-# that begins, and its process id. With a socket those pages are lazy: it waits for a line, sends the userfaultfd to lazy-pages.socket and says so. From then
-# on it takes commands there, a line each, and answers each with a line; a forked child does the same at the descriptor that it is
-# told. Pages are counted from the beginning of the arena.
+# Its memory is an arena of pages, at the same address in every such process, of which the first can be used and the others are not
+# accessible. It says at descriptor 3 on which page that begins, and its process id. With a socket those pages are lazy: it waits for a line,
+# sends the userfaultfd to lazy-pages.socket and says so. From then on it takes commands there, a line each, and answers each with a line; a
+# forked child does the same at the descriptor that it is told. Pages are counted from the beginning of the arena.
 use strict;
 use warnings;
 use POSIX ();

@@ -4,7 +4,7 @@
 import { stat } from "node:fs/promises";
 import { PassThrough, type Duplex } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
-import { DmigrateError, messageOf } from "../../core/errors.ts";
+import { DmigrateError } from "../../core/errors.ts";
 import { dumpConfiguration } from "../../criu/configuration.ts";
 import { freezerOf, type Freezer } from "../../criu/freezer.ts";
 import { sendImages } from "../../criu/image-stream.ts";
@@ -15,11 +15,9 @@ import { thawAfterDump } from "../../criu/thaw.ts";
 import { writeWrittenPages } from "../../criu/written-pages.ts";
 import { describe } from "../../docker/describe.ts";
 import { writeDescription } from "../../docker/description.ts";
-import type { ContainerRequest } from "../../docker/engine.ts";
+import type { EngineNews } from "../../docker/engine.ts";
 import type { RestartPolicy } from "../../docker/inspect.ts";
-import { giveBackPolicy, NEVER_RESTART, type LackedPolicy, policyText, setRestartPolicy } from "../../docker/lifecycle.ts";
-import { isUnreachable } from "../../docker/restart.ts";
-import { isNotFound } from "../../docker/transport.ts";
+import { NEVER_RESTART, setRestartPolicy } from "../../docker/lifecycle.ts";
 import { liesOnHost, volumeIdentity } from "../../docker/volumes.ts";
 import { NetworkNamespace } from "../../kernel/netns.ts";
 import { pidsIn, tasksIn } from "../../kernel/tasks.ts";
@@ -36,13 +34,12 @@ import { migrationFolder } from "../migration-folder.ts";
 import type { LastRound, SourceFiles } from "./files.ts";
 import type { Guard } from "./guard.ts";
 import type { SourceScope } from "./scope.ts";
+import { restoreRestartPolicy } from "./policy.ts";
 import { strangersIn } from "./strangers.ts";
 
 const STAND_STILL_RETRY_MS = 20;
 /** How long to wait for the end of what came in by `docker exec`, and of health probes. */
 const STRANGERS_LIMIT_MS = 10_000;
-/** How long an engine may be away after which a container still gets its restart policy back. */
-const POLICY_LIMIT_MS = 3_600_000;
 /** How long to wait for a moment without connections that no process holds. */
 const UNSETTLED_LIMIT_MS = 2_000;
 
@@ -145,8 +142,8 @@ export class Freeze {
       listening.abort();
       freeze.#signals.end();
     });
-    const told = (asked: ContainerRequest | { readonly kind: "engine-end" }): void => {
-      switch (asked.kind) {
+    const told = (news: EngineNews): void => {
+      switch (news.kind) {
         case "change":
           freeze.#wasChanged = true;
           return;
@@ -161,7 +158,7 @@ export class Freeze {
           return;
         case "signal":
           freeze.#wasToldToEnd = true;
-          freeze.#signals.write(asked.signal);
+          freeze.#signals.write(news.signal);
       }
     };
     await engine.watchRequests(description.id, told, listening.signal);
@@ -179,9 +176,9 @@ export class Freeze {
     return this.#signals;
   }
 
-  /** From before the freeze on: whether somebody has asked this host's engine to change the container's settings. */
-  get wasChanged(): boolean {
-    return this.#wasChanged;
+  /** Throws CONTAINER_CHANGED if somebody has asked this host's engine to change or pause the container, from before the freeze on. */
+  refuseChanges(): void {
+    if (this.#wasChanged) throw changed(this.#scope.subject.description.name, "while it was frozen");
   }
 
   /** Stops the container and dumps it. When this returns the target has all it needs to restore, and nobody runs the container. */
@@ -190,8 +187,7 @@ export class Freeze {
     const { dump, decoys, written, lastRound, images, pageChannel, hostsFile, held, freezer } = this.#parts;
     collectGarbage();
     cancelled.throwIfAborted();
-
-    this.#assertUnchanged();
+    this.refuseChanges();
 
     let thaw = (): Promise<void> => freezer.thaw();
     undo.defer(async () => {
@@ -224,7 +220,7 @@ export class Freeze {
       await images.channel.close();
     });
     await Promise.all([sendingFiles, fencing]);
-    this.#assertUnchanged();
+    this.refuseChanges();
     PageServer.serve(pageChannel, tasks, (byteCount) => (this.#pageBytes += byteCount));
     const missingPageCount = (): number => {
       if (written.isRest) return [...told.values()].flat().reduce((sum, { pageCount }) => sum + pageCount, 0);
@@ -245,10 +241,6 @@ export class Freeze {
     freezer.thaw().catch((error: unknown) => this.#scope.logWarning(error, "a dump waits for a paused container"));
   }
 
-  #assertUnchanged(): void {
-    if (this.#wasChanged) throw changed(this.#scope.subject.description.name, "while it was frozen");
-  }
-
   /** Ends CRIU, if it has begun. The tasks stay as they are, frozen. */
   async endDump(): Promise<void> {
     await this.#running?.end();
@@ -264,7 +256,6 @@ export class Freeze {
     const { freezer, held, decoys } = this.#parts;
     const beganAtMs = timeline.now();
     for (;;) {
-      this.#assertUnchanged();
       const startMs = timeline.froze();
       await freezer.freeze();
       const frozenMs = timeline.now();
@@ -292,6 +283,7 @@ export class Freeze {
       if (strangers.length > 0 && waitedMs > STRANGERS_LIMIT_MS) throw strangersStay(strangers);
       cancelled.throwIfAborted();
       await sleep(STAND_STILL_RETRY_MS);
+      this.refuseChanges();
     }
   }
 }
@@ -314,7 +306,7 @@ async function assertUnchanged(
 const CHANGES = "changed (`docker update`, `rename`, `network`) or paused";
 
 /** The error of a container that is not what has been described to the target. */
-export function changed(name: string, when: string, what = CHANGES): DmigrateError {
+function changed(name: string, when: string, what = CHANGES): DmigrateError {
   return new DmigrateError("CONTAINER_CHANGED", `${name} was ${what} ${when}; migrate again with it as it is to be`);
 }
 
@@ -327,35 +319,6 @@ async function sendAsTheyClose(scope: SourceScope, { images, closedImages }: Pre
   );
   sent.catch(() => {}); // told in the freeze
   return { channel, sent };
-}
-
-async function restoreRestartPolicy(scope: SourceScope, policy: RestartPolicy, lacked: () => LackedPolicy): Promise<void> {
-  const { id, name } = scope.subject.description;
-  try {
-    const end = await giveBackPolicy(scope.engine, id, policy, lacked);
-    if (end !== undefined) scope.warn(`${name} ${end}`);
-  } catch (error) {
-    if (isNotFound(error)) return; // it was removed
-    const remedies = `\`docker update --restart ${policyText(policy)} ${name}\` sets it, \`docker start ${name}\` starts what has ended`;
-    scope.warn(
-      `${name} lacks its restart policy, and may have ended (${messageOf(error)}); once Docker is back it gets it, or ${remedies}`,
-    );
-    void restorePolicyLater(scope, policy, lacked);
-  }
-}
-
-/** For an engine that stays away longer than anybody waits for a report. */
-async function restorePolicyLater(scope: SourceScope, policy: RestartPolicy, lacked: () => LackedPolicy): Promise<void> {
-  const deadline = performance.now() + POLICY_LIMIT_MS;
-  for (;;) {
-    try {
-      await giveBackPolicy(scope.engine, scope.subject.description.id, policy, lacked);
-      return;
-    } catch (error) {
-      if (!isUnreachable(error) || performance.now() > deadline)
-        return scope.logWarning(error, "a container lacks its restart policy, which could not be given back");
-    }
-  }
 }
 
 /** A process that `docker exec` or a health check started can't be dumped. */

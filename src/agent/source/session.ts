@@ -27,7 +27,7 @@ import { migrationFolder, removeMigrationFolder } from "../migration-folder.ts";
 import type { Reservation } from "../migrations.ts";
 import type { Doubts } from "./doubts.ts";
 import { SourceFiles } from "./files.ts";
-import { changed, Freeze, type Frozen } from "./freeze.ts";
+import { Freeze, type Frozen } from "./freeze.ts";
 import { Guard } from "./guard.ts";
 import { refuseBlockers, runPreflight } from "./preflight.ts";
 import type { SourceScope } from "./scope.ts";
@@ -238,7 +238,7 @@ export class SourceSession {
         "CONTAINER_NOT_RUNNING",
         `${name}, or Docker, was told to end while it was frozen, or ended; migrate again if it is to run`,
       );
-    if (this.#freezing?.wasChanged === true) throw changed(name, "while it was frozen");
+    this.#freezing?.refuseChanges();
   }
 
   /** Has the target take the container over. A lost answer must not lead to two owners, nor to none. */
