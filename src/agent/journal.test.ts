@@ -151,8 +151,15 @@ test("an illegal transition throws and changes nothing", (t) => {
 test("a container is in one migration at a time, and may be in another afterwards", (t) => {
   using journal = Journal.open(directory(t));
   journal.begin(entry(1, { container: "redis" }));
-  assert.throws(() => journal.begin(entry(2, { container: "redis" })), { code: "MIGRATION_IN_PROGRESS", message: /m000000000001/ });
-  journal.begin(entry(3, { container: "other" }));
+  assert.throws(() => journal.begin(entry(2, { container: "redis" })), {
+    code: "MIGRATION_IN_PROGRESS",
+    message: /`dmigrate watch m000000000001`$/,
+  });
+  journal.begin(entry(3, { container: "other", role: "target" }));
+  assert.throws(() => journal.begin(entry(4, { container: "other" })), {
+    code: "MIGRATION_IN_PROGRESS",
+    message: /`dmigrate watch m000000000003` on host b$/,
+  });
   journal.move(entry(1).id, "rolled-back");
   journal.begin(entry(2, { container: "redis" }));
   assert.deepEqual(

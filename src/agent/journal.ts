@@ -124,9 +124,10 @@ export class Journal implements Disposable {
   assertFree(container: string): void {
     const rival = this.list().find((other) => other.container === container && !hasEnded(other.state));
     if (rival === undefined) return;
+    const place = rival.role === "source" ? "" : ` on host ${rival.peer}`;
     throw new DmigrateError(
       "MIGRATION_IN_PROGRESS",
-      `Container ${container} is in migration ${rival.id} already; watch it with \`dmigrate watch ${rival.id}\``,
+      `Container ${container} is in migration ${rival.id} already; watch it with \`dmigrate watch ${rival.id}\`${place}`,
     );
   }
 

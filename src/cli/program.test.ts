@@ -126,6 +126,7 @@ suite("errors", () => {
     "dmigrate fly redis b": [2, "USAGE", /^Unknown command 'fly'; see `dmigrate --help`$/],
     "dmigrate migrat redis b": [2, "USAGE", /Did you mean migrate\?/],
     "dmigrate migrate redis": [2, "USAGE", /^Missing required argument 'host'; see `dmigrate migrate --help`$/],
+    "dmigrate hosts lsit": [2, "USAGE", /^Unknown command 'lsit'; see `dmigrate hosts --help`$/],
     "dmigrate migrate redis b c": [2, "USAGE", /^Too many arguments/],
     "dmigrate migrate redis b --mode pre-copy": [2, "USAGE", /Allowed choices are warm, post-copy/],
     "dmigrate migrate redis B!": [2, "USAGE", /"B!" is no host name/],

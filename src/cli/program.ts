@@ -36,15 +36,21 @@ export async function runCli(argv: readonly string[], surroundings: Surroundings
 /** Commander's ends at which the user has read what there is to read: help, or the version. */
 const WAS_ANSWERED: ReadonlySet<string> = new Set(["commander.help", "commander.helpDisplayed", "commander.version"]);
 
-function usageError({ message }: CommanderError, program: Command, argv: readonly string[]): DmigrateError {
-  const [problem = "", suggestion] = message.replace(/^error: /, "").split("\n");
-  const hint = suggestion === undefined ? "" : ` ${suggestion}`;
+function usageError({ code, message }: CommanderError, program: Command, argv: readonly string[]): DmigrateError {
   let meant = program;
+  let next: string | undefined;
   for (const word of argv) {
     const named = meant.commands.find((each) => each.name() === word);
-    if (named === undefined) break;
+    if (named === undefined) {
+      next = word;
+      break;
+    }
     meant = named;
   }
+  // A group of commands hands a word that it does not know to its default command.
+  const isMistyped = code === "commander.excessArguments" && meant.commands.length > 0 && next?.startsWith("-") === false;
+  const [problem = "", suggestion] = isMistyped ? [`unknown command '${next}'`] : message.replace(/^error: /, "").split("\n");
+  const hint = suggestion === undefined ? "" : ` ${suggestion}`;
   return new DmigrateError("USAGE", `${problem.charAt(0).toUpperCase()}${problem.slice(1)}${hint}; see \`${pathOf(meant)} --help\``);
 }
 

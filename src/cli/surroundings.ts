@@ -71,7 +71,7 @@ export function processSurroundings(): Surroundings {
 }
 
 function outputOf(stream: NodeJS.WriteStream & { readonly fd: number }): Output {
-  const isTerminal = isatty(stream.fd);
+  const isTerminal = isatty(stream.fd) && process.env["TERM"] !== "dumb"; // such a one can't move its cursor
   stream.on("error", (error: NodeJS.ErrnoException) => {
     if (error.code === "EPIPE") return; // who closed the pipe has read enough
     const output = stream === process.stdout ? "standard output" : "standard error";

@@ -158,6 +158,8 @@ export const hostFacts = z.object({
   runtimePath: z.string(),
   /** Packet filters that silence a network namespace. */
   quarantine: feature,
+  /** Whether it reaches the host that a container is to come from, by the address in the cluster; absent if nothing was asked. */
+  returnPath: feature.optional(),
   docker: z.discriminatedUnion("reachable", [dockerFacts, z.object({ reachable: z.literal(false), reason: z.string() })]),
 });
 export type HostFacts = z.infer<typeof hostFacts>;

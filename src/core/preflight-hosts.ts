@@ -61,6 +61,17 @@ export const hostChecks = {
       }
     },
   },
+  "return-path": {
+    passed: (s) => `The agent of ${s.target.host} reaches the one of ${s.source.host}`,
+    *find({ source, target: { host, returnPath } }) {
+      if (returnPath?.works !== false) return;
+      yield blocker(
+        `The agent of ${host} does not reach the one of ${source.host}: ${returnPath.reason}`,
+        `if ${source.host} has another address by now, make the cluster anew with it: \`dmigrate hosts remove\`, then \`dmigrate init\``,
+        host,
+      );
+    },
+  },
   docker: {
     passed: (s) => `Docker Engine answers on ${s.source.host} and ${s.target.host}`,
     *find(s) {

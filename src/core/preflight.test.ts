@@ -199,6 +199,7 @@ const CASES: readonly Case[] = [
   ],
   [{ target: { criuFeatures: ["uffd"] } }, "blocker", "lazy-pages", /b .* uffd-noncoop/],
   [{ target: { runc: broken } }, "blocker", "runc", /on b/],
+  [{ target: { returnPath: broken } }, "blocker", "return-path", /agent of b does not reach the one of a/],
   [{ target: { docker: unreachable } }, "blocker", "docker", /b does not answer: connect ENOENT/],
   [{ sourceDocker: { storageDriver: "vfs" } }, "blocker", "storage", /a stores containers with vfs/],
   [{ targetDocker: { runtime: undefined } }, "blocker", "runtime", /b does not know the runtime dmigrate/],

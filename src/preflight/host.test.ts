@@ -90,10 +90,12 @@ describe("the facts of this host", () => {
     assert.deepEqual(readdirSync(temporary), []);
   });
 
-  test("tell an engine that does not answer, and a network that can't be silenced", async () => {
+  test("tell an engine that does not answer, a network that can't be silenced, and a source that is not reached", async () => {
     const facts = await gather({
       tryNetwork: () => Promise.reject(new DmigrateError("KERNEL", "netlink failed: EPERM")),
+      tryReturn: () => Promise.reject(new DmigrateError("PEER_UNREACHABLE", "Host a does not answer")),
     });
+    assert.deepEqual(facts.returnPath, { works: false, reason: "Host a does not answer" });
     assert.deepEqual(facts.quarantine, { works: false, reason: "netlink failed: EPERM" });
     assert.ok(!facts.docker.reachable && facts.docker.reason.includes("no.sock"));
   });

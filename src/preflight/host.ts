@@ -32,21 +32,24 @@ export interface HostOptions {
   readonly hasMovedAway: HasMovedAway;
   /** The container about to come, if this is to be its target. */
   readonly arriving?: Arriving;
+  /** Reaches the host that it is to come from. */
+  readonly tryReturn?: () => Promise<void>;
 }
 
 /** Gathers the facts of this host. What can't be found out is a fact too; throws only where /proc itself can't be read. */
 export async function gatherHost(options: HostOptions): Promise<HostFacts> {
-  const { host, imageFolder } = options;
+  const { host, imageFolder, tryReturn } = options;
   const [status, meminfo, cpuinfo, pipeMaxSize] = await Promise.all(
     ["/proc/self/status", "/proc/meminfo", "/proc/cpuinfo", "/proc/sys/fs/pipe-max-size"].map((file) => readFile(file, "utf8")),
   );
-  const [criu, criuDump, features, runc, docker, freeBytes] = await Promise.all([
+  const [criu, criuDump, features, runc, docker, freeBytes, returnPath] = await Promise.all([
     tryCriu(),
     tryDump(),
     criuFeatures(),
     tryRunc(),
     gatherDocker(options),
     diskFreeBytes(imageFolder),
+    tryReturn === undefined ? undefined : attempt(tryReturn),
   ]);
   return {
     host,
@@ -65,6 +68,7 @@ export async function gatherHost(options: HostOptions): Promise<HostFacts> {
     runc,
     runtimePath: RUNTIME_PATH,
     quarantine: await attempt(options.tryNetwork),
+    ...(returnPath === undefined ? {} : { returnPath }),
     docker,
   };
 }

@@ -3,6 +3,7 @@
  */
 import * as z from "zod";
 import { DmigrateError } from "../core/errors.ts";
+import { hostName, type HostName } from "../core/ids.ts";
 import { containerNeeds, type ContainerNeeds } from "../core/preflight-facts.ts";
 import { readDescription, writeDescription, type ContainerDescription } from "../docker/description.ts";
 
@@ -10,13 +11,19 @@ import { readDescription, writeDescription, type ContainerDescription } from "..
 export interface Arriving {
   readonly needs: ContainerNeeds;
   readonly description: ContainerDescription;
+  /** Where it comes from. */
+  readonly source: HostName;
 }
 
-const arriving = z.object({ needs: containerNeeds, description: z.string().transform(readDescription) });
+const arriving = z.object({
+  needs: containerNeeds,
+  description: z.string().transform(readDescription),
+  source: z.string().transform(hostName),
+});
 
 /** As plain JSON, for the wire. */
-export function writeArriving({ needs, description }: Arriving): unknown {
-  return { needs, description: writeDescription(description) };
+export function writeArriving({ needs, description, source }: Arriving): unknown {
+  return { needs, description: writeDescription(description), source };
 }
 
 /** Checks what `writeArriving` made. Throws PROTOCOL. */

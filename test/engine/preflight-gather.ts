@@ -20,7 +20,7 @@ if (what === "container") {
   for (const name of names) {
     const description = await describe(engine, name);
     const facts = await gatherContainer(engine, description);
-    const arriving = writeArriving({ needs: facts.needs, description });
+    const arriving = writeArriving({ needs: facts.needs, description, source: hostName("a") });
     gathered.push({ facts: { ...facts, watchedPaths: [...facts.watchedPaths] }, arriving });
   }
   console.log(JSON.stringify(gathered));

@@ -22,26 +22,29 @@ after(() => ordeal.lab.down());
 
 type Act = (id: MigrationId) => Promise<unknown>;
 
-/** Migrates, and has something happen while the first copy takes its time, and perhaps as the container is staged. */
-async function whileCopying(copy: Act, stage: Act = () => Promise.resolve()): Promise<MigrateResult> {
+/** Does something while what the source sends takes its time. */
+async function slowly<T>(work: () => Promise<T>): Promise<T> {
   await a.run("tc", "qdisc", "add", "dev", "eth0", "root", "tbf", "rate", "100mbit", "burst", "64kb", "latency", "50ms");
   try {
-    return await migrate(a, "redis", "b", { copy, stage });
+    return await work();
   } finally {
     await a.run("tc", "qdisc", "delete", "dev", "eth0", "root");
   }
 }
 
+/** Migrates, and has something happen while the first copy takes its time. */
+function whileCopying(copy: Act): Promise<MigrateResult> {
+  return slowly(() => migrate(a, "redis", "b", { copy }));
+}
+
 test("who starts the container on the target while it is on its way is refused: it never runs twice, and goes on coming", async () => {
   let refusal = "";
-  const result = await whileCopying(
-    () =>
-      until("the container to exist on b", async () => {
-        refusal = (await b.exec("docker", "start", "redis")).stderr;
-        return !/No such container/.test(refusal);
-      }),
-    (id) => a.run(DMIGRATE, "cancel", id),
-  );
+  const copy = (): Promise<void> =>
+    until("the container to exist on b", async () => {
+      refusal = (await b.exec("docker", "start", "redis")).stderr;
+      return !/No such container/.test(refusal);
+    });
+  const result = await slowly(() => ordeal.whileRestoring((id) => a.run(DMIGRATE, "cancel", id), { copy }));
   assert.match(refusal, /this container is moving to this host: it runs here when its migration says so/);
   assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "CANCELLED"], result.message);
   await ordeal.assertUndone();

@@ -65,7 +65,7 @@ export interface MigrateResult {
 }
 
 /** What to do as a phase begins, by its name. */
-type Acts = Readonly<Record<string, (migration: MigrationId) => Promise<unknown>>>;
+export type Acts = Readonly<Record<string, (migration: MigrationId) => Promise<unknown>>>;
 
 /** Migrates with the command a user gives. */
 export async function migrateByCommand(source: Host, container: string, target: string): Promise<MigrateResult> {
@@ -130,12 +130,14 @@ const GATE = "/run/restore-gate";
  * Migrates the redis, and has something happen while the target's restore is held up.
  * @param fault lets it go on by `release`, or by its end
  * @param hold a line of shell that holds it: by default before CRIU's first step
+ * @param before what happens as earlier phases begin
  */
 export async function whileRestoring(
   source: Host,
   target: Host,
   fault: (migration: MigrationId, release: () => Promise<unknown>) => Promise<unknown>,
   hold: (gate: string) => string = (gate) => `while [ -e ${gate} ]; do sleep 0.02; done`,
+  before: Acts = {},
 ): Promise<MigrateResult> {
   const release = (): Promise<unknown> => target.run("rm", "--force", GATE);
   await target.run("touch", GATE);
@@ -147,7 +149,7 @@ export async function whileRestoring(
       await release();
     }
   };
-  const result = await migrate(source, "redis", target.name, { handover });
+  const result = await migrate(source, "redis", target.name, { ...before, handover });
   await repair();
   return result;
 }

@@ -21,6 +21,7 @@ import {
   newestMigration,
   watchedRedis,
   whileRestoring,
+  type Acts,
   type MigrateResult,
 } from "./lab.ts";
 
@@ -60,8 +61,8 @@ export class Ordeal {
   }
 
   /** Migrates, and has something happen while the target's restore is held up. */
-  whileRestoring(fault: (id: MigrationId) => Promise<unknown>): Promise<MigrateResult> {
-    return whileRestoring(this.a, this.b, fault);
+  whileRestoring(fault: (id: MigrationId) => Promise<unknown>, before?: Acts): Promise<MigrateResult> {
+    return whileRestoring(this.a, this.b, fault, undefined, before);
   }
 
   /** Waits for what the other side finds out by itself. */

@@ -18,7 +18,7 @@ import { SourceScope } from "./scope.ts";
 import { SourceSession } from "./session.ts";
 
 /** A container's name or a beginning of its id; anything else would be another path of the engine's API. */
-const CONTAINER_NAME = /^\/?[a-zA-Z0-9][\w.-]*$/;
+const CONTAINER_NAME = /^[a-zA-Z0-9][\w.-]*$/;
 
 const ENDING_POLL_MS = 50;
 
@@ -99,14 +99,15 @@ async function findMovable(
   target: HostName,
 ): Promise<{ engine: Engine; description: ContainerDescription; initPid: number }> {
   context.peers.to(target);
-  if (!CONTAINER_NAME.test(container)) {
+  const nameOrId = container.replace(/^\//, ""); // `docker inspect` shows names so
+  if (!CONTAINER_NAME.test(nameOrId)) {
     throw new DmigrateError(
       "CONTAINER_NOT_FOUND",
       `No container can be called ${JSON.stringify(container)}; \`docker ps\` shows those there are`,
     );
   }
   const engine = await Engine.connect(context.config.dockerSocket);
-  const description = await describe(engine, container);
+  const description = await describe(engine, nameOrId);
   const { name } = description;
   const { State } = await engine.inspectContainer(description.id);
   await assertOurs(context, description, State.Running && !State.Paused ? State.Pid : undefined);

@@ -21,7 +21,7 @@ export async function runPreflight(
   options: CallOptions = {},
 ): Promise<Examination> {
   const container = await gatherContainer(engine, description);
-  const arriving = writeArriving({ needs: container.needs, description });
+  const arriving = writeArriving({ needs: container.needs, description, source: context.self() });
   const ours = hostFactsOf(context);
   const theirs = context.peers.to(target).facts(arriving, options);
   await Promise.allSettled([ours, theirs]); // what was begun here to find out has ended then, whatever failed
