@@ -4,7 +4,7 @@
  */
 import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
-import { closeSync, constants, createReadStream, openSync, readdirSync, readFileSync, type ReadStream } from "node:fs";
+import { closeSync, constants, createReadStream, openSync, readdirSync, type ReadStream } from "node:fs";
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { connect, createServer } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -18,6 +18,7 @@ import { failWriting } from "./image-stream.ts";
 import { killedProgram, lastErrors } from "./log.ts";
 import { RUNC_ROOTS, runcFoldersOf } from "./runc-folders.ts";
 import { withConfiguration } from "./runc-state.ts";
+import { argvOf, criuOf, StallWatch, whenStalled } from "./stalled-dump.ts";
 
 /** How long CRIU may take to let go of the tasks once its peer has left. */
 const RELEASE_LIMIT_MS = 30_000;
@@ -91,8 +92,14 @@ export async function prepareDump({ container, initPid, folder, configuration }:
   const child = spawn("nice", argv, { stdio: ["pipe", "ignore", "pipe", status.writeEnd], detached: true });
   status.closeWriteEnd();
   child.stdin?.on("error", () => {}); // it ended already: `ready` tells
-  const { ready, ended } = follow(child, path.join(work, "dump.log"), status);
-  const end = async (): Promise<void> => {
+  const { ready: written, ended } = follow(child, path.join(work, "dump.log"), status);
+  const begin = (): LazyDump => {
+    child.stdin?.end("go\n");
+    const ready = unlessStalled(written, initPid);
+    ready.catch(() => {}); // whoever waits for it gets it; nobody may be waiting yet
+    return { ready, end: () => end(ready) };
+  };
+  const end = async (ready: Promise<void>): Promise<void> => {
     await ready.catch(() => {});
     await dumpEnded({ folder, initPid, port });
     await ended;
@@ -102,10 +109,7 @@ export async function prepareDump({ container, initPid, folder, configuration }:
     closedImages,
     port,
     show: (decoyPid, pid) => void child.stdin?.write(`show ${decoyPid} ${pid}\n`),
-    start: () => {
-      child.stdin?.end("go\n");
-      return { ready, end };
-    },
+    start: begin,
     [Symbol.asyncDispose]: async () => {
       closedImages.close();
       if (child.stdin?.writableEnded === true) return;
@@ -162,6 +166,20 @@ function follow(child: ChildProcess, log: string, status: StatusPipe): { ready: 
   return { ready, ended };
 }
 
+/** As `ready`, or DUMP_FAILED if CRIU waits for a task in vain. */
+async function unlessStalled(ready: Promise<void>, initPid: number): Promise<void> {
+  const settled = new AbortController();
+  const stalled = whenStalled(initPid, settled.signal).then(() => {
+    const text = "A process of the container was stopped, by SIGSTOP or job control, as it was to be frozen, which CRIU can't dump";
+    throw new DmigrateError("DUMP_FAILED", `${text}; let it go on (\`kill -CONT\`), then migrate again`);
+  });
+  try {
+    await Promise.race([ready, stalled]);
+  } finally {
+    settled.abort();
+  }
+}
+
 /**
  * @param logged the errors in CRIU's log
  * @param said by runc
@@ -177,30 +195,27 @@ function dumpFailed(logged: string, said: string): DmigrateError {
 
 /**
  * Returns when a dump that was begun has ended, which it does once it serves pages and its only client leaves: CRIU must have let go of the
- * tasks before they may run, until then parts of them are its own. It goes on without runc, and without the agent. Throws DUMP_FAILED.
+ * tasks before they may run, until then parts of them are its own. It goes on without runc, and without the agent. If it waits for a task in
+ * vain, those that it does not hold run by then. Throws DUMP_FAILED.
  */
 export async function dumpEnded({ folder, initPid, port }: { folder: string; initPid: number; port: number }): Promise<void> {
   const deadline = performance.now() + RELEASE_LIMIT_MS;
+  const watch = new StallWatch(initPid);
   while (isDumping(folder, initPid)) {
     if (performance.now() > deadline)
       throw new DmigrateError("DUMP_FAILED", `CRIU still holds process ${initPid}; wait until it ended, then restart the agent`);
     await breakOff(port);
+    if (await watch.isStalled()) await watch.release();
     await sleep(RELEASE_RETRY_MS);
   }
 }
 
-/** Whether runc is there for a dump into that folder, or CRIU for one of that task, as it calls itself then (criu/cr-service.c). */
+/** Whether runc is there for a dump into that folder, or CRIU for one of that task. */
 function isDumping(folder: string, initPid: number): boolean {
   const pids = readdirSync("/proc").filter((name) => /^\d+$/.test(name));
-  return pids.some((pid) => {
-    try {
-      const argv = readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0");
-      const isRunc = argv.includes("checkpoint") && argv.some((argument) => argument.startsWith(`${folder}/`));
-      return isRunc || argv[0] === `criu: dump --rpc -t ${initPid}`;
-    } catch {
-      return false; // it ended meanwhile
-    }
-  });
+  const isRunc = (argv: readonly string[]): boolean =>
+    argv.includes("checkpoint") && argv.some((argument) => argument.startsWith(`${folder}/`));
+  return criuOf(initPid) !== undefined || pids.some((pid) => isRunc(argvOf(Number(pid))));
 }
 
 /**

@@ -22,6 +22,28 @@ export function processIn(pid: number): number {
   return Number(ids.split(/\s+/).at(-1));
 }
 
+/** Process ids of those that have a thread which was stopped by a signal, or is traced (proc_pid_stat(5)): while they are not frozen. */
+export function stoppedIn(cgroup: string): number[] {
+  return pidsIn(cgroup).filter((pid) => threadStates(pid).some((state) => state === "T" || state === "t"));
+}
+
+function threadStates(pid: number): (string | undefined)[] {
+  try {
+    return readdirSync(`/proc/${pid}/task`).map((tid) => stateOf(Number(tid)));
+  } catch {
+    return []; // it ended meanwhile
+  }
+}
+
+/** What a thread does, as a letter (proc_pid_stat(5)); undefined if it has ended. */
+export function stateOf(tid: number): string | undefined {
+  try {
+    return /\) (\S)[^)]*$/.exec(readFileSync(`/proc/${tid}/stat`, "utf8"))?.[1];
+  } catch {
+    return undefined;
+  }
+}
+
 /** How much memory it has to itself; 0 if it has ended. An estimate: what it shares with a forked child counts for both. */
 export function anonymousBytesOf(pid: number): number {
   try {

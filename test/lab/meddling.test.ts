@@ -108,6 +108,14 @@ test("a container that is changed while it is copied does not move as it was bef
   await ordeal.assertUndone();
 });
 
+test("a container whose process was stopped since the preflight does not hang CRIU: it stays", async () => {
+  const result = await migrate(a, "redis", "b", { stage: () => a.run("pkill", "-STOP", "-x", "redis-server") });
+  await a.run("pkill", "-CONT", "-x", "redis-server");
+  assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "DUMP_FAILED"], result.message);
+  assert.match(result.message, /has been stopped or is traced.*`kill -CONT \d+`/);
+  await ordeal.assertUndone();
+});
+
 test("a migration is cancelled while it copies", async () => {
   const result = await whileCopying((id) => a.run(DMIGRATE, "cancel", id));
   assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "CANCELLED"], result.message);

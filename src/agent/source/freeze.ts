@@ -20,7 +20,7 @@ import type { RestartPolicy } from "../../docker/inspect.ts";
 import { NEVER_RESTART, setRestartPolicy } from "../../docker/lifecycle.ts";
 import { liesOnHost, volumeIdentity } from "../../docker/volumes.ts";
 import { NetworkNamespace } from "../../kernel/netns.ts";
-import { pidsIn, tasksIn } from "../../kernel/tasks.ts";
+import { pidsIn, stoppedIn, tasksIn } from "../../kernel/tasks.ts";
 import { PageServer } from "../../memory/page-server.ts";
 import type { MemoryRounds } from "../../memory/rounds.ts";
 import { RecentWrites } from "../../memory/tracking/recent-writes.ts";
@@ -256,6 +256,7 @@ export class Freeze {
     const { freezer, held, decoys } = this.#parts;
     const beganAtMs = timeline.now();
     for (;;) {
+      refuseStopped(freezer.folder);
       const startMs = timeline.froze();
       await freezer.freeze();
       const frozenMs = timeline.now();
@@ -319,6 +320,14 @@ async function sendAsTheyClose(scope: SourceScope, { images, closedImages }: Pre
   );
   sent.catch(() => {}); // told in the freeze
   return { channel, sent };
+}
+
+/** Throws DUMP_FAILED if a process was stopped since the preflight. */
+function refuseStopped(cgroup: string): void {
+  const [pid] = stoppedIn(cgroup);
+  if (pid === undefined) return;
+  const remedy = `let it go on (\`kill -CONT ${pid}\`), then migrate again`;
+  throw new DmigrateError("DUMP_FAILED", `Process ${pid} of the container has been stopped or is traced, which CRIU can't dump; ${remedy}`);
 }
 
 /** A process that `docker exec` or a health check started can't be dumped. */
