@@ -17,8 +17,8 @@ export interface Address {
 const ADDRESS = /^(?:\[(?<v6>[^\]]+)\]|(?<host>[^\s:[\]/@]*))(?::(?<port>\d{1,5}))?$/;
 
 /** Reads an address; `:port` means every address of this host. Throws USAGE. */
-export function parseAddress(text: string): Address {
-  const { v6, host, port = String(DEFAULT_PORT) } = ADDRESS.exec(text)?.groups ?? {};
+export function parseAddress(text: string, defaultPort: number = DEFAULT_PORT): Address {
+  const { v6, host, port = String(defaultPort) } = ADDRESS.exec(text)?.groups ?? {};
   const name = v6 ?? host;
   if (text === "" || name === undefined || (v6 !== undefined && !isIPv6(v6)) || Number(port) > 65_535) {
     throw new DmigrateError("USAGE", `${JSON.stringify(text)} is no address; write HOST or HOST:PORT, an IPv6 address in brackets`);
@@ -26,9 +26,9 @@ export function parseAddress(text: string): Address {
   return name === "" ? { port: Number(port) } : { host: name, port: Number(port) };
 }
 
-/** Reads the address of another host. Throws USAGE, also if it names no host. */
-export function parsePeerAddress(text: string): Required<Address> {
-  const { host, port } = parseAddress(text);
+/** Reads the address at which others reach a host. Throws USAGE, also if it names no host. */
+export function parsePeerAddress(text: string, defaultPort: number = DEFAULT_PORT): Required<Address> {
+  const { host, port } = parseAddress(text, defaultPort);
   if (host === undefined || port === 0)
     throw new DmigrateError("USAGE", `${JSON.stringify(text)} names no host and port to connect to; write HOST or HOST:PORT`);
   return { host, port };

@@ -46,7 +46,10 @@ const absolutePath = z.string().refine(isAbsolute, "must be an absolute path");
 const Config = z.object({
   stateDir: absolutePath.default("/var/lib/dmigrate"),
   runDir: absolutePath.default("/run/dmigrate"),
-  listen: z.string().default(`:${DEFAULT_PORT}`).transform(parseAddress),
+  listen: z
+    .string()
+    .default(`:${DEFAULT_PORT}`)
+    .transform((text) => parseAddress(text)),
   dockerSocket: absolutePath.default("/var/run/docker.sock"),
   pageHandler: z.enum(["own", "criu"]).default("own"),
   transfer: z.enum(["connections", "trunk"]).default("connections"),

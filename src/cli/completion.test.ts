@@ -56,6 +56,35 @@ suite("completion", () => {
     assert.deepEqual(await offered(t, ["migrate", "redis", ""], silent), []);
   });
 
+  test("the agent is the one that was named", async (t) => {
+    const asked: (string | undefined)[] = [];
+    for (const typed of [
+      ["migrate", "redis", ""],
+      ["migrate", "--socket", "/x/y", "redis", ""],
+      ["migrate", "--socket=/z", "redis", ""],
+    ]) {
+      const surroundings = { ...stage(AGENT), connect: (socket: string | undefined) => (asked.push(socket), stage(AGENT).connect(socket)) };
+      t.mock.method(console, "log", () => {});
+      await runCli(["complete", "--", ...typed], surroundings);
+      t.mock.restoreAll();
+    }
+    assert.deepEqual(asked, [undefined, "/x/y", "/z"]);
+  });
+
+  test("bash does not evaluate what has been typed", async () => {
+    const shell = stage(AGENT);
+    await runCli(["completion", "bash"], shell);
+    const typed = ["migrate", "$(echo evaluated)", "a b", ""];
+    const around = `
+      dmigrate() { printf '<%s>' "$@" >&2; echo :4; }
+      compopt() { :; }
+      _get_comp_words_by_ref() { words=(dmigrate ${typed.map((word) => `'${word}'`).join(" ")}); cword=4; cur=; prev='a b'; }
+      __dmigrate_complete 2>&3`;
+    const script = shell.out.text.replace("2>/dev/null)", ")");
+    const { stderr } = spawnSync("bash", ["-c", `exec 3>&2; ${script}\n${around}`], { encoding: "utf8" });
+    assert.equal(stderr, `<complete><-->${typed.map((word) => `<${word}>`).join("")}`);
+  });
+
   test("the script for bash is one that bash accepts, also twice", async () => {
     const [plain, asJson] = [stage(AGENT), stage(AGENT)];
     assert.deepEqual([await runCli(["completion", "bash"], plain), await runCli(["completion", "bash", "--json"], asJson)], [0, 0]);

@@ -2,6 +2,7 @@
 import { RootCommand, type Command as Completable, type Complete } from "@bomb.sh/tab";
 import type { Argument, Command, Option } from "commander";
 import type { ControlClient } from "../agent/client.ts";
+import { DmigrateError } from "../core/errors.ts";
 import { answer, type Command as Work } from "./invocation.ts";
 import { suggestionsFor, type Suggestion } from "./suggestions.ts";
 
@@ -13,7 +14,7 @@ export const completion: Work<[shell: string]> = async (invocation, shell) => {
   return 0;
 };
 
-/** The library can only print it. */
+/** The library can only print it, and has bash evaluate what has been typed, as if the user had pressed return. */
 function scriptOf(shell: string): string {
   const lines: string[] = [];
   const { log } = console;
@@ -23,8 +24,13 @@ function scriptOf(shell: string): string {
   } finally {
     console.log = log;
   }
-  return lines.join("\n");
+  const script = lines.join("\n");
+  if (shell !== "bash") return script;
+  if (!script.includes(EVALUATED)) throw new DmigrateError("INTERNAL", "The script for bash has another form; please report this as a bug");
+  return script.replace(EVALUATED, '$(dmigrate complete -- "${words[@]:1:cword}" 2>/dev/null)');
 }
+
+const EVALUATED = '$(eval "$requestComp" 2>/dev/null)';
 
 /** What can stand for each argument and option. */
 type Suggestions = ReadonlyMap<Argument | Option, readonly Suggestion[]>;

@@ -19,7 +19,7 @@ export async function runCli(argv: readonly string[], surroundings: Surroundings
   const outcome = { exitCode: 0 };
   const program = dmigrate(surroundings, outcome);
   try {
-    if (!program.commands.some((each) => each.name() === argv[0] && each.name() !== "complete")) await extend?.(program);
+    if (!program.commands.some((each) => each.name() === argv[0] && !KNOWS_ALL.has(each.name()))) await extend?.(program);
     await program.parseAsync(argv, { from: "user" });
     return outcome.exitCode;
   } catch (thrown) {
@@ -32,6 +32,9 @@ export async function runCli(argv: readonly string[], surroundings: Surroundings
     return error.exitCode;
   }
 }
+
+/** Commands that know all the others. */
+const KNOWS_ALL: ReadonlySet<string> = new Set(["complete", "help"]);
 
 /** Commander's ends at which the user has read what there is to read: help, or the version. */
 const WAS_ANSWERED: ReadonlySet<string> = new Set(["commander.help", "commander.helpDisplayed", "commander.version"]);
@@ -72,7 +75,7 @@ function dmigrate(surroundings: Surroundings, outcome: { exitCode: number }): Co
     .description("Moves running Docker containers to other hosts. Their clients stay connected, nothing is lost, nothing runs twice.")
     .version(manifest.version, "-V, --version", "print the version")
     .helpOption("-h, --help", "show this help, or a command's")
-    .addHelpCommand(new Command("help").argument("[command]").description("show this help, or a command's").helpGroup("Look:"))
+    .helpCommand(false)
     .addHelpText("after", QUICK_START)
     .addHelpText("after", "\n`dmigrate COMMAND --help` says what a command does to the container. docs/errors.md lists the exit codes.")
     .configureHelp({
@@ -100,6 +103,7 @@ function dmigrate(surroundings: Surroundings, outcome: { exitCode: number }): Co
     };
   addMigrating(program, run);
   addLooking(program, run);
+  addHelp(program);
   addSetup(program, surroundings, run);
   addShell(program, run);
   program.commandsGroup("Try out:");
@@ -115,10 +119,18 @@ type Run = <Arguments extends unknown[]>(
 
 /** Adds a command that asks the agent. */
 function command(parent: Command, name: string, options: CommandOptions = {}): Command {
-  return parent
-    .command(name, options)
-    .option("--json", "answer in JSON on standard output, errors too")
-    .addOption(new Option("--socket <path>", "control socket of this host's agent").env("DMIGRATE_SOCKET"));
+  return parent.command(name, options).option("--json", "answer in JSON on standard output, errors too").addOption(socketOption());
+}
+
+function socketOption(): Option {
+  return new Option("--socket <path>", "control socket of this host's agent").env("DMIGRATE_SOCKET");
+}
+
+/** What has been typed for that option so far. */
+function typedSocket(words: readonly string[]): string | undefined {
+  const at = words.findLastIndex((word, index) => word === "--socket" || (word.startsWith("--socket=") && index < words.length - 1));
+  const word = words[at];
+  return word === "--socket" ? words[at + 1] : word?.slice("--socket=".length);
 }
 
 const container = suggesting(new Argument("<container>", "name or id of a running container on this host"), containers);
@@ -211,6 +223,22 @@ function addLooking(program: Command, run: Run): void {
   example(status, "dmigrate status");
 }
 
+function addHelp(program: Command): void {
+  program
+    .command("help")
+    .description("show this help, or a command's")
+    .argument("[command...]", "like `hosts add`")
+    .action((words: readonly string[]) => {
+      let meant = program;
+      for (const word of words) {
+        const named = meant.commands.find((each) => each.name() === word);
+        if (named === undefined) throw new DmigrateError("USAGE", `Unknown command '${word}'; see \`${pathOf(meant)} --help\``);
+        meant = named;
+      }
+      meant.outputHelp();
+    });
+}
+
 function addSetup(program: Command, surroundings: Surroundings, run: Run): void {
   program.commandsGroup("Set up:");
   const agent = program
@@ -265,7 +293,7 @@ function addHosts(program: Command, run: Run): void {
         "host can add others. No container is touched.",
     )
     .addArgument(name)
-    .requiredOption("--address <address>", address)
+    .requiredOption("--address <address>", `${address}; without PORT that of this agent`)
     .action(run((all) => all.init));
   example(init, "dmigrate init a --address 10.0.0.1");
 
@@ -286,7 +314,7 @@ function addHosts(program: Command, run: Run): void {
         "the host where `dmigrate init` was run.",
     )
     .addArgument(name)
-    .argument("<address>", address)
+    .argument("<address>", `${address}; without PORT 7461`)
     .requiredOption("--token <token>", "the host's join token")
     .action(run((all) => all.hostsAdd));
   example(add, "dmigrate hosts add b 10.0.0.2 --token TOKEN");
@@ -316,5 +344,10 @@ function addShell(program: Command, run: Run): void {
   program
     .command("complete", { hidden: true })
     .argument("[words...]")
-    .action(run((all) => all.complete));
+    .addOption(socketOption())
+    .action((words: string[], options: object, complete: Command) => {
+      const socket = typedSocket(words);
+      if (socket !== undefined) complete.setOptionValue("socket", socket);
+      return run((all) => all.complete)(words, options, complete);
+    });
 }

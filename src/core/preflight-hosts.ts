@@ -67,7 +67,8 @@ export const hostChecks = {
       if (returnPath?.works !== false) return;
       yield blocker(
         `The agent of ${host} does not reach the one of ${source.host}: ${returnPath.reason}`,
-        `if ${source.host} has another address by now, make the cluster anew with it: \`dmigrate hosts remove\`, then \`dmigrate init\``,
+        `if ${source.host} has another address by now, \`dmigrate hosts remove ${source.host}\`, then add it with that (the host of ` +
+          "`dmigrate init` goes last, and begins anew with it)",
         host,
       );
     },

@@ -195,8 +195,8 @@ function dumpFailed(logged: string, said: string): DmigrateError {
 
 /**
  * Returns when a dump that was begun has ended, which it does once it serves pages and its only client leaves: CRIU must have let go of the
- * tasks before they may run, until then parts of them are its own. It goes on without runc, and without the agent. If it waits for a task in
- * vain, those that it does not hold run by then. Throws DUMP_FAILED.
+ * tasks before they may run, until then parts of them are its own. It goes on without runc, and without the agent. If it waits for a task
+ * in vain, those that it does not hold run by then. Throws DUMP_FAILED.
  */
 export async function dumpEnded({ folder, initPid, port }: { folder: string; initPid: number; port: number }): Promise<void> {
   const deadline = performance.now() + RELEASE_LIMIT_MS;

@@ -1,6 +1,7 @@
 /**
- * A dump that can't go on: CRIU seizes a task that was stopped by a signal and then frozen, and waits for it to trap, which it does not before
- * it is thawed (ptrace(2), PTRACE_SEIZE; kernel/ptrace.c, JOBCTL_TRAPPING). The preflight refuses stopped tasks, but one may be stopped later.
+ * A dump that can't go on: CRIU seizes a task that was stopped by a signal and then frozen, and waits for it to trap, which it does not
+ * before it is thawed (ptrace(2), PTRACE_SEIZE; kernel/ptrace.c, JOBCTL_TRAPPING). The preflight refuses stopped tasks, but one may be
+ * stopped later.
  */
 import { readdirSync, readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";

@@ -249,8 +249,8 @@ function filterText(filters: Filters | undefined): string | undefined {
   return filters === undefined ? undefined : JSON.stringify(filters);
 }
 
-/** The event of a request to stop or kill a container, and those of requests to change its settings. */
-const CONTAINER_EVENTS = ["kill", "pause", "rename", "unpause", "update"];
+/** The event of a request to stop or kill a container, and those of requests to change its settings, or its files (`docker cp`). */
+const CONTAINER_EVENTS = ["kill", "extract-to-dir", "pause", "rename", "unpause", "update"];
 
 /** @param line an event as the engine writes it */
 function requestIn(line: string): { readonly container: string | undefined; readonly request: ContainerRequest } {

@@ -99,8 +99,14 @@ export async function giveBackPolicy(
   policy: RestartPolicy,
   lacked: () => LackedPolicy,
 ): Promise<string | undefined> {
-  await despiteRestart(() => setRestartPolicy(engine, id, policy));
+  await despiteRestart(() => endNeverRestart(engine, id, policy));
   return await despiteRestart(() => restartIfEnded(engine, id, policy, lacked()));
+}
+
+/** Unless somebody has given it another one meanwhile. */
+export async function endNeverRestart(engine: Engine, id: string, policy: RestartPolicy): Promise<void> {
+  const { HostConfig } = await engine.inspectContainer(id);
+  if (sameName(HostConfig.RestartPolicy) === sameName(NEVER_RESTART)) await setRestartPolicy(engine, id, policy);
 }
 
 function sameName({ Name }: RestartPolicy): string {

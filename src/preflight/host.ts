@@ -2,8 +2,9 @@
  * Gathers the features of this host, each by trying or looking; and, of a target, what there is in the place of the container about to
  * come. Nothing is changed.
  */
-import { access, constants, readFile, statfs } from "node:fs/promises";
+import { access, constants, readFile, realpath, statfs } from "node:fs/promises";
 import { cpus, machine, release } from "node:os";
+import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { messageOf } from "../core/errors.ts";
 import type { HostName } from "../core/ids.ts";
@@ -18,6 +19,9 @@ import type { Arriving } from "./schema.ts";
 
 /** Bit of capabilities(7). */
 const CAP_SYS_RESOURCE = 24n;
+
+/** What the runtime has CRIU use for tar(1), beside it. */
+const ARCHIVER = "archive/tar";
 
 const RUNTIME_PATH = fileURLToPath(new URL("../shim/dmigrate-runtime", import.meta.url));
 
@@ -113,11 +117,15 @@ async function engineFacts(info: EngineInfo): Promise<DockerFacts> {
   };
 }
 
-/** Throws unless a program is our runtime, of the same release, wherever it lies. */
+/** Throws unless a program is our runtime, of the same release, wherever it lies, with what it needs beside it. */
 async function assertOurs(program: string): Promise<void> {
   await access(program, constants.X_OK);
-  if ((await readFile(program)).equals(await readFile(RUNTIME_PATH))) return;
-  throw new Error(`${program} is another program, or of another release, than ${RUNTIME_PATH}`);
+  const [theirs, ours] = [path.dirname(await realpath(program)), path.dirname(RUNTIME_PATH)];
+  if (!(await readFile(program)).equals(await readFile(RUNTIME_PATH)))
+    throw new Error(`${program} is another program, or of another release, than ${RUNTIME_PATH}`);
+  const archiver = await readFile(path.join(theirs, ARCHIVER)).catch(() => undefined);
+  if (archiver?.equals(await readFile(path.join(ours, ARCHIVER))) !== true)
+    throw new Error(`${program} is a copy of ${RUNTIME_PATH} without what belongs to it`);
 }
 
 /** dockerd names its folder after the ids that it maps the containers' root to (moby's `setupDaemonRoot`). */

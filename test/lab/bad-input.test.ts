@@ -158,8 +158,10 @@ test("the target's engine does not know our runtime", async () => {
 for (const [what, runtime, reason] of [
   ["another program", "/usr/sbin/runc", /\/usr\/sbin\/runc is another program/],
   ["a program that is not there", "/opt/dmigrate/src/shim/nope", /ENOENT/],
+  ["a copy of it alone", "/srv/dmigrate-runtime", /is a copy of \S+dmigrate-runtime without what belongs to it/],
 ] as const) {
   test(`what the target's engine has as our runtime is ${what}`, async () => {
+    await b.run("cp", "/opt/dmigrate/src/shim/dmigrate-runtime", "/srv/dmigrate-runtime");
     await using _mended = await changedEngine(b, (config) => ({ ...config, runtimes: { dmigrate: { path: runtime } } }));
     await assertBlocked(
       "web",

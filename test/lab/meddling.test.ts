@@ -116,6 +116,22 @@ test("a container whose process was stopped since the preflight does not hang CR
   await ordeal.assertUndone();
 });
 
+for (const [what, ...command] of [
+  ["files are put into it", "cp", "/etc/hostname", "redis:/data/put"],
+  ["its restart policy is changed", "update", "--restart", "on-failure:3", "redis"],
+]) {
+  test(`${what} while it is frozen: it stays, with that`, async () => {
+    const result = await ordeal.whileRestoring(() => a.run("docker", ...command));
+    assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "CONTAINER_CHANGED"], result.message);
+    assert.match(result.message, /redis was changed .* while it was frozen; migrate again/);
+    assert.equal((await a.exec("docker", "exec", "redis", "test", "-e", "/data/put")).code, 0);
+    const policy = await a.run("docker", "inspect", "--format", "{{.HostConfig.RestartPolicy.Name}}", "redis");
+    assert.equal(policy.trim(), command[0] === "update" ? "on-failure" : "always");
+    await a.run("docker", "update", "--restart", "always", "redis");
+    await ordeal.assertUndone();
+  });
+}
+
 test("a migration is cancelled while it copies", async () => {
   const result = await whileCopying((id) => a.run(DMIGRATE, "cancel", id));
   assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "CANCELLED"], result.message);

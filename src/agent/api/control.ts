@@ -8,6 +8,7 @@ import { hostName, migrationId, type HostName, type MigrationId } from "../../co
 import { hasEnded } from "../../core/journal-states.ts";
 import { ControlService, type MigrationSummarySchema } from "../../gen/dmigrate/v1/control_pb.js";
 import type { EventSchema } from "../../gen/dmigrate/v1/types_pb.js";
+import { formatAddress, parseAddress, parsePeerAddress } from "../address.ts";
 import type { Cluster } from "../cluster.ts";
 import type { EventHub } from "../events.ts";
 import { addHost, removeHost } from "../hosts.ts";
@@ -70,8 +71,9 @@ export function controlRoutes(router: ConnectRouter, { cluster, journal, events,
     async cancel({ id, takeBack }) {
       const record = journal.get(migrationId(id));
       const { state } = record;
+      const place = record.role === "source" ? "" : ` on host ${record.peer}`;
       if (hasEnded(state))
-        throw new DmigrateError("CANCEL_TOO_LATE", `Migration ${id} has ended already, as ${state}; see \`dmigrate report ${id}\``);
+        throw new DmigrateError("CANCEL_TOO_LATE", `Migration ${id} has ended already, as ${state}; see \`dmigrate report ${id}\`${place}`);
       assertDriven(record, "cancel");
       await migrations.cancel(migrationId(id), { takeBack });
       return {};
@@ -83,7 +85,8 @@ export function controlRoutes(router: ConnectRouter, { cluster, journal, events,
       return reportToProto(reportOf(journal.get(migrationId(id))));
     },
     async init({ name, address }) {
-      const member = await cluster.init(hostName(name), address);
+      const reachable = parsePeerAddress(address, parseAddress(listen).port);
+      const member = await cluster.init(hostName(name), formatAddress(reachable));
       return { host: { name: member.name, address: member.address, self: true } };
     },
     async addHost({ name, address, token }) {

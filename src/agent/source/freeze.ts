@@ -90,6 +90,7 @@ export class Freeze {
   #running: LazyDump | undefined;
   #wasToldToEnd = false;
   #wasChanged = false;
+  #changedLate: () => void = () => {};
   #isPaused = false;
   #isDumping = false;
   #hasEngineEnded = false;
@@ -146,6 +147,7 @@ export class Freeze {
       switch (news.kind) {
         case "change":
           freeze.#wasChanged = true;
+          freeze.#changedLate();
           return;
         case "pause":
           return freeze.#paused();
@@ -174,6 +176,14 @@ export class Freeze {
   /** From before the freeze on until the migration is over: by number, what somebody has asked this host's engine to send the container. */
   get signals(): AsyncIterable<number> {
     return this.#signals;
+  }
+
+  /**
+   * From now on the container is the target's.
+   * @param changedLate is called when somebody asks this host's engine to change what is left of it here
+   */
+  handedOver(changedLate: () => void): void {
+    this.#changedLate = changedLate;
   }
 
   /** Throws CONTAINER_CHANGED if somebody has asked this host's engine to change or pause the container, from before the freeze on. */
@@ -304,7 +314,7 @@ async function assertUnchanged(
 }
 
 /** What somebody may have done to a container. */
-const CHANGES = "changed (`docker update`, `rename`, `network`) or paused";
+const CHANGES = "changed (`docker update`, `rename`, `network`, `cp`) or paused";
 
 /** The error of a container that is not what has been described to the target. */
 function changed(name: string, when: string, what = CHANGES): DmigrateError {

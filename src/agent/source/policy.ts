@@ -5,7 +5,7 @@ import { messageOf } from "../../core/errors.ts";
 import type { RestartPolicy } from "../../docker/inspect.ts";
 import { giveBackPolicy, policyText, type LackedPolicy } from "../../docker/lifecycle.ts";
 import { isUnreachable } from "../../docker/restart.ts";
-import { isNotFound } from "../../docker/transport.ts";
+import { isNotFound, refusalOf } from "../../docker/transport.ts";
 import type { SourceScope } from "./scope.ts";
 
 /** How long an engine may be away after which a container still gets it back. */
@@ -18,13 +18,18 @@ export async function restoreRestartPolicy(scope: SourceScope, policy: RestartPo
     const end = await giveBackPolicy(scope.engine, id, policy, lacked);
     if (end !== undefined) scope.warn(`${name} ${end}`);
   } catch (error) {
-    if (isNotFound(error)) return; // it was removed
+    if (isNotFound(error) || isBeingRemoved(error)) return;
     const remedies = `\`docker update --restart ${policyText(policy)} ${name}\` sets it, \`docker start ${name}\` starts what has ended`;
     scope.warn(
       `${name} lacks its restart policy, and may have ended (${messageOf(error)}); once Docker is back it gets it, or ${remedies}`,
     );
     void restorePolicyLater(scope, policy, lacked);
   }
+}
+
+/** As moby says it of a container that `docker rm --force` is about to remove (daemon/container, `errRemovalContainer`). */
+function isBeingRemoved(error: unknown): boolean {
+  return /marked for removal|is dead/i.test(refusalOf(error)?.message ?? "");
 }
 
 /** For an engine that stays away longer than anybody waits for a report. */

@@ -9,7 +9,7 @@ import { freezerOf, type Freezer } from "../../criu/freezer.ts";
 import { dumpEnded } from "../../criu/lazy-dump.ts";
 import { thawAfterDump } from "../../criu/thaw.ts";
 import type { Engine } from "../../docker/engine.ts";
-import { restartIfEnded, setRestartPolicy, type LackedPolicy } from "../../docker/lifecycle.ts";
+import { endNeverRestart, restartIfEnded, type LackedPolicy } from "../../docker/lifecycle.ts";
 import { NetworkNamespace } from "../../kernel/netns.ts";
 import { Quarantine } from "../../network/quarantine.ts";
 import type { AgentConfig } from "../config.ts";
@@ -67,7 +67,7 @@ export async function returnPolicy(
   const { frozen, hasPolicyBack } = known;
   if (frozen === undefined || hasPolicyBack) return undefined;
   const { sinceMs } = frozen;
-  await setRestartPolicy(engine, containerId, frozen.restartPolicy);
+  await endNeverRestart(engine, containerId, frozen.restartPolicy);
   noteDone(journal, id, { ...known, hasPolicyBack: true });
   return { sinceMs, hasEngineEnded: await engine.hasBegunSince(sinceMs) };
 }

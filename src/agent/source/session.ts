@@ -63,6 +63,7 @@ export class SourceSession {
   #rounds: MemoryRounds | undefined;
   #freezing: Freeze | undefined;
   #isFinishing = false;
+  #wasChangedLate = false;
   #pages: PageCounts = NO_PAGES;
   #expected: ExpectedBytes = {};
 
@@ -93,6 +94,7 @@ export class SourceSession {
       const frozen = await timeline.phase("freeze", () => this.#freeze(freezing));
       await timeline.phase("handover", () => this.#handOver(frozen));
       passSignalsOn(this.#scope, freezing.signals, () => !this.#isFinishing);
+      freezing.handedOver(() => this.#changedLate());
       // While CRIU holds the tasks nobody else can end them without leaving something of them.
       freezing.endDump().catch((error: unknown) => this.#scope.logWarning(error, "CRIU did not let go of what is left here"));
       try {
@@ -271,6 +273,15 @@ export class SourceSession {
       for await (const packets of held.stragglers(ended.signal)) await target.deliver(subject.id, packets);
     };
     forward().catch((error: unknown) => this.#scope.logWarning(error, "packets could not be sent on"));
+  }
+
+  /** Somebody has changed what is left here. */
+  #changedLate(): void {
+    const { context, subject } = this.#scope;
+    if (this.#isFinishing || this.#wasChangedLate) return;
+    this.#wasChangedLate = true;
+    const what = `${subject.description.name} was changed on ${context.self()} (\`docker update\`, \`cp\` ...) after the handover`;
+    this.#scope.warn(`${what}, which did not reach ${subject.request.target}: do it there`);
   }
 
   /** The container runs on the target; its remaining pages follow, as long as they have a way to it. Throws MEMORY_LOST. */

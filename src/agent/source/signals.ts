@@ -7,18 +7,30 @@ import { messageOf } from "../../core/errors.ts";
 import type { SourceScope } from "./scope.ts";
 
 /**
- * Passes signals on until there are no more, and warns of each. Not a kill: whoever removes what is left here kills it.
+ * Passes signals on until there are no more, and warns of each. Not a kill, for whoever removes what is left here kills it, unless the
+ * signal that stops the container came before: then it is `docker stop` that has waited long enough.
  * @param signals by their numbers
  * @param isWarning false once the migration itself removes what is left
  */
 export function passSignalsOn(scope: SourceScope, signals: AsyncIterable<number>, isWarning: () => boolean): void {
   const pass = async (): Promise<void> => {
+    const stopping = stopSignalOf(scope);
+    let isStopping = false;
     for await (const signal of signals) {
-      if (signal !== constants.signals.SIGKILL) await passOn(scope, signal);
-      else if (isWarning()) scope.warn(`${sent(scope, signal)}: it runs on on ${scope.subject.request.target}`);
+      isStopping ||= signal === stopping;
+      if (signal !== constants.signals.SIGKILL || (isStopping && isWarning())) await passOn(scope, signal);
+      else if (isWarning()) scope.warn(`${sent(scope, signal)}: the one on ${scope.subject.request.target} was not`);
     }
   };
   pass().catch((error: unknown) => scope.logWarning(error, "signals could not be passed on"));
+}
+
+/** What `docker stop` sends first. */
+function stopSignalOf({ subject }: SourceScope): number | undefined {
+  const { StopSignal: signal } = subject.description.config;
+  if (typeof signal !== "string" || signal === "") return constants.signals.SIGTERM;
+  const names: Readonly<Record<string, number>> = constants.signals;
+  return names[signal] ?? names[`SIG${signal}`] ?? Number(signal);
 }
 
 async function passOn(scope: SourceScope, signal: number): Promise<void> {

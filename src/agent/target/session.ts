@@ -58,6 +58,8 @@ const STORE_SHARE = 0.8;
 const FINISH_LIMIT_MS = 10_000;
 /** What runc wants to see of the images when a restore starts: it writes this when a dump starts, before the freeze. */
 const FIRST_IMAGE = "descriptors.json";
+const NOT_WARM =
+  "The agent of the target runs with --page-handler criu, which has no use for memory that is copied ahead: all of it crosses again";
 
 /** What a session is about. */
 export interface SessionSubject {
@@ -96,6 +98,8 @@ export class TargetSession {
   #staging: Staging | undefined;
   /** What of the memory was copied ahead. */
   readonly #store: PageStore;
+  /** Whether memory is copied ahead. */
+  #isWarm = false;
   #pageChannel: Duplex | undefined;
   #pages: TaskPages | undefined;
   #imagesReceived = Promise.withResolvers<void>();
@@ -128,7 +132,10 @@ export class TargetSession {
       const presence = this.#contact.use(await this.#context.peers.to(this.subject.source).attend(this.subject.id));
       presence.signal.addEventListener("abort", () => void this.#loseSource(presence.signal.reason));
       this.#accept(CHANNELS.layers.name, (channel) => this.#inTurn(() => this.#receiveLayers(channel)));
-      this.#acceptContent(CHANNELS.memory.name, (channel) => this.#store.receive(receiveAll(channel)));
+      this.#acceptContent(CHANNELS.memory.name, (channel) => {
+        this.#isWarm = true;
+        return this.#store.receive(receiveAll(channel));
+      });
       this.#acceptContent(CHANNELS.images.name, (channel) => this.#receiveImages(channel));
       this.#accept(CHANNELS.pages.name, (channel) => this.#openPages(channel));
       return { presentLayers: await presentLayers(this.#engine) };
@@ -178,7 +185,8 @@ export class TargetSession {
     files.continueAt(staging.rootfs);
     this.#staging = staging;
     this.#pages = this.#running.use(openTaskPages(this.#context.config.pageHandler, staging, this.#store));
-    return renamedInterfaces(interfaceNames, namesByAddress(interfacesOf(staging.namespace)));
+    const renamed = renamedInterfaces(interfaceNames, namesByAddress(interfacesOf(staging.namespace)));
+    return this.#isWarm && this.#context.config.pageHandler === "criu" ? [...renamed, NOT_WARM] : renamed;
   }
 
   /** Restores every task. None runs, neither when this returns nor when it throws. */
