@@ -28,7 +28,7 @@ import {
 /** How an agent is found among processes. */
 export const AGENT = "dmigrate.ts agent";
 /** What its volume holds. */
-export const VOLUME_MEGABYTES = 48;
+export const VOLUME_MEGABYTES = 16;
 
 /** Where its redis answers: each ordeal has a segment of its own. */
 export const ADDRESS = "10.77.0.201";
