@@ -109,7 +109,7 @@ for (const transfer of ["connections", "trunk"] as const) {
         for await (const chunk of stream) assert.ok(chunk.length > 0);
       });
       const channel = await a.link.open(b.name, id, kind("files"));
-      const total = 256 << 20;
+      const total = 64 << 20;
       const chunk = Buffer.alloc(1 << 20);
       let yielded = 0;
       let growth = Promise.withResolvers<void>();

@@ -47,7 +47,7 @@ test("the hosts have no other hierarchy, and Docker uses it", async () => {
 
 test("a redis under load moves there and back, also after a restore that failed", async () => {
   const { a: here, b: there } = hosts();
-  const client = startRedisClient(lab, ADDRESS);
+  const client = startRedisClient(lab, ADDRESS, "gentle");
   await client.ready();
   const repair = await beforeRestores(there, "exit 1");
   const failed = await migrate(here, "redis", "b");
