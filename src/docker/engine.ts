@@ -41,7 +41,11 @@ const API_MIN = 44;
 const API_MAX = 51;
 
 /** What somebody may ask an engine to do with a container: to send it a signal, which may end it, to pause it, to change its settings. */
-export type ContainerRequest = { readonly kind: "signal"; readonly signal: number } | { readonly kind: "pause" | "unpause" | "change" };
+export type ContainerRequest =
+  | { readonly kind: "signal"; readonly signal: number }
+  | { readonly kind: "pause" | "unpause" }
+  /** `action` as the engine calls it, like `update`. */
+  | { readonly kind: "change"; readonly action: string };
 
 /** What an engine that is listened to tells: also that it ends. */
 export type EngineNews = ContainerRequest | { readonly kind: "engine-end" };
@@ -257,7 +261,8 @@ function requestIn(line: string): { readonly container: string | undefined; read
   const { Type, Action, Actor } = understood(engineEvent, "GET /events", JSON.parse(line));
   const container = Type === "network" ? Actor.Attributes?.["container"] : Actor.ID;
   if (Action === "kill") return { container, request: { kind: "signal", signal: Number(Actor.Attributes?.["signal"]) } };
-  return { container, request: { kind: Action === "pause" || Action === "unpause" ? Action : "change" } };
+  if (Action === "pause" || Action === "unpause") return { container, request: { kind: Action } };
+  return { container, request: { kind: "change", action: Action } };
 }
 
 /** A reference may contain slashes, which the engine wants as they are. */

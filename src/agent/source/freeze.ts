@@ -90,7 +90,7 @@ export class Freeze {
   #running: LazyDump | undefined;
   #wasToldToEnd = false;
   #wasChanged = false;
-  #changedLate: () => void = () => {};
+  #changedLate: (action: string) => void = () => {};
   #isPaused = false;
   #isDumping = false;
   #hasEngineEnded = false;
@@ -147,7 +147,7 @@ export class Freeze {
       switch (news.kind) {
         case "change":
           freeze.#wasChanged = true;
-          freeze.#changedLate();
+          freeze.#changedLate(news.action);
           return;
         case "pause":
           return freeze.#paused();
@@ -182,7 +182,7 @@ export class Freeze {
    * From now on the container is the target's.
    * @param changedLate is called when somebody asks this host's engine to change what is left of it here
    */
-  handedOver(changedLate: () => void): void {
+  handedOver(changedLate: (action: string) => void): void {
     this.#changedLate = changedLate;
   }
 

@@ -94,7 +94,7 @@ export class SourceSession {
       const frozen = await timeline.phase("freeze", () => this.#freeze(freezing));
       await timeline.phase("handover", () => this.#handOver(frozen));
       passSignalsOn(this.#scope, freezing.signals, () => !this.#isFinishing);
-      freezing.handedOver(() => this.#changedLate());
+      freezing.handedOver((action) => this.#changedLate(action));
       // While CRIU holds the tasks nobody else can end them without leaving something of them.
       freezing.endDump().catch((error: unknown) => this.#scope.logWarning(error, "CRIU did not let go of what is left here"));
       try {
@@ -275,10 +275,10 @@ export class SourceSession {
     forward().catch((error: unknown) => this.#scope.logWarning(error, "packets could not be sent on"));
   }
 
-  /** Somebody has changed what is left here. */
-  #changedLate(): void {
+  /** Somebody has changed what is left here, or we have, as it is removed. */
+  #changedLate(action: string): void {
     const { context, subject } = this.#scope;
-    if (this.#isFinishing || this.#wasChangedLate) return;
+    if (this.#wasChangedLate || (this.#isFinishing && action === "disconnect")) return;
     this.#wasChangedLate = true;
     const what = `${subject.description.name} was changed on ${context.self()} (\`docker update\`, \`cp\` ...) after the handover`;
     this.#scope.warn(`${what}, which did not reach ${subject.request.target}: do it there`);

@@ -67,7 +67,12 @@ export function targetSessions(context: AgentContext): TargetSessions {
     restore: (id) => of(id).restore(),
     commit: (id, heldPackets) => of(id).commit(heldPackets),
     deliver: async (id, packets) => of(id).deliver(packets),
-    signal: (id, signal) => of(id).signal(signal),
+    signal: async (id, signal) => {
+      const { state, container } = context.journal.get(id);
+      // All that was missing may have come meanwhile: the container is the engine's then.
+      if (state === "completed") await (await Engine.connect(context.config.dockerSocket)).killContainer(container, signal);
+      else await of(id).signal(signal);
+    },
     awaitPages: (id) => of(id).awaitPages(),
     finish: (id) => of(id).finish(),
     async abort(id) {
