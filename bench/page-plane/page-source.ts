@@ -1,5 +1,5 @@
 /**
- * The source of a page plane that is measured: a process with memory, and a page server for one connection.
+ * The source of a page plane that is measured: a process with memory, and what sends its pages by a trunk of as many connections as come.
  *
  *     node page-source.ts clear|tls PAGES
  *
@@ -9,9 +9,10 @@ import { once } from "node:events";
 import { createServer, type AddressInfo, type Server, type Socket } from "node:net";
 import { createServer as createTlsServer } from "node:tls";
 import { newSelfSigned } from "../../src/agent/certificates.ts";
+import { sendPages } from "../../src/memory/page-sender.ts";
+import { Trunk } from "../../src/transfer/trunk.ts";
 import { ArenaProcess } from "../../src/memory/arena-process.fixture.ts";
-import { PageServer } from "../../src/memory/page-server.ts";
-import { FIRST_VALUE, PROCESS } from "./plane.ts";
+import { CONNECTIONS, FIRST_VALUE, laneOf, PROCESS } from "./plane.ts";
 
 const [kind, count] = process.argv.slice(2);
 const pageCount = Number(count);
@@ -19,7 +20,17 @@ const task = new ArenaProcess(pageCount, pageCount);
 await task.started();
 await task.tell(0, "fill", 0, pageCount, FIRST_VALUE);
 
-const serve = (channel: Socket): void => PageServer.serve(channel.setNoDelay(true), new Map([[PROCESS, task.pid]]), () => {});
+const trunk = new Trunk((stream) => stream.destroy());
+let connectionCount = 0;
+const serve = (socket: Socket): void => {
+  trunk.join(socket.setNoDelay(true), laneOf(connectionCount));
+  connectionCount += 1;
+  if (connectionCount === CONNECTIONS) void begin();
+};
+async function begin(): Promise<void> {
+  const streams = [await trunk.open("demanded", "demanded"), await trunk.open("ahead", "near")];
+  for (const stream of streams) sendPages(stream, new Map([[PROCESS, task.pid]]), () => {});
+}
 const server = kind === "clear" ? createServer(serve) : await tlsServer();
 server.listen(0, "127.0.0.1");
 await once(server, "listening");

@@ -10,19 +10,27 @@ import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { createInterface } from "node:readline";
-import type { Duplex } from "node:stream";
+import type { Socket } from "node:net";
 import { connect as connectTls } from "node:tls";
 import { fileURLToPath } from "node:url";
 import { LazySocket } from "../../src/criu/lazy-socket.ts";
 import { InputWatch } from "../../src/kernel/epoll.ts";
 import { ArenaProcess } from "../../src/memory/arena-process.fixture.ts";
+import { Inlet } from "../../src/agent/inlet.ts";
+import { PagesBySource } from "../../src/agent/page-channels.ts";
+import type { Lane } from "../../src/core/schedule.ts";
 import { PageHandler } from "../../src/memory/page-handler.ts";
+import type { Urgency } from "../../src/memory/page-source.ts";
+import type { TrunkStream } from "../../src/transfer/stream.ts";
+import { Trunk } from "../../src/transfer/trunk.ts";
 import { encodeMessage, PAGE_BYTES } from "../../src/memory/page-protocol.ts";
 import { PageStore } from "../../src/memory/page-store.ts";
 
 /** As the source numbers it. */
 export const PROCESS = 1;
 const SOURCE = fileURLToPath(new URL("page-source.ts", import.meta.url));
+/** As an agent's trunk has them. */
+export const CONNECTIONS = 3;
 /** What page `page` of the arena holds. */
 export const FIRST_VALUE = 1;
 
@@ -46,14 +54,16 @@ export class Plane implements AsyncDisposable {
     open.defer(() => rmSync(folder, { recursive: true }));
     const source = open.adopt(spawn(process.execPath, [SOURCE, kind, String(pageCount)], { stdio: ["pipe", "pipe", "inherit"] }), end);
     const [port = 0, firstPage = 0] = (await firstLine(source)).split(" ").map(Number);
-    const channel = await connection(kind, port);
-    open.defer(() => void channel.destroy());
+    const { trunk, streams } = await trunkTo(kind, port);
+    open.defer(() => trunk.destroy());
 
     const store = open.use(new PageStore(isCopiedAhead ? pageCount : 0));
     if (isCopiedAhead) await store.receive(roundOf(firstPage, pageCount));
     const watch = open.use(new InputWatch());
     const lazy = new Map([[PROCESS, [{ page: firstPage, pageCount }]]]);
-    const handler = open.use(new PageHandler(channel, lazy, watch, () => {}, new Map(), store));
+    const handler = open.use(
+      new PageHandler(new PagesBySource({ ...streams, criu: streams.ahead }), lazy, watch, () => {}, new Map(), store),
+    );
     const adopted = Promise.withResolvers<void>();
     const task = open.use(new ArenaProcess(pageCount, pageCount, { file: path.join(folder, "lazy-pages.socket"), process: PROCESS }));
     open.use(
@@ -105,13 +115,33 @@ async function firstLine(child: ChildProcess): Promise<string> {
   throw new Error("the source ended; what it says stands above");
 }
 
-async function connection(kind: "clear" | "tls", port: number): Promise<Duplex> {
-  const at = { host: "127.0.0.1", port };
+export function laneOf(connection: number): Lane {
+  return connection === 0 ? "reserved" : "shared";
+}
+
+async function trunkTo(kind: "clear" | "tls", port: number): Promise<{ trunk: Trunk; streams: Readonly<Record<Urgency, TrunkStream>> }> {
+  const streams = new Map<string, TrunkStream>();
+  const opened = Promise.withResolvers<void>();
+  const trunk = new Trunk((stream) => {
+    stream.accept();
+    if (streams.set(stream.name, stream).size === 2) opened.resolve();
+  });
+  for (let connection = 0; connection < CONNECTIONS; connection++) {
+    const inlet = new Inlet();
+    trunk.join(await dial(kind, port, inlet), laneOf(connection), (take) => inlet.receive(take));
+  }
+  await opened.promise;
+  const [demanded, ahead] = [streams.get("demanded"), streams.get("ahead")];
+  assert.ok(demanded !== undefined && ahead !== undefined);
+  return { trunk, streams: { demanded, ahead } };
+}
+
+async function dial(kind: "clear" | "tls", port: number, { onread }: Inlet): Promise<Socket> {
+  const at = { host: "127.0.0.1", port, onread };
   // The source is a child of this process; who it is has no part in what is measured.
-  const channel = kind === "clear" ? connect(at) : connectTls({ ...at, minVersion: "TLSv1.3", rejectUnauthorized: false });
-  await once(channel, kind === "clear" ? "connect" : "secureConnect");
-  channel.setNoDelay(true);
-  return channel;
+  const socket = kind === "clear" ? connect(at) : connectTls({ ...at, minVersion: "TLSv1.3", rejectUnauthorized: false });
+  await once(socket, kind === "clear" ? "connect" : "secureConnect");
+  return socket.setNoDelay(true).resume();
 }
 
 /** A round of memory with all pages. */

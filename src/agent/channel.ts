@@ -2,9 +2,9 @@
  * Channels: full-duplex byte streams between two hosts, framed as in src/wire/frames.ts, so that a stream's end can be told from a
  * connection that was cut; or raw, for a protocol of its own.
  */
-import type { Duplex } from "node:stream";
 import { DmigrateError, messageOf, toldBy } from "../core/errors.ts";
 import type { HostName, MigrationId } from "../core/ids.ts";
+import type { TrunkStream } from "../transfer/stream.ts";
 import {
   DATA_BYTES_MAX,
   dataHeader,
@@ -48,7 +48,7 @@ export class Channel implements ChannelId, Disposable {
   readonly peer: HostName;
   readonly migration: MigrationId;
   readonly name: string;
-  readonly #socket: Duplex;
+  readonly #socket: TrunkStream;
   readonly #decoder = new FrameDecoder();
   #mode: "unused" | "framed" | "raw" = "unused";
   #sentBytes = 0;
@@ -68,7 +68,7 @@ export class Channel implements ChannelId, Disposable {
   #gatheredBytes = 0;
 
   /** Takes over a stream that both sides have agreed on. */
-  constructor(socket: Duplex, { peer, migration, name }: ChannelId) {
+  constructor(socket: TrunkStream, { peer, migration, name }: ChannelId) {
     this.#socket = socket;
     this.peer = peer;
     this.migration = migration;
@@ -82,7 +82,7 @@ export class Channel implements ChannelId, Disposable {
   }
 
   /** Takes the connection over: from now on the caller alone reads, writes, counts and ends it. */
-  raw(): Duplex {
+  raw(): TrunkStream {
     if (this.#mode === "framed")
       throw new DmigrateError("INTERNAL", `Channel ${this.name} is in use as a framed one; please report this as a bug`);
     this.#mode = "raw";

@@ -11,7 +11,6 @@ test("nothing given: the paths of a package", () => {
     listen: { port: 7461 },
     dockerSocket: "/var/run/docker.sock",
     pageHandler: "own",
-    transfer: "connections",
     logLevel: "info",
   });
 });

@@ -17,8 +17,6 @@ export interface AgentConfig {
   readonly dockerSocket: string;
   /** Who serves the pages of tasks that were restored here: this agent, or the stock `criu lazy-pages`. */
   readonly pageHandler: "own" | "criu";
-  /** How this agent sends what crosses: a connection for each channel, or all of a migration by one trunk, in one schedule. */
-  readonly transfer: "connections" | "trunk";
   readonly logLevel: "debug" | "info" | "warn" | "error" | "silent";
 }
 
@@ -36,7 +34,6 @@ export function rawConfig(flags: RawConfig, env: Readonly<Record<string, string 
     listen: flags.listen ?? env["DMIGRATE_LISTEN"],
     dockerSocket: flags.dockerSocket ?? env["DMIGRATE_DOCKER_SOCKET"],
     pageHandler: flags.pageHandler ?? env["DMIGRATE_PAGE_HANDLER"],
-    transfer: flags.transfer ?? env["DMIGRATE_TRANSFER"],
     logLevel: flags.logLevel ?? env["DMIGRATE_LOG_LEVEL"],
   };
 }
@@ -52,7 +49,6 @@ const Config = z.object({
     .transform((text) => parseAddress(text)),
   dockerSocket: absolutePath.default("/var/run/docker.sock"),
   pageHandler: z.enum(["own", "criu"]).default("own"),
-  transfer: z.enum(["connections", "trunk"]).default("connections"),
   logLevel: z.enum(["debug", "info", "warn", "error", "silent"]).default("info"),
 });
 

@@ -7,6 +7,7 @@ import { DmigrateError, messageOf } from "../core/errors.ts";
 import { parsePeerAddress } from "./address.ts";
 import { causesOf, reasonOf } from "./causes.ts";
 import type { Member, Membership } from "./cluster.ts";
+import type { Inlet } from "./inlet.ts";
 import { fingerprint } from "./pki.ts";
 
 /** The port's two protocols, told apart by ALPN: calls, and channels (src/wire/hello.ts). */
@@ -23,9 +24,13 @@ const NOT_OF_MEMBER = "CERT_NOT_OF_MEMBER";
 /** Codes of Node's errors about a certificate, https://nodejs.org/api/tls.html#x509-certificate-error-codes, and ours. */
 const UNTRUSTED = /^(CERT_|UNABLE_TO_|DEPTH_ZERO_|SELF_SIGNED_|ERR_TLS_CERT_)/;
 
-/** Begins to connect to a member. The socket fails unless the peer shows the certificate that the cluster knows. */
-export function dialMember({ keys }: Membership, { name, address, fingerprint: known }: Member, alpn: string): TLSSocket {
+/**
+ * Begins to connect to a member. The socket fails unless the peer shows the certificate that the cluster knows.
+ * @param inlet receives in its buffer; nobody reads from the socket then
+ */
+export function dialMember({ keys }: Membership, { name, address, fingerprint: known }: Member, alpn: string, inlet?: Inlet): TLSSocket {
   return dial(address, {
+    ...(inlet === undefined ? {} : { onread: inlet.onread }),
     ca: keys.authority,
     cert: keys.host.certificate,
     key: keys.host.key,

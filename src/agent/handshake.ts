@@ -1,6 +1,7 @@
 /**
  * The hellos of a connection for channels (src/wire/hello.ts), on a TLS socket: as the side that opens it, and as the one that answers.
  */
+import { once } from "node:events";
 import type { TLSSocket } from "node:tls";
 import { DmigrateError, toldBy } from "../core/errors.ts";
 import {
@@ -16,12 +17,14 @@ import {
 } from "../wire/hello.ts";
 import type { Member, Membership } from "./cluster.ts";
 import { ALPN, connected, connectionLost, dialMember } from "./dial.ts";
+import { Inlet } from "./inlet.ts";
 
 const HELLO_TIMEOUT_MS = 10_000;
 
 /** A connection that its peer has accepted. Nothing was read of it beyond the answer. */
 export interface Opened {
   readonly socket: TLSSocket;
+  readonly inlet: Inlet;
   readonly acceptance: Acceptance;
 }
 
@@ -30,13 +33,15 @@ export interface Opened {
  * @param signal ends it as long as it is not accepted
  */
 export async function openConnection(membership: Membership, member: Member, offer: Offer, signal?: AbortSignal): Promise<Opened> {
-  const socket = dialMember(membership, member, ALPN.channels);
+  const inlet = new Inlet();
+  const socket = dialMember(membership, member, ALPN.channels, inlet);
+  socket.resume(); // or its end is not seen
   const cut = (): unknown => socket.destroy();
   signal?.addEventListener("abort", cut);
   try {
     await connected(socket);
     socket.write(encodeHello(offer));
-    return { socket, acceptance: await readAnswer(socket, member) };
+    return { socket, inlet, acceptance: await readAnswer(socket, inlet, member) };
   } catch (error) {
     socket.destroy();
     throw error instanceof DmigrateError ? error : connectionLost(member, error);
@@ -58,10 +63,15 @@ export function refuse(socket: TLSSocket, reason: DmigrateError): void {
 }
 
 /** Reads what answers a hello, and not a byte more. Throws what the peer refused it with. */
-async function readAnswer(socket: TLSSocket, { name }: Member): Promise<Acceptance> {
+async function readAnswer(socket: TLSSocket, inlet: Inlet, { name }: Member): Promise<Acceptance> {
+  const closed = once(socket, "close").then(() => {
+    throw socket.errored ?? new Error("the connection was closed in the hello");
+  });
+  closed.catch(() => {}); // told to who still waits
+  const next = async (byteCount: number): Promise<Uint8Array> => await Promise.race([inlet.read(byteCount), closed]);
   return await inTime(socket, async () => {
-    const { byteCount, read } = decodeAnswerPrefix(await readExactly(socket, ANSWER_PREFIX_BYTES));
-    const json = await readExactly(socket, byteCount);
+    const { byteCount, read } = decodeAnswerPrefix(await next(ANSWER_PREFIX_BYTES));
+    const json = await next(byteCount);
     try {
       return read(json);
     } catch (error) {

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { once } from "node:events";
 import { createServer, type AddressInfo, type Socket } from "node:net";
-import { suite, test } from "node:test";
+import { test, type TestContext } from "node:test";
 import * as fc from "fast-check";
 import { linkedHosts, type LinkedHost } from "../../test/support/hosts.ts";
 import { DmigrateError } from "../core/errors.ts";
@@ -16,6 +16,18 @@ import { receiveAll, sendAll, type Channel } from "./link.ts";
 const id = newMigrationId(1n);
 
 type Two = [LinkedHost, LinkedHost];
+
+/** A source and a target whose trunk stands. */
+async function linked(t: TestContext): Promise<Two> {
+  const [a, b] = (await linkedHosts(t, "a", "b")) as Two;
+  const expecting = a.link.expect(b.name, id);
+  const trunk = await b.link.dial(a.name, id);
+  t.after(() => {
+    expecting[Symbol.dispose]();
+    trunk[Symbol.dispose]();
+  });
+  return [a, b];
+}
 
 const kind = (name: string): ChannelKind => ({ name, transferClass: "files" });
 
@@ -32,303 +44,321 @@ async function gather(channel: Channel): Promise<Buffer> {
   return Buffer.concat(chunks);
 }
 
-for (const transfer of ["connections", "trunk"] as const) {
-  suite(`by ${transfer === "trunk" ? "a trunk" : "connections"}`, () => {
-    test("streams arrive as they were sent, one after the other and both ways", async (t) => {
-      const [a, b] = (await linkedHosts(t, transfer, "a", "b")) as Two;
-      using _staying = b.link.accept(a.name, id, "other", () => Promise.resolve()); // the trunk stays from one run to the next
-      const check = async (streams: Uint8Array[][]): Promise<void> => {
-        const received: Buffer[] = [];
-        using _accepting = b.link.accept(a.name, id, "files", async (channel) => {
-          for (const _stream of streams) {
-            const stream = await gather(channel);
-            received.push(stream);
-            await sendAll(channel, [stream]); // back it goes
-          }
-        });
-        const channel = await a.link.open(b.name, id, kind("files"));
-        for (const stream of streams) {
-          await sendAll(channel, stream);
-          assert.deepEqual(await gather(channel), Buffer.concat(stream));
-        }
-        await channel.close();
-        assert.deepEqual(
-          received,
-          streams.map((stream) => Buffer.concat(stream)),
-        );
-        const bytes = Buffer.concat(received).length;
-        assert.deepEqual(channel.counts, { sent: bytes, received: bytes });
-      };
-      const chunks = fc.oneof(
-        fc.uint8Array({ maxLength: 100 }),
-        fc.nat(200_000).map((length) => new Uint8Array(length).fill(length)),
-      );
-      await fc.assert(fc.asyncProperty(fc.array(fc.array(chunks, { maxLength: 10 }), { maxLength: 4 }), check), { numRuns: 40 });
-    });
-
-    test("a chunk may be larger than a frame, and its owner may reuse it", async (t) => {
-      const [a, b] = (await linkedHosts(t, transfer, "a", "b")) as Two;
-      const sizes = [1, 20 << 20, 100, 16_384, 16_385, 1 << 20, 5];
-      const sent = createHash("sha256");
-      const arrived = createHash("sha256");
-      using _accepting = b.link.accept(a.name, id, "files", async (channel) => {
-        for await (const chunk of receiveAll(channel)) arrived.update(chunk);
-      });
-      const channel = await a.link.open(b.name, id, kind("files"));
-      const buffer = Buffer.alloc(20 << 20);
-      await sendAll(
-        channel,
-        (function* () {
-          for (const [n, size] of sizes.entries()) {
-            const chunk = buffer.subarray(0, size).fill(n + 1);
-            sent.update(chunk);
-            yield chunk;
-          }
-          buffer.fill(0);
-        })(),
-      );
-      await channel.close();
-      assert.equal(arrived.digest("hex"), sent.digest("hex"));
-    });
-
-    test("what a handler sent last arrives before its end", async (t) => {
-      const [a, b] = (await linkedHosts(t, transfer, "a", "b")) as Two;
-      using _accepting = b.link.accept(a.name, id, "files", async (channel) => await channel.send(Buffer.from("last words")));
-      const channel = await a.link.open(b.name, id, kind("files"));
-      assert.equal(Buffer.from((await channel.receive()) as Uint8Array).toString(), "last words");
-      await channel.close();
-    });
-
-    test("a reader that does not read holds the sender up, not the memory", async (t) => {
-      const [a, b] = (await linkedHosts(t, transfer, "a", "b")) as Two;
-      const reading = Promise.withResolvers<void>();
-      using _accepting = b.link.accept(a.name, id, "files", async (channel) => {
-        const stream = receiveAll(channel);
-        await stream.next();
-        await reading.promise;
-        for await (const chunk of stream) assert.ok(chunk.length > 0);
-      });
-      const channel = await a.link.open(b.name, id, kind("files"));
-      const total = 64 << 20;
-      const chunk = Buffer.alloc(1 << 20);
-      let yielded = 0;
-      let growth = Promise.withResolvers<void>();
-      const sending = sendAll(
-        channel,
-        (function* () {
-          while (yielded < total) {
-            yielded += chunk.length;
-            growth.resolve();
-            yield chunk;
-          }
-        })(),
-      );
-      // The sender has stalled when it asked for nothing more in a tenth of a second; the kernel's buffers take some megabytes.
-      for (let seen = -1; seen !== yielded;) {
-        seen = yielded;
-        growth = Promise.withResolvers();
-        await Promise.race([growth.promise, new Promise((resolve) => setTimeout(resolve, 100))]);
-      }
-      assert.ok(yielded < total / 2, `${yielded} bytes were sent to nobody`);
-      reading.resolve();
-      await sending;
-      await channel.close();
-      assert.equal(channel.counts.sent, total);
-    });
-
-    test("a stream that is cut is no stream that ended", async (t) => {
-      const [a, b] = (await linkedHosts(t, transfer, "a", "b")) as Two;
-      using accepting = acceptFailing(b, a);
-      const channel = await a.link.open(b.name, id, kind("files"));
-      await channel.send(Buffer.from("half of it"));
-      channel.destroy();
-      const error = await accepting.failure;
-      assert.ok(error instanceof DmigrateError && error.code === "TRANSFER_FAILED", String(error));
-      assert.match(error.message, /^Channel files to host a ended early/);
-      await assert.rejects(channel.send(Buffer.from("more")), { code: "TRANSFER_FAILED" });
-      await assert.rejects(channel.close(), { code: "TRANSFER_FAILED" });
-    });
-
-    test("a receiver's agent that goes fails the sender", async (t) => {
-      const [a, b] = (await linkedHosts(t, transfer, "a", "b")) as Two;
-      using _accepting = b.link.accept(a.name, id, "files", async (channel) => {
-        await receiveAll(channel).next();
-        channel.destroy();
-      });
-      const channel = await a.link.open(b.name, id, kind("files"));
-      const forever = (function* () {
-        for (;;) yield Buffer.alloc(1 << 16);
-      })();
-      await assert.rejects(sendAll(channel, forever), { code: "TRANSFER_FAILED" });
-    });
-
-    test("what a handler throws, its opener throws: while it sends, while it waits, and at the end", async (t) => {
-      const [a, b] = (await linkedHosts(t, transfer, "a", "b")) as Two;
-      const full = new DmigrateError("NO_SPACE", "No space is left; free some");
-      using _accepting = b.link.accept(a.name, id, "files", async (channel) => {
-        for await (const chunk of receiveAll(channel)) if (Buffer.from(chunk).includes("now")) throw full;
-      });
-      const expected = { name: "DmigrateError", code: "NO_SPACE", message: `On b: ${full.message}` };
-      const sending = await a.link.open(b.name, id, kind("files"));
-      const forever = (function* () {
-        for (;;) yield Buffer.from("now".padEnd(1 << 16));
-      })();
-      await assert.rejects(sendAll(sending, forever), expected);
-      const waiting = await a.link.open(b.name, id, kind("files"));
-      await waiting.send(Buffer.from("now"));
-      await assert.rejects(gather(waiting), expected);
-      const ending = await a.link.open(b.name, id, kind("files"));
-      await sendAll(ending, [Buffer.from("now")]);
-      await assert.rejects(ending.close(), expected);
-    });
-
-    test("what a sender's source throws, the receiver throws", async (t) => {
-      const [a, b] = (await linkedHosts(t, transfer, "a", "b")) as Two;
-      using accepting = acceptFailing(b, a);
-      const channel = await a.link.open(b.name, id, kind("files"));
-      const broken = (function* () {
-        yield Buffer.from("some");
-        throw new DmigrateError("ROOTFS", "Cannot read /var/x; look at it");
-      })();
-      await assert.rejects(sendAll(channel, broken), { code: "ROOTFS" });
-      const error = await accepting.failure;
-      assert.ok(
-        error instanceof DmigrateError && error.code === "ROOTFS" && error.message === "On a: Cannot read /var/x; look at it",
-        String(error),
-      );
-    });
-
-    test("only the host that is expected may open a channel", async (t) => {
-      const [a, b, c] = (await linkedHosts(t, transfer, "a", "b", "c")) as [LinkedHost, LinkedHost, LinkedHost];
-      let served = 0;
-      const accepting = b.link.accept(a.name, id, "files", () => {
-        served += 1;
-        return Promise.resolve();
-      });
-      const refused = { code: "PEER_REFUSED", message: /^No (trunk|channel \S+) of migration \S+ is expected from [ac]/ };
-      await assert.rejects(c.link.open(b.name, id, kind("files")), refused);
-      await assert.rejects(a.link.open(b.name, id, kind("other")), refused);
-      await assert.rejects(a.link.open(b.name, newMigrationId(2n), kind("files")), refused);
-      assert.throws(() => b.link.accept(a.name, id, "files", () => Promise.resolve()), { code: "INTERNAL" });
-      await (await a.link.open(b.name, id, kind("files"))).close();
-      assert.equal(served, 1);
-      b.cluster.remove(a.name);
-      await assert.rejects(a.link.open(b.name, id, kind("files")), {
-        code: "PEER_REFUSED",
-        message: /from a host that is not in the cluster/,
-      });
-      accepting[Symbol.dispose]();
-      await assert.rejects(c.link.open(b.name, id, kind("files")), refused);
-    });
-
-    test("a channel that is not admitted is refused with the reason", async (t) => {
-      const [a, b] = (await linkedHosts(t, transfer, "a", "b")) as Two;
-      const reasons = [new DmigrateError("RESTORE_FAILED", "It ended; migrate again")];
-      using _accepting = b.link.accept(
-        a.name,
-        id,
-        "files",
-        () => Promise.resolve(),
-        () => {
-          for (const reason of reasons) throw reason;
-        },
-      );
-      await assert.rejects(a.link.open(b.name, id, kind("files")), { code: "RESTORE_FAILED", message: "It ended; migrate again" });
-      reasons.pop();
-      await (await a.link.open(b.name, id, kind("files"))).close();
-    });
-
-    test("a hello of another version, or none at all, is answered with the cause", async (t) => {
-      const [a, b] = (await linkedHosts(t, transfer, "a", "b")) as Two;
-      const newer = encodeHello({ migration: id, trunk: "0".repeat(32), connection: 0, connections: 1 });
-      newer[5] = 3;
-      for (const [greeting, cause] of [
-        [newer, /Channel protocol 3 was offered, protocol 2 is spoken/],
-        [Buffer.from("GET / HTTP/1.1\r\n\r\n"), /only agents may use this port/],
-      ] as const) {
-        const socket = dialMember(a.cluster.membership, a.cluster.member(b.name), ALPN.channels);
-        await connected(socket);
-        socket.write(greeting);
-        const [answer] = (await once(socket, "data")) as [Buffer];
-        assert.match(answer.toString(), cause);
-        await once(socket, "close");
+test("streams arrive as they were sent, one after the other and both ways", async (t) => {
+  const [a, b] = await linked(t);
+  const check = async (streams: Uint8Array[][]): Promise<void> => {
+    const received: Buffer[] = [];
+    using _accepting = b.link.accept(a.name, id, "files", async (channel) => {
+      for (const _stream of streams) {
+        const stream = await gather(channel);
+        received.push(stream);
+        await sendAll(channel, [stream]); // back it goes
       }
     });
+    const channel = await a.link.open(b.name, id, kind("files"));
+    for (const stream of streams) {
+      await sendAll(channel, stream);
+      assert.deepEqual(await gather(channel), Buffer.concat(stream));
+    }
+    await channel.close();
+    assert.deepEqual(
+      received,
+      streams.map((stream) => Buffer.concat(stream)),
+    );
+    const bytes = Buffer.concat(received).length;
+    assert.deepEqual(channel.counts, { sent: bytes, received: bytes });
+  };
+  const chunks = fc.oneof(
+    fc.uint8Array({ maxLength: 100 }),
+    fc.nat(200_000).map((length) => new Uint8Array(length).fill(length)),
+  );
+  await fc.assert(fc.asyncProperty(fc.array(fc.array(chunks, { maxLength: 10 }), { maxLength: 4 }), check), { numRuns: 40 });
+});
 
-    test("hosts that cannot be reached are named", async (t) => {
-      const [a, b] = (await linkedHosts(t, transfer, "a", "b")) as Two;
-      await assert.rejects(a.link.open(hostName("nobody"), id, kind("files")), { code: "HOST_UNKNOWN", message: /No host nobody/ });
-      a.cluster.add({ ...a.cluster.member(b.name), address: "127.0.0.1:1" });
-      await assert.rejects(a.link.open(b.name, id, kind("files")), {
-        code: "PEER_UNREACHABLE",
-        message: /Host b does not answer at 127.0.0.1:1: .*ECONNREFUSED/,
-      });
-      const other = createServer((socket) => socket.end("220 some other service\r\n")).listen(0, "127.0.0.1");
-      t.after(() => other.close());
-      await once(other, "listening");
-      a.cluster.add({ ...a.cluster.member(b.name), address: `127.0.0.1:${(other.address() as AddressInfo).port}` });
-      await assert.rejects(a.link.open(b.name, id, kind("files")), { code: "PEER_UNREACHABLE" });
-    });
-
-    test("an agent that says nothing is told from a host that does not answer", async (t) => {
-      const [a, b] = (await linkedHosts(t, transfer, "a", "b")) as Two;
-      const hung = createServer().listen(0, "127.0.0.1");
-      t.after(() => hung.close());
-      await once(hung, "listening");
-      a.cluster.add({ ...a.cluster.member(b.name), address: `127.0.0.1:${(hung.address() as AddressInfo).port}` });
-      t.mock.timers.enable({ apis: ["setTimeout"] });
-      const accepted = once(hung, "connection");
-      const opening = a.link.open(b.name, id, kind("files"));
-      const refused = assert.rejects(opening, {
-        code: "PEER_UNREACHABLE",
-        message: /accepts connections, but its agent says nothing within 10 s/,
-      });
-      const [socket] = (await accepted) as [Socket];
-      await once(socket, "data"); // the handshake has begun, and nobody answers
-      t.mock.timers.tick(10_000);
-      await refused;
-    });
-
-    test("a host of the right name with another certificate is not the member", async (t) => {
-      const [a, b] = (await linkedHosts(t, transfer, "a", "b")) as Two;
-      a.cluster.add({ ...a.cluster.member(b.name), fingerprint: "0".repeat(64) });
-      await assert.rejects(a.link.open(b.name, id, kind("files")), {
-        code: "PEER_REFUSED",
-        message: /not the certificate that host b was added with/,
-      });
-    });
-
-    test("a signal cuts a channel, before it is open and after", async (t) => {
-      const [a, b] = (await linkedHosts(t, transfer, "a", "b")) as Two;
-      using accepting = acceptFailing(b, a);
-      const abort = new AbortController();
-      const channel = await a.link.open(b.name, id, kind("files"), abort.signal);
-      const waiting = gather(channel);
-      abort.abort(new DmigrateError("CANCELLED", "Cancelled by its user"));
-      await assert.rejects(waiting, { code: "CANCELLED", message: "Cancelled by its user" });
-      assert.equal(((await accepting.failure) as DmigrateError).code, "TRANSFER_FAILED");
-      await assert.rejects(a.link.open(b.name, id, kind("files"), abort.signal), { code: "CANCELLED" });
-      const soon = new AbortController();
-      const opening = a.link.open(b.name, id, kind("files"), soon.signal);
-      soon.abort();
-      await assert.rejects(opening, { code: "CANCELLED" });
-    });
-
-    test("a raw channel is a plain connection, and nobody else reads from it", async (t) => {
-      const [a, b] = (await linkedHosts(t, transfer, "a", "b")) as Two;
-      using _accepting = b.link.accept(a.name, id, "pages", (channel) => {
-        const socket = channel.raw();
-        socket.write("first"); // may arrive together with the answer to the hello
-        socket.pipe(socket);
-        return Promise.resolve();
-      });
-      const channel = await a.link.open(b.name, id, kind("pages"));
-      const socket = channel.raw();
-      socket.end("second");
-      const chunks: Buffer[] = [];
-      for await (const chunk of socket) chunks.push(chunk as Buffer);
-      assert.equal(Buffer.concat(chunks).toString(), "firstsecond");
-      await assert.rejects(channel.send(Buffer.from("x")), { code: "INTERNAL" });
-    });
+test("a chunk may be larger than a frame, and its owner may reuse it", async (t) => {
+  const [a, b] = await linked(t);
+  const sizes = [1, 20 << 20, 100, 16_384, 16_385, 1 << 20, 5];
+  const sent = createHash("sha256");
+  const arrived = createHash("sha256");
+  using _accepting = b.link.accept(a.name, id, "files", async (channel) => {
+    for await (const chunk of receiveAll(channel)) arrived.update(chunk);
   });
-}
+  const channel = await a.link.open(b.name, id, kind("files"));
+  const buffer = Buffer.alloc(20 << 20);
+  await sendAll(
+    channel,
+    (function* () {
+      for (const [n, size] of sizes.entries()) {
+        const chunk = buffer.subarray(0, size).fill(n + 1);
+        sent.update(chunk);
+        yield chunk;
+      }
+      buffer.fill(0);
+    })(),
+  );
+  await channel.close();
+  assert.equal(arrived.digest("hex"), sent.digest("hex"));
+});
+
+test("what a handler sent last arrives before its end", async (t) => {
+  const [a, b] = await linked(t);
+  using _accepting = b.link.accept(a.name, id, "files", async (channel) => await channel.send(Buffer.from("last words")));
+  const channel = await a.link.open(b.name, id, kind("files"));
+  assert.equal(Buffer.from((await channel.receive()) as Uint8Array).toString(), "last words");
+  await channel.close();
+});
+
+test("a reader that does not read holds the sender up, not the memory", async (t) => {
+  const [a, b] = await linked(t);
+  const reading = Promise.withResolvers<void>();
+  using _accepting = b.link.accept(a.name, id, "files", async (channel) => {
+    const stream = receiveAll(channel);
+    await stream.next();
+    await reading.promise;
+    for await (const chunk of stream) assert.ok(chunk.length > 0);
+  });
+  const channel = await a.link.open(b.name, id, kind("files"));
+  const total = 64 << 20;
+  const chunk = Buffer.alloc(1 << 20);
+  let yielded = 0;
+  let growth = Promise.withResolvers<void>();
+  const sending = sendAll(
+    channel,
+    (function* () {
+      while (yielded < total) {
+        yielded += chunk.length;
+        growth.resolve();
+        yield chunk;
+      }
+    })(),
+  );
+  // The sender has stalled when it asked for nothing more in a tenth of a second; the kernel's buffers take some megabytes.
+  for (let seen = -1; seen !== yielded;) {
+    seen = yielded;
+    growth = Promise.withResolvers();
+    await Promise.race([growth.promise, new Promise((resolve) => setTimeout(resolve, 100))]);
+  }
+  assert.ok(yielded < total / 2, `${yielded} bytes were sent to nobody`);
+  reading.resolve();
+  await sending;
+  await channel.close();
+  assert.equal(channel.counts.sent, total);
+});
+
+test("a stream that is cut is no stream that ended", async (t) => {
+  const [a, b] = await linked(t);
+  using accepting = acceptFailing(b, a);
+  const channel = await a.link.open(b.name, id, kind("files"));
+  await channel.send(Buffer.from("half of it"));
+  channel.destroy();
+  const error = await accepting.failure;
+  assert.ok(error instanceof DmigrateError && error.code === "TRANSFER_FAILED", String(error));
+  assert.match(error.message, /^Channel files to host a ended early/);
+  await assert.rejects(channel.send(Buffer.from("more")), { code: "TRANSFER_FAILED" });
+  await assert.rejects(channel.close(), { code: "TRANSFER_FAILED" });
+});
+
+test("a receiver's agent that goes fails the sender", async (t) => {
+  const [a, b] = await linked(t);
+  using _accepting = b.link.accept(a.name, id, "files", async (channel) => {
+    await receiveAll(channel).next();
+    channel.destroy();
+  });
+  const channel = await a.link.open(b.name, id, kind("files"));
+  const forever = (function* () {
+    for (;;) yield Buffer.alloc(1 << 16);
+  })();
+  await assert.rejects(sendAll(channel, forever), { code: "TRANSFER_FAILED" });
+});
+
+test("what a handler throws, its opener throws: while it sends, while it waits, and at the end", async (t) => {
+  const [a, b] = await linked(t);
+  const full = new DmigrateError("NO_SPACE", "No space is left; free some");
+  using _accepting = b.link.accept(a.name, id, "files", async (channel) => {
+    for await (const chunk of receiveAll(channel)) if (Buffer.from(chunk).includes("now")) throw full;
+  });
+  const expected = { name: "DmigrateError", code: "NO_SPACE", message: `On b: ${full.message}` };
+  const sending = await a.link.open(b.name, id, kind("files"));
+  const forever = (function* () {
+    for (;;) yield Buffer.from("now".padEnd(1 << 16));
+  })();
+  await assert.rejects(sendAll(sending, forever), expected);
+  const waiting = await a.link.open(b.name, id, kind("files"));
+  await waiting.send(Buffer.from("now"));
+  await assert.rejects(gather(waiting), expected);
+  const ending = await a.link.open(b.name, id, kind("files"));
+  await sendAll(ending, [Buffer.from("now")]);
+  await assert.rejects(ending.close(), expected);
+});
+
+test("what a sender's source throws, the receiver throws", async (t) => {
+  const [a, b] = await linked(t);
+  using accepting = acceptFailing(b, a);
+  const channel = await a.link.open(b.name, id, kind("files"));
+  const broken = (function* () {
+    yield Buffer.from("some");
+    throw new DmigrateError("ROOTFS", "Cannot read /var/x; look at it");
+  })();
+  await assert.rejects(sendAll(channel, broken), { code: "ROOTFS" });
+  const error = await accepting.failure;
+  assert.ok(
+    error instanceof DmigrateError && error.code === "ROOTFS" && error.message === "On a: Cannot read /var/x; look at it",
+    String(error),
+  );
+});
+
+test("only the target may dial, and only what it accepts is opened", async (t) => {
+  const [a, b, c] = (await linkedHosts(t, "a", "b", "c")) as [LinkedHost, LinkedHost, LinkedHost];
+  const refused = { code: "PEER_REFUSED", message: /^(On b: )?No (trunk|channel \S+) of migration \S+ is expected from [abc]/ };
+  await assert.rejects(b.link.dial(a.name, id), refused);
+  await assert.rejects(a.link.open(b.name, id, kind("files")), { code: "INTERNAL" });
+  using _expecting = a.link.expect(b.name, id);
+  await assert.rejects(c.link.dial(a.name, id), refused);
+  await assert.rejects(b.link.dial(a.name, newMigrationId(2n)), refused);
+  using _trunk = await b.link.dial(a.name, id);
+  let served = 0;
+  const accepting = b.link.accept(a.name, id, "files", () => {
+    served += 1;
+    return Promise.resolve();
+  });
+  using _others = b.link.accept(c.name, id, "of/c", () => Promise.resolve());
+  await assert.rejects(a.link.open(b.name, id, kind("other")), refused);
+  await assert.rejects(a.link.open(b.name, id, kind("of/c")), refused);
+  assert.throws(() => b.link.accept(a.name, id, "files", () => Promise.resolve()), { code: "INTERNAL" });
+  await (await a.link.open(b.name, id, kind("files"))).close();
+  assert.equal(served, 1);
+  accepting[Symbol.dispose]();
+  await assert.rejects(a.link.open(b.name, id, kind("files")), refused);
+  a.cluster.remove(b.name);
+  await assert.rejects(b.link.dial(a.name, id), { code: "PEER_REFUSED", message: /from a host that is not in the cluster/ });
+});
+
+test("a trunk ends with its migration, on either side", async (t) => {
+  const [a, b] = (await linkedHosts(t, "a", "b")) as Two;
+  for (const first of ["source", "target"]) {
+    const expecting = a.link.expect(b.name, id);
+    const trunk = await b.link.dial(a.name, id);
+    const cut = Promise.withResolvers<unknown>();
+    using _accepting = b.link.accept(a.name, id, "files", async (channel) => {
+      await channel.send(Buffer.from("here"));
+      cut.resolve(await gather(channel).catch((error: unknown) => error));
+    });
+    const channel = await a.link.open(b.name, id, kind("files"));
+    await channel.receive();
+    channel.destroy(); // what is under way is waited for
+    (first === "source" ? expecting : trunk)[Symbol.dispose]();
+    await cut.promise;
+    (first === "source" ? trunk : expecting)[Symbol.dispose]();
+    await assert.rejects(a.link.open(b.name, id, kind("files")), { code: "INTERNAL" });
+  }
+});
+
+test("a channel that is not admitted is refused with the reason", async (t) => {
+  const [a, b] = await linked(t);
+  const reasons = [new DmigrateError("RESTORE_FAILED", "It ended; migrate again")];
+  using _accepting = b.link.accept(
+    a.name,
+    id,
+    "files",
+    () => Promise.resolve(),
+    () => {
+      for (const reason of reasons) throw reason;
+    },
+  );
+  await assert.rejects(a.link.open(b.name, id, kind("files")), { code: "RESTORE_FAILED", message: "It ended; migrate again" });
+  reasons.pop();
+  await (await a.link.open(b.name, id, kind("files"))).close();
+});
+
+test("a hello of another version, or none at all, is answered with the cause", async (t) => {
+  const [a, b] = await linked(t);
+  const newer = encodeHello({ migration: id, trunk: "0".repeat(32), connection: 0, connections: 1 });
+  newer[5] = 4;
+  for (const [greeting, cause] of [
+    [newer, /Channel protocol 4 was offered, protocol 3 is spoken/],
+    [Buffer.from("GET / HTTP/1.1\r\n\r\n"), /only agents may use this port/],
+  ] as const) {
+    const socket = dialMember(a.cluster.membership, a.cluster.member(b.name), ALPN.channels);
+    await connected(socket);
+    socket.write(greeting);
+    const [answer] = (await once(socket, "data")) as [Buffer];
+    assert.match(answer.toString(), cause);
+    await once(socket, "close");
+  }
+});
+
+test("hosts that cannot be reached are named", async (t) => {
+  const [a, b] = (await linkedHosts(t, "a", "b")) as Two;
+  await assert.rejects(a.link.dial(hostName("nobody"), id), { code: "HOST_UNKNOWN", message: /No host nobody/ });
+  a.cluster.add({ ...a.cluster.member(b.name), address: "127.0.0.1:1" });
+  await assert.rejects(a.link.dial(b.name, id), {
+    code: "PEER_UNREACHABLE",
+    message: /Host b does not answer at 127.0.0.1:1: .*ECONNREFUSED/,
+  });
+  const other = createServer((socket) => socket.end("220 some other service\r\n")).listen(0, "127.0.0.1");
+  t.after(() => other.close());
+  await once(other, "listening");
+  a.cluster.add({ ...a.cluster.member(b.name), address: `127.0.0.1:${(other.address() as AddressInfo).port}` });
+  await assert.rejects(a.link.dial(b.name, id), { code: "PEER_UNREACHABLE" });
+});
+
+test("an agent that says nothing is told from a host that does not answer", async (t) => {
+  const [a, b] = (await linkedHosts(t, "a", "b")) as Two;
+  const hung = createServer().listen(0, "127.0.0.1");
+  t.after(() => hung.close());
+  await once(hung, "listening");
+  a.cluster.add({ ...a.cluster.member(b.name), address: `127.0.0.1:${(hung.address() as AddressInfo).port}` });
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  const accepted = once(hung, "connection");
+  const opening = a.link.dial(b.name, id);
+  const refused = assert.rejects(opening, {
+    code: "PEER_UNREACHABLE",
+    message: /accepts connections, but its agent says nothing within 10 s/,
+  });
+  const [socket] = (await accepted) as [Socket];
+  await once(socket, "data"); // the handshake has begun, and nobody answers
+  t.mock.timers.tick(10_000);
+  await refused;
+});
+
+test("a host of the right name with another certificate is not the member", async (t) => {
+  const [a, b] = (await linkedHosts(t, "a", "b")) as Two;
+  a.cluster.add({ ...a.cluster.member(b.name), fingerprint: "0".repeat(64) });
+  await assert.rejects(a.link.dial(b.name, id), {
+    code: "PEER_REFUSED",
+    message: /not the certificate that host b was added with/,
+  });
+});
+
+test("a signal cuts a channel, before it is open and after", async (t) => {
+  const [a, b] = await linked(t);
+  using accepting = acceptFailing(b, a);
+  const abort = new AbortController();
+  const channel = await a.link.open(b.name, id, kind("files"), abort.signal);
+  const waiting = gather(channel);
+  abort.abort(new DmigrateError("CANCELLED", "Cancelled by its user"));
+  await assert.rejects(waiting, { code: "CANCELLED", message: "Cancelled by its user" });
+  assert.equal(((await accepting.failure) as DmigrateError).code, "TRANSFER_FAILED");
+  await assert.rejects(a.link.open(b.name, id, kind("files"), abort.signal), { code: "CANCELLED" });
+  const soon = new AbortController();
+  const opening = a.link.open(b.name, id, kind("files"), soon.signal);
+  soon.abort();
+  await assert.rejects(opening, { code: "CANCELLED" });
+});
+
+test("a raw channel is a plain connection, and nobody else reads from it", async (t) => {
+  const [a, b] = await linked(t);
+  using _accepting = b.link.accept(a.name, id, "pages", (channel) => {
+    const socket = channel.raw();
+    socket.write("first"); // may arrive together with the answer to the hello
+    socket.pipe(socket);
+    return Promise.resolve();
+  });
+  const channel = await a.link.open(b.name, id, kind("pages"));
+  const socket = channel.raw();
+  socket.end("second");
+  const chunks: Buffer[] = [];
+  for await (const chunk of socket) chunks.push(chunk as Buffer);
+  assert.equal(Buffer.concat(chunks).toString(), "firstsecond");
+  await assert.rejects(channel.send(Buffer.from("x")), { code: "INTERNAL" });
+});

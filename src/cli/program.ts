@@ -259,12 +259,6 @@ function addSetup(program: Command, surroundings: Surroundings, run: Run): void 
         "who serves the pages of restored tasks: the agent, or `criu lazy-pages`; default: own",
       ).choices(["own", "criu"]),
     )
-    .addOption(
-      new Option(
-        "--transfer <way>",
-        "how it sends what crosses: a connection for each channel, or all by one trunk, in one schedule; default: connections",
-      ).choices(["connections", "trunk"]),
-    )
     .addOption(new Option("--log-level <level>", "how much it says; default: info").choices(["debug", "info", "warn", "error", "silent"]))
     .option("--json", "if it can't start, print why as JSON on standard output; its log on standard error is always JSON")
     .action((flags: Readonly<Record<string, string>>) => surroundings.serve(flags));

@@ -31,13 +31,18 @@ export interface FetchLimits {
   readonly small: number;
 }
 
-/** Pages that were asked for with one GET. */
-export interface Fetch {
+/** What the source is to be asked for. */
+export interface Request {
+  readonly run: PageRun;
+  /** A task waits for the first of them. */
+  readonly isTouched: boolean;
+}
+
+/** Pages of a memory. */
+export interface IndexedRun {
   readonly memory: LazyMemory;
   readonly index: number;
   readonly pageCount: number;
-  /** A task waits for the first of them. */
-  readonly isTouched: boolean;
 }
 
 /** Pages from the one at index `from` up to the one before `end`. */
@@ -59,8 +64,6 @@ export class FetchPlan {
   readonly #early: Trail[];
   /** The next one last. */
   readonly #rest: Trail[];
-  /** In the order in which they were asked for: so they are answered. */
-  readonly #onTheWay: Fetch[] = [];
   #inFlightPages = 0;
   #isFull = false;
   /** The tasks do not run yet: there is little that may be asked for, and the sooner it is here the better. */
@@ -108,7 +111,7 @@ export class FetchPlan {
    * What to ask the source next, if anything now.
    * @param roomPages how many may be fetched that no task waits for
    */
-  next(roomPages: number): PageRun | undefined {
+  next(roomPages: number): Request | undefined {
     for (let touched = this.#touched.shift(); touched !== undefined; touched = this.#touched.shift()) {
       if (!touched.memory.isWanted(touched.index)) continue;
       this.#demandedPages += 1;
@@ -127,27 +130,21 @@ export class FetchPlan {
 
   /** Whether nothing is on its way; nor will anything be if `next` has nothing. */
   get isIdle(): boolean {
-    return this.#onTheWay.length === 0;
+    return this.#inFlightPages === 0;
   }
 
-  /** The source begins to answer the oldest GET. Throws PROTOCOL if it answers another. */
-  begin(run: PageRun): Fetch {
-    const asked = this.#onTheWay[0];
-    const memory = this.#memories.get(run.process);
-    const index = memory?.ranges.indexOf(run.page, run.pageCount);
-    if (asked === undefined || memory !== asked.memory || index !== asked.index || run.pageCount > asked.pageCount) {
-      const text = `process ${run.process}, page ${run.page}, ${run.pageCount} pages`;
-      throw new DmigrateError("PROTOCOL", `The source's page server sent what it was not asked for: ${text}; please report this as a bug`);
+  /** Pages have come, in any order. Throws PROTOCOL if they were not asked for. */
+  arrived(run: PageRun): IndexedRun {
+    const { process, page, pageCount } = run;
+    const memory = this.#memories.get(process);
+    const index = memory?.ranges.indexOf(page, pageCount);
+    if (memory === undefined || index === undefined || !memory.arrived(index, pageCount)) {
+      const text = `process ${process}, page ${page}, ${pageCount} pages`;
+      throw new DmigrateError("PROTOCOL", `The source sent pages that were not asked for: ${text}; please report this as a bug`);
     }
-    this.#onTheWay.shift();
-    this.#inFlightPages -= asked.pageCount;
-    this.#inFlightLimit = Math.min(this.#limits.inFlightMax, this.#inFlightLimit + Math.ceil(run.pageCount / GROWTH));
-    const [from, end] = [index + run.pageCount, index + asked.pageCount];
-    if (from < end) {
-      memory.setAsked(from, end - from, false);
-      this.#around.push({ memory, from, end }); // a task may wait for them, which was not told while they were on their way
-    }
-    return { ...asked, pageCount: run.pageCount };
+    this.#inFlightPages -= pageCount;
+    this.#inFlightLimit = Math.min(this.#limits.inFlightMax, this.#inFlightLimit + Math.ceil(pageCount / GROWTH));
+    return { memory, index, pageCount };
   }
 
   /** When as many are on their way as may be, more are asked for only once there is room for several GETs, which cross together. */
@@ -157,14 +154,13 @@ export class FetchPlan {
     return !this.#isFull;
   }
 
-  #get({ memory, from, end }: Trail, isTouched: boolean): PageRun {
+  #get({ memory, from, end }: Trail, isTouched: boolean): Request {
     const range = memory.ranges.at(from, Math.min(end - from, this.#limits.get, isTouched ? Infinity : this.#inFlightLimit));
     let pageCount = 1;
     while (pageCount < range.pageCount && memory.isWanted(from + pageCount)) pageCount += 1;
-    memory.setAsked(from, pageCount, true);
-    this.#onTheWay.push({ memory, index: from, pageCount, isTouched });
+    memory.asked(from, pageCount);
     this.#inFlightPages += pageCount;
-    return { process: memory.process, page: range.page, pageCount };
+    return { run: { process: memory.process, page: range.page, pageCount }, isTouched };
   }
 }
 

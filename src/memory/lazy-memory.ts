@@ -15,20 +15,25 @@ export interface MappedRun {
   readonly pageCount: number;
 }
 
-/** What the source was asked for. A page is asked for once: afterwards it is here, or was given to all who lack it. */
+/** What of a page the source was told, and has sent. */
+const UNASKED = 0;
+const ASKED = 1;
+const ARRIVED = 2;
+
+/** What the source was asked for. A page is asked for once, and comes once: afterwards it is here, or was given to all who lack it. */
 export class LazyMemory {
   /** The process id inside the container's namespace. */
   readonly process: number;
   readonly ranges: PageRanges;
   readonly spaces = new Set<LazySpace>();
-  readonly #wasAsked: Uint8Array;
+  readonly #progress: Uint8Array;
   #isRestored = false;
 
   /** @param ranges in ascending order */
   constructor(process: number, ranges: readonly PageRange[]) {
     this.process = process;
     this.ranges = new PageRanges(ranges);
-    this.#wasAsked = new Uint8Array(this.ranges.pageCount);
+    this.#progress = new Uint8Array(this.ranges.pageCount);
   }
 
   /** The space of the restored process. */
@@ -43,14 +48,21 @@ export class LazyMemory {
 
   /** Whether the source must still be asked for a page. */
   isWanted(index: number): boolean {
-    if (this.#wasAsked[index] === 1) return false;
+    if (this.#progress[index] !== UNASKED) return false;
     if (!this.#isRestored) return true;
     for (const space of this.spaces) if (space.lacks(index)) return true;
     return false;
   }
 
-  setAsked(index: number, pageCount: number, wasAsked: boolean): void {
-    this.#wasAsked.fill(wasAsked ? 1 : 0, index, index + pageCount);
+  asked(index: number, pageCount: number): void {
+    this.#progress.fill(ASKED, index, index + pageCount);
+  }
+
+  /** These pages have come. Returns false, and changes nothing, if one of them was not on its way. */
+  arrived(index: number, pageCount: number): boolean {
+    if (!this.#progress.subarray(index, index + pageCount).every((each) => each === ASKED)) return false;
+    this.#progress.fill(ARRIVED, index, index + pageCount);
+    return true;
   }
 }
 

@@ -5,15 +5,14 @@
  * away is dropped; when the source fails, tasks wait. What must not happen is that the last descriptor of a userfaultfd is closed while
  * its process lacks pages: the kernel would give zeros for them. So somebody outlives this process with a duplicate (see PageKeeper).
  */
-import type { Duplex } from "node:stream";
 import { DmigrateError } from "../core/errors.ts";
 import type { InputWatch } from "../kernel/epoll.ts";
 import { Userfaultfd, type UserfaultEvent } from "../kernel/userfaultfd.ts";
-import { whenClosed } from "./closed.ts";
-import { FetchPlan, type Fetch, type FetchLimits } from "./fetch-plan.ts";
+import { FetchPlan, type FetchLimits, type IndexedRun, type Request } from "./fetch-plan.ts";
 import { LazyMemory, type LazySpace, type MappedRun } from "./lazy-memory.ts";
-import { encodeMessage, MessageReader, PAGE_BYTES, type PageRun } from "./page-protocol.ts";
+import { PAGE_BYTES, type PageRun } from "./page-protocol.ts";
 import type { IndexedRange, PageRange } from "./page-ranges.ts";
+import type { PageSource, Urgency } from "./page-source.ts";
 import type { PageStore } from "./page-store.ts";
 
 const MEBIBYTE = (1 << 20) / PAGE_BYTES;
@@ -21,9 +20,9 @@ const MEBIBYTE = (1 << 20) / PAGE_BYTES;
 /** Measured with redis under load on two cores. */
 const LIMITS: FetchLimits = {
   inFlightMin: MEBIBYTE / 16,
-  inFlightMax: MEBIBYTE / 2,
-  together: MEBIBYTE / 8,
-  get: MEBIBYTE / 8,
+  inFlightMax: 4 * MEBIBYTE,
+  together: MEBIBYTE,
+  get: MEBIBYTE / 2,
   touched: 16,
   around: 64,
   hot: 4 * MEBIBYTE,
@@ -52,22 +51,15 @@ export interface HandledPages {
 }
 
 /** Pages that have arrived. */
-interface Piece extends Omit<Fetch, "isTouched"> {
+interface Piece extends IndexedRun {
   readonly bytes: Uint8Array;
-}
-
-/** An answer of the source that is arriving. */
-interface Arrival {
-  readonly fetch: Fetch;
-  readonly bytes: Buffer;
-  filledBytes: number;
 }
 
 export class PageHandler implements Disposable {
   /** Fulfilled when no task lacks a page. Rejected with PROTOCOL, TRANSFER_FAILED or KERNEL if that can't be: the tasks wait then. */
   readonly finished: Promise<void>;
   readonly #settled = Promise.withResolvers<void>();
-  readonly #source: Duplex;
+  readonly #source: PageSource;
   readonly #watch: InputWatch;
   readonly #keep: (fd: number) => void;
   readonly #memories: ReadonlyMap<number, LazyMemory>;
@@ -77,11 +69,7 @@ export class PageHandler implements Disposable {
   /** What is in the store and was not given to all tasks yet, the next one last. */
   readonly #stored: (IndexedRange & { readonly memory: LazyMemory })[];
   readonly #storedPages: number;
-  readonly #messages = new MessageReader();
-  #arrival: Arrival | undefined;
   #arrivedPages = 0;
-  /** Buffers are used again: new ones would cost page faults of our own. */
-  readonly #free: Buffer[] = [];
   /** What has arrived and could not be given to all tasks yet. */
   readonly #kept: Piece[] = [];
   #keptPages = 0;
@@ -93,18 +81,17 @@ export class PageHandler implements Disposable {
   readonly #storedBytes = Buffer.allocUnsafeSlow(STORED_PAGES_AT_ONCE * PAGE_BYTES);
   #isRestored = false;
   #mayFetchAhead = false;
-  /** What comes from the source: pages, then the answer to CLOSE, then nothing that matters. */
-  #stage: "pages" | "closing" | "over" = "pages";
+  /** Nothing that comes from the source matters any more. */
+  #isOver = false;
 
   /**
-   * @param source the connection to the source's page server
    * @param processes the lazy ranges of each process, in ascending order
    * @param keep makes a duplicate of a userfaultfd that outlives this process
    * @param hot what each process wrote last
    * @param store what was copied ahead, as it still holds
    */
   constructor(
-    source: Duplex,
+    source: PageSource,
     processes: ReadonlyMap<number, readonly PageRange[]>,
     watch: InputWatch,
     keep: (fd: number) => void,
@@ -120,11 +107,12 @@ export class PageHandler implements Disposable {
     this.#store = store;
     this.#stored = [...this.#memories.values()].flatMap((memory) => storedOf(memory, store)).toReversed();
     this.#storedPages = this.#stored.reduce((sum, { pageCount }) => sum + pageCount, 0);
-    for (const { memory, index, pageCount } of this.#stored) memory.setAsked(index, pageCount, true); // it need not be
+    for (const { memory, index, pageCount } of this.#stored) memory.asked(index, pageCount); // it need not be
     this.#plan = new FetchPlan(this.#memories, LIMITS, hot);
-    source.on("data", (chunk: Buffer) => this.#orFail(() => this.#takeFromSource(chunk)));
-    source.on("error", (error) => this.fail(error));
-    whenClosed(source, () => this.#sourceClosed());
+    source.receive(
+      (run, bytes) => this.#take(run, bytes),
+      (error) => this.fail(error),
+    );
     this.#goOn();
   }
 
@@ -157,15 +145,15 @@ export class PageHandler implements Disposable {
 
   /** Gives up: no more pages come. Tasks that touch what is missing wait, the others run on. */
   fail(error: unknown): void {
-    if (this.#stage === "over") return;
-    this.#stage = "over";
+    if (this.#isOver) return;
+    this.#isOver = true;
     this.#settled.reject(DmigrateError.from(error, "TRANSFER_FAILED"));
-    this.#source.destroy();
+    this.#source.end();
   }
 
   /** Lets go of every process. Only when none lacks a page, or none will run. */
   [Symbol.dispose](): void {
-    this.#stage = "over";
+    this.#isOver = true;
     for (const space of this.#userfaultfds.keys()) this.#letGo(space);
   }
 
@@ -267,52 +255,17 @@ export class PageHandler implements Disposable {
     }
   }
 
-  #takeFromSource(chunk: Buffer): void {
-    if (this.#stage === "closing") return this.#end();
-    if (this.#stage === "over") return;
-    for (let at = 0; at < chunk.length;) at = this.#arrival ? this.#takePages(this.#arrival, chunk, at) : this.#takeMessage(chunk, at);
-    this.#goOn();
-  }
-
-  #takeMessage(chunk: Buffer, at: number): number {
-    const { next, message } = this.#messages.read(chunk, at);
-    if (message === undefined) return next;
-    if (message.kind !== "pages")
-      throw new DmigrateError("PROTOCOL", "The source's page server asked instead of answering; please report this as a bug");
-    const fetch = this.#plan.begin(message.run);
-    this.#arrival = { fetch, bytes: this.#bufferFor(fetch), filledBytes: 0 };
-    return next;
-  }
-
-  /** What arrives before the restore is over is kept, much of it single pages: those get no more than they need. */
-  #bufferFor({ pageCount }: Fetch): Buffer {
-    if (!this.#isRestored) return Buffer.allocUnsafeSlow(pageCount * PAGE_BYTES);
-    return this.#free.pop() ?? Buffer.allocUnsafeSlow(LIMITS.get * PAGE_BYTES);
-  }
-
-  #takePages(arrival: Arrival, chunk: Buffer, at: number): number {
-    const { fetch, bytes, filledBytes } = arrival;
-    const size = fetch.pageCount * PAGE_BYTES;
-    const end = Math.min(chunk.length, at + size - filledBytes);
-    chunk.copy(bytes, filledBytes, at, end);
-    arrival.filledBytes += end - at;
-    if (arrival.filledBytes === size) this.#arrived(fetch, bytes);
-    else if (fetch.isTouched && filledBytes < PAGE_BYTES && arrival.filledBytes >= PAGE_BYTES && this.#isRestored)
-      this.#give({ ...fetch, pageCount: 1, bytes });
-    return end;
-  }
-
-  #arrived(fetch: Fetch, bytes: Buffer): void {
-    this.#arrival = undefined;
-    this.#arrivedPages += fetch.pageCount;
-    const piece = { ...fetch, bytes };
-    if (this.#isRestored && this.#give(piece)) {
-      if (bytes.length === LIMITS.get * PAGE_BYTES) this.#free.push(bytes);
-      return;
+  /** Gives pages to their tasks where they lie. What can't be given yet is kept, in memory of its own. */
+  #take(run: PageRun, bytes: Uint8Array): void {
+    if (this.#isOver) return;
+    const piece = { ...this.#plan.arrived(run), bytes };
+    this.#arrivedPages += piece.pageCount;
+    if (!this.#isRestored || !this.#give(piece)) {
+      this.#kept.push({ ...piece, bytes: Buffer.from(bytes) });
+      this.#keptPages += piece.pageCount;
+      for (const { space, page } of this.#waiting.splice(0)) this.#fault(space, page);
     }
-    this.#kept.push(piece);
-    this.#keptPages += piece.pageCount;
-    for (const { space, page } of this.#waiting.splice(0)) this.#fault(space, page);
+    this.#goOn();
   }
 
   /** Gives pages to all who lack them; false if somebody can't be given all of them yet. */
@@ -367,7 +320,7 @@ export class PageHandler implements Disposable {
 
   /** Asks, gives and ends what can be asked, given and ended now. */
   #goOn(): void {
-    if (this.#stage === "pages") this.#ask();
+    if (!this.#isOver) this.#ask();
     const hasMore =
       this.#again.length > 0 || (this.#isRestored && this.#kept.length > 0) || (this.#mayFetchAhead && this.#stored.length > 0);
     if (hasMore && !this.#willTry) {
@@ -375,15 +328,15 @@ export class PageHandler implements Disposable {
       setImmediate(() => this.#orFail(() => this.#tryAgain()));
     }
     const isGiven = this.#kept.length === 0 && this.#stored.length === 0;
-    const isAllHere = this.#mayFetchAhead && this.#plan.isIdle && this.#arrival === undefined && isGiven;
-    if (isAllHere && this.#stage === "pages") this.#close();
+    if (this.#mayFetchAhead && this.#plan.isIdle && isGiven && !this.#isOver) this.#end();
   }
 
   #ask(): void {
-    const gets: Buffer[] = [];
-    const next = (): PageRun | undefined => this.#plan.next(KEPT_PAGES_MAX - this.#keptPages);
-    for (let run = next(); run !== undefined; run = next()) gets.push(encodeMessage({ kind: "get", run }));
-    if (gets.length > 0) this.#source.write(Buffer.concat(gets));
+    const runs: Record<Urgency, PageRun[]> = { demanded: [], ahead: [] };
+    const next = (): Request | undefined => this.#plan.next(KEPT_PAGES_MAX - this.#keptPages);
+    for (let request = next(); request !== undefined; request = next()) runs[request.isTouched ? "demanded" : "ahead"].push(request.run);
+    if (runs.demanded.length > 0) this.#source.ask(runs.demanded, "demanded");
+    if (runs.ahead.length > 0) this.#source.ask(runs.ahead, "ahead");
   }
 
   /** Reads what changed, then tries again what could not be done. */
@@ -418,20 +371,10 @@ export class PageHandler implements Disposable {
     this.#keptPages += pageCount;
   }
 
-  #close(): void {
+  #end(): void {
     for (const space of this.#userfaultfds.keys())
       if (!space.isWhole) throw new DmigrateError("INTERNAL", "A task lacks pages that nobody asked for; please report this as a bug");
-    this.#stage = "closing";
-    this.#source.write(encodeMessage({ kind: "close" }));
-  }
-
-  #sourceClosed(): void {
-    if (this.#stage === "closing") this.#end();
-    else this.fail(new DmigrateError("TRANSFER_FAILED", "The connection for pages was cut; check the network between the hosts"));
-  }
-
-  #end(): void {
-    this.#stage = "over";
+    this.#isOver = true;
     this.#source.end();
     this.#settled.resolve();
   }

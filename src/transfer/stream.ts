@@ -2,12 +2,24 @@
  * One of the streams that share a trunk's connections: for its users a plain duplex stream of bytes, as a connection of its own would be.
  *
  * Its frames leave when the trunk's schedule says so, over whichever connection is free, and are put into their order here. It sends no
- * more than its receiver has room for. Destroyed before it has ended, it looks to the other side like a connection that was cut.
+ * more than its receiver has room for. Besides, pages of memory cross by it: each frame of them as soon as it is its turn, in no order, and
+ * read only then. Destroyed before it has ended, it looks to the other side like a connection that was cut.
  */
 import { Duplex } from "node:stream";
+import { crc32 } from "node:zlib";
 import { DmigrateError } from "../core/errors.ts";
 import type { TransferClass } from "../core/schedule.ts";
-import { TRUNK_DATA_BYTES_MAX, type FrameContent, type TrunkFrame } from "../wire/trunk-frames.ts";
+import {
+  encodeTrunkFrame,
+  FRAME_PAGES_MAX,
+  PAGES_OFFSET,
+  sealPages,
+  TRUNK_DATA_BYTES_MAX,
+  type FrameContent,
+  type FramePages,
+  type PlainContent,
+  type PlainFrame,
+} from "../wire/trunk-frames.ts";
 
 /** So much may be on its way to a receiver, or wait there for its reader. */
 export const WINDOW_BYTES = 4 << 20;
@@ -19,24 +31,41 @@ export interface StreamOwner {
   /** It has something to send. */
   ready(stream: TrunkStream): void;
   /** A frame is to leave before all others. */
-  control(frame: TrunkFrame): void;
+  control(frame: PlainFrame): void;
   /** Nothing more comes from it or for it. */
   over(stream: TrunkStream): void;
 }
 
 /** A frame on its way out. */
 export interface OutgoingFrame {
-  readonly frame: TrunkFrame;
+  /** To be written one after the other. */
+  readonly pieces: readonly Uint8Array[];
   /** To be called when the kernel has it. */
   readonly written: () => void;
 }
 
+/** Successive pages of one process: `page` is the address of the first one, divided by the page size. */
+export interface PageSpan {
+  readonly process: number;
+  readonly page: number;
+  readonly pageCount: number;
+}
+
+/** Puts pages where they belong in their frame. Throws if there are none. */
+export type ReadPages = (span: PageSpan, into: Uint8Array) => void;
+
+const PAGE_BYTES = 4096;
+
 type Done = (error?: Error | null) => void;
+
+/** What has a place among the frames of its stream. */
+type OrderedContent = Exclude<PlainContent, { kind: "credit" }>;
 
 /** What waits to be sent, in this order. Data are done when the kernel has all of them: frames of theirs may be on several connections. */
 type Outgoing =
   | { readonly kind: "data"; readonly chunks: Uint8Array[]; framesOnTheWay: number; readonly done: Done }
-  | { readonly kind: "control"; readonly content: FrameContent; readonly done: Done };
+  | { readonly kind: "control"; readonly content: PlainContent; readonly done: Done }
+  | { readonly kind: "pages"; span: PageSpan; readonly read: ReadPages; readonly done: Done };
 
 export class TrunkStream extends Duplex {
   readonly id: number;
@@ -53,12 +82,19 @@ export class TrunkStream extends Duplex {
   #sentFrames = 0;
   #sentBytes = 0;
   #allowedBytes = WINDOW_BYTES;
-  readonly #early = new Map<number, FrameContent>();
+  readonly #early = new Map<number, OrderedContent>();
   #nextPlace = 0;
   #arrivedBytes = 0;
   #deliveredBytes = 0;
+  #takePages: ((pages: FramePages) => void) | undefined;
+  /** Buffers for frames of pages are used again: new ones would cost page faults of our own. */
+  readonly #pageFrames: Uint8Array[] = [];
   #toldBytes = 0;
   #hasEnded = { here: false, there: false };
+  /** Neither side counts on anything of the other any more. */
+  get #isCut(): boolean {
+    return this.#hasEnded.here && this.#hasEnded.there && this.destroyed;
+  }
 
   private constructor(owner: StreamOwner, id: number, name: string, transferClass: TransferClass) {
     super({ allowHalfOpen: false, readableHighWaterMark: WINDOW_BYTES, writableHighWaterMark: TRUNK_DATA_BYTES_MAX });
@@ -99,17 +135,34 @@ export class TrunkStream extends Duplex {
   /** Whether it could send a frame now. */
   get isReady(): boolean {
     const [next] = this.#outgoing;
-    return next !== undefined && (next.kind === "control" || this.#sentBytes < this.#allowedBytes);
+    return next !== undefined && (next.kind !== "data" || this.#sentBytes < this.#allowedBytes);
+  }
+
+  /**
+   * Sends pages, which the other side takes with `receivePages`.
+   * @param done is called when all of them have left, or can't any more
+   */
+  sendPages(span: PageSpan, read: ReadPages, done: () => void): void {
+    this.#send({ kind: "pages", span, read, done });
+  }
+
+  /** @param take gets the pages that the other side sends, in no order; valid during the call. What it throws destroys the stream. */
+  receivePages(take: (pages: FramePages) => void): void {
+    this.#takePages = take;
   }
 
   /** The next frame; undefined if there is none. */
   nextFrame(): OutgoingFrame | undefined {
     const [next] = this.#outgoing;
     if (next === undefined || !this.isReady) return undefined;
+    if (next.kind === "pages") return this.#nextPages(next);
     const place = this.#takePlace();
     if (next.kind === "control") {
       this.#outgoing.shift();
-      return { frame: { stream: this.id, place, content: next.content }, written: () => this.#finish(next) };
+      return {
+        pieces: encodeTrunkFrame({ stream: this.id, place, content: next.content }, crc32),
+        written: () => this.#finish(next),
+      };
     }
     const content = this.#cutData(next.chunks, Math.min(TRUNK_DATA_BYTES_MAX, this.#allowedBytes - this.#sentBytes));
     this.#sentBytes += content.byteCount;
@@ -119,7 +172,28 @@ export class TrunkStream extends Duplex {
       next.framesOnTheWay -= 1;
       if (next.framesOnTheWay === 0 && next.chunks.length === 0) this.#finish(next);
     };
-    return { frame: { stream: this.id, place, content }, written };
+    return { pieces: encodeTrunkFrame({ stream: this.id, place, content }, crc32), written };
+  }
+
+  /** Undefined if they can't be read: that destroys the stream. */
+  #nextPages(next: Outgoing & { readonly kind: "pages" }): OutgoingFrame | undefined {
+    const { process, page, pageCount } = next.span;
+    const count = Math.min(pageCount, FRAME_PAGES_MAX);
+    const frame = this.#pageFrames.pop() ?? new Uint8Array(Buffer.allocUnsafeSlow(PAGES_OFFSET + FRAME_PAGES_MAX * PAGE_BYTES).buffer);
+    try {
+      next.read({ process, page, pageCount: count }, frame.subarray(PAGES_OFFSET, PAGES_OFFSET + count * PAGE_BYTES));
+    } catch (error) {
+      this.destroy(DmigrateError.from(error));
+      return undefined;
+    }
+    if (count < pageCount) next.span = { process, page: page + count, pageCount: pageCount - count };
+    else this.#outgoing.shift();
+    const pieces = [sealPages(frame, { stream: this.id, process, page, pageCount: count }, crc32)];
+    const written = (): void => {
+      this.#pageFrames.push(frame);
+      if (count === pageCount) this.#finish(next);
+    };
+    return { pieces, written };
   }
 
   #finish(outgoing: Outgoing, error?: Error): void {
@@ -131,7 +205,7 @@ export class TrunkStream extends Duplex {
     return this.#sentFrames - 1;
   }
 
-  #cutData(chunks: Uint8Array[], byteCountMax: number): FrameContent & { readonly kind: "data" } {
+  #cutData(chunks: Uint8Array[], byteCountMax: number): PlainContent & { readonly kind: "data" } {
     const pieces: Uint8Array[] = [];
     let byteCount = 0;
     for (let chunk = chunks[0]; chunk !== undefined && byteCount < byteCountMax; chunk = chunks[0]) {
@@ -147,15 +221,27 @@ export class TrunkStream extends Duplex {
   /** Takes a frame that has arrived. Throws PROTOCOL for one that can't be. */
   receive(place: number, content: FrameContent): void {
     if (content.kind === "credit") return this.#allow(content.takenBytes);
+    if (content.kind === "pages") return this.#arrive(content);
     if (place < this.#nextPlace || this.#early.has(place)) throw wrong(`frame ${place} of stream ${this.name} twice`);
     if (content.kind === "data") this.#arrivedBytes += content.byteCount;
     if (this.#arrivedBytes > this.#toldBytes + WINDOW_BYTES || this.#early.size >= EARLY_FRAMES_MAX)
       throw wrong(`more of stream ${this.name} than there is room for`);
-    this.#early.set(place, content);
+    this.#early.set(place, content.kind === "data" ? { ...content, pieces: content.pieces.map((piece) => Buffer.from(piece)) } : content);
     for (let next = this.#early.get(this.#nextPlace); next !== undefined; next = this.#early.get(this.#nextPlace)) {
       this.#early.delete(this.#nextPlace);
       this.#nextPlace += 1;
       this.#deliver(next);
+      if (this.#isCut) return; // its reader may have cut it because of that
+    }
+  }
+
+  #arrive(pages: FramePages): void {
+    if (this.destroyed) return;
+    if (this.#takePages === undefined) throw wrong(`pages on stream ${this.name}, which has none`);
+    try {
+      this.#takePages(pages);
+    } catch (error) {
+      this.destroy(DmigrateError.from(error));
     }
   }
 
@@ -165,7 +251,7 @@ export class TrunkStream extends Duplex {
     if (this.isReady) this.#owner.ready(this);
   }
 
-  #deliver(content: FrameContent): void {
+  #deliver(content: OrderedContent): void {
     if (this.#hasEnded.there && content.kind !== "reset") throw wrong(`a frame behind the end of stream ${this.name}`);
     switch (content.kind) {
       case "data":
@@ -189,7 +275,6 @@ export class TrunkStream extends Duplex {
         this.destroy(content.reason ?? new Error("the other side cut it"));
         return;
       case "open":
-      case "credit":
         throw wrong(`stream ${this.name} once more`);
     }
   }
@@ -242,7 +327,7 @@ export class TrunkStream extends Duplex {
     else this.#owner.control({ stream: this.id, place: this.#takePlace(), content: { kind: "reset" } });
   }
 
-  #queue(content: FrameContent): void {
+  #queue(content: PlainContent): void {
     this.#send({ kind: "control", content, done: () => {} });
   }
 

@@ -1,16 +1,17 @@
 /** Streams over the connections of a trunk, each as slow as it likes: in order, complete, no more on their way than there is room for. */
 import assert from "node:assert/strict";
 import { once } from "node:events";
-import { type Duplex, duplexPair } from "node:stream";
+import type { Duplex } from "node:stream";
 import { buffer } from "node:stream/consumers";
 import { test } from "node:test";
 import { setImmediate as turn } from "node:timers/promises";
 import * as fc from "fast-check";
 import { DmigrateError } from "../core/errors.ts";
 import { TRANSFER_CLASSES } from "../core/schedule.ts";
-import { encodeTrunkFrame, type TrunkFrame } from "../wire/trunk-frames.ts";
-import { WINDOW_BYTES, type TrunkStream } from "./stream.ts";
-import { Trunk } from "./trunk.ts";
+import { encodeTrunkFrame, type PlainContent, type PlainFrame } from "../wire/trunk-frames.ts";
+import { WINDOW_BYTES, type PageSpan, type TrunkStream } from "./stream.ts";
+import { Trunk, type Receive } from "./trunk.ts";
+import { wire } from "./wires.fixture.ts";
 import { crc32 } from "node:zlib";
 
 interface Two {
@@ -24,26 +25,36 @@ function trunks(serve: (stream: TrunkStream) => void, delays: readonly (() => nu
   const near = new Trunk(() => assert.fail("nobody opens streams there"));
   const far = new Trunk(serve);
   const wires = delays.map((delay, index) => {
-    const [here, there] = duplexPair({ allowHalfOpen: false });
+    const [here, there] = wire();
     near.join(here, index === 0 && delays.length > 1 ? "reserved" : "shared");
-    far.join(slowed(there, delay), index === 0 && delays.length > 1 ? "reserved" : "shared");
+    far.join(there, index === 0 && delays.length > 1 ? "reserved" : "shared", inOneBuffer(slowed(there, delay)));
     return here;
   });
   return { near, far, wires };
 }
 
+/** Receives as an agent's dialled connections do: in memory that is used again at once. */
+function inOneBuffer(end: Duplex): Receive {
+  return (take) =>
+    end.on("data", (chunk: Buffer) => {
+      const memory = Uint8Array.from(chunk);
+      take(memory);
+      memory.fill(0xee);
+    });
+}
+
 /** A connection on which what arrives takes some turns of the event loop. */
-function slowed(wire: Duplex, delay: () => number): Duplex {
-  const push = wire.push.bind(wire);
+function slowed(end: Duplex, delay: () => number): Duplex {
+  const push = end.push.bind(end);
   let before: Promise<unknown> = Promise.resolve();
-  wire.push = (chunk: unknown): boolean => {
+  end.push = (chunk: unknown): boolean => {
     before = before.then(async () => {
       for (let turns = delay(); turns > 0; turns--) await turn();
       push(chunk);
     });
     return true;
   };
-  return wire;
+  return end;
 }
 
 function echo(stream: TrunkStream): void {
@@ -115,6 +126,75 @@ test("what somebody waits for overtakes what has been written before", async () 
   await Promise.all([once(bulk.resume(), "close"), once(page.resume(), "close")]);
   assert.ok(arrived.indexOf("end of demanded") < 8, `it came after ${arrived.indexOf("end of demanded")} others`);
   near.close();
+});
+
+test("pages come as they are read when they leave, in any order, before what was written, and whoever waits for them first", async () => {
+  const PAGE_BYTES = 4096;
+  const arrived: string[] = [];
+  const { near, far } = trunks(
+    (stream) => {
+      stream.accept();
+      stream.receivePages(({ process, page, bytes }) => {
+        for (let nth = 0; nth < bytes.length / PAGE_BYTES; nth++) {
+          assert.ok(bytes.subarray(nth * PAGE_BYTES, (nth + 1) * PAGE_BYTES).every((byte) => byte === (page + nth) % 251));
+          arrived.push(`${stream.name} ${process} ${page + nth}`);
+        }
+      });
+      stream.on("data", (chunk: Buffer) => arrived.push(`${stream.name} ${chunk.length} bytes`));
+    },
+    [() => 2, () => 1, () => 3],
+  );
+  const [bulk, ahead, demanded] = [
+    await near.open("layers", "layers"),
+    await near.open("near", "near"),
+    await near.open("demanded", "demanded"),
+  ];
+  const read = ({ page }: PageSpan, into: Uint8Array): void => {
+    for (let at = 0; at < into.length; at += PAGE_BYTES) into.fill((page + at / PAGE_BYTES) % 251, at, at + PAGE_BYTES);
+  };
+  const left = (stream: TrunkStream, process: number, page: number, pageCount: number): Promise<void> =>
+    new Promise((resolve) => stream.sendPages({ process, page, pageCount }, read, resolve));
+  bulk.write(Buffer.alloc(3 << 20));
+  await Promise.all([left(ahead, 1, 1000, 300), left(ahead, 2, 0, 1), left(demanded, 1, 7, 1)]);
+  for (const stream of [bulk, ahead, demanded]) stream.end();
+  for (const stream of [bulk, ahead, demanded]) stream.resume();
+  near.close();
+  await Promise.all([near.over, far.over]);
+  const pages = arrived.filter((each) => !each.endsWith("bytes"));
+  const expected = ["demanded 1 7", "near 2 0", ...Array.from({ length: 300 }, (_, nth) => `near 1 ${1000 + nth}`)];
+  assert.deepEqual(pages.toSorted(), expected.toSorted());
+  assert.ok(arrived.indexOf("demanded 1 7") < 100, `it came after ${arrived.indexOf("demanded 1 7")} others`);
+  assert.ok((arrived.at(-1) ?? "").endsWith("bytes"));
+});
+
+test("pages that can't be read, and those that nobody takes, cut their stream", async () => {
+  const served: TrunkStream[] = [];
+  const { near, far } = trunks((stream) => {
+    stream.accept();
+    served.push(stream);
+  });
+  const stream = await near.open("demanded", "demanded");
+  const gone = new DmigrateError("KERNEL", "It ended; migrate again");
+  const cut = once(served[0] ?? assert.fail(), "error");
+  const told = once(stream, "error");
+  await new Promise<void>((resolve) =>
+    stream.sendPages(
+      { process: 1, page: 1, pageCount: 1 },
+      () => {
+        throw gone;
+      },
+      resolve,
+    ),
+  );
+  assert.deepEqual([await told, await cut], [[gone], [new Error("the other side cut it")]]);
+  const other = await near.open("near", "near");
+  other.sendPages(
+    { process: 1, page: 1, pageCount: 1 },
+    () => {},
+    () => {},
+  );
+  const reason = await far.over;
+  assert.ok(reason instanceof DmigrateError && reason.code === "PROTOCOL", String(reason));
 });
 
 test("a stream that is destroyed looks cut to the other side, which learns of it behind what was sent before", async () => {
@@ -193,11 +273,42 @@ test("a connection that breaks takes all streams with it, whoever waits", async 
   await assert.rejects(near.open("files", "files"), { message: "pulled" });
 });
 
+test("a reader that cuts its stream is not given what had overtaken the rest, and the trunk goes on", async () => {
+  const data = (place: number): PlainFrame => ({
+    stream: 1,
+    place,
+    content: { kind: "data", pieces: [Buffer.from(`${place}`)], byteCount: 1 },
+  });
+  const open = (stream: number): PlainFrame => ({ stream, place: 0, content: { kind: "open", name: "files", transferClass: "files" } });
+  const read: string[] = [];
+  const opened: number[] = [];
+  const trunk = new Trunk((stream) => {
+    stream.accept();
+    opened.push(stream.id);
+    stream.on("data", (chunk: Buffer) => {
+      read.push(chunk.toString());
+      stream.destroy();
+    });
+  });
+  const [here, there] = wire();
+  trunk.join(there, "shared");
+  here.resume();
+  const send = (...frames: readonly PlainFrame[]): void =>
+    void here.write(Buffer.concat(frames.flatMap((each) => encodeTrunkFrame(each, crc32))));
+  send(open(1));
+  while (opened.length < 1) await turn();
+  await turn(); // it is read from now on
+  send(data(2), data(3), data(1), data(4), open(2));
+  while (opened.length < 2 && !trunk.isOver) await turn();
+  assert.deepEqual([read, trunk.isOver], [["1"], false]);
+  trunk.destroy();
+});
+
 test("frames twice, behind the end, too many, of streams that are not open, and credits for nothing are refused", async () => {
-  const data = (byteCount: number): TrunkFrame["content"] => ({ kind: "data", pieces: [Buffer.alloc(byteCount)], byteCount });
-  const open: TrunkFrame = { stream: 1, place: 0, content: { kind: "open", name: "files", transferClass: "files" } };
-  const flood = Array.from({ length: 65 }, (_, place): TrunkFrame => ({ stream: 1, place: place + 1, content: data(65_536) }));
-  const cases: readonly (readonly TrunkFrame[])[] = [
+  const data = (byteCount: number): PlainContent => ({ kind: "data", pieces: [Buffer.alloc(byteCount)], byteCount });
+  const open: PlainFrame = { stream: 1, place: 0, content: { kind: "open", name: "files", transferClass: "files" } };
+  const flood = Array.from({ length: 65 }, (_, place): PlainFrame => ({ stream: 1, place: place + 1, content: data(65_536) }));
+  const cases: readonly (readonly PlainFrame[])[] = [
     [open, { stream: 1, place: 1, content: data(1) }, { stream: 1, place: 1, content: data(1) }],
     [open, { stream: 1, place: 3, content: data(1) }, { stream: 1, place: 3, content: data(1) }],
     [open, { stream: 1, place: 1, content: { kind: "end" } }, { stream: 1, place: 2, content: data(1) }],
@@ -206,14 +317,14 @@ test("frames twice, behind the end, too many, of streams that are not open, and 
     [open, { stream: 1, place: 0, content: { kind: "credit", takenBytes: 1 } }],
     [{ stream: 1, place: 0, content: data(1) }],
     [{ ...open, stream: 2 }],
-    Array.from({ length: 65 }, (_, n): TrunkFrame => ({ ...open, stream: n + 1 })),
+    Array.from({ length: 65 }, (_, n): PlainFrame => ({ ...open, stream: n + 1 })),
   ];
   for (const [index, frames] of cases.entries()) {
     const trunk = new Trunk((stream) => stream.accept());
-    const [wire, there] = duplexPair();
+    const [here, there] = wire();
     trunk.join(there, "shared");
-    wire.resume();
-    for (const frame of frames) for (const piece of encodeTrunkFrame(frame, crc32)) wire.write(piece);
+    here.resume();
+    for (const frame of frames) for (const piece of encodeTrunkFrame(frame, crc32)) here.write(piece);
     const reason = await trunk.over;
     assert.ok(reason instanceof DmigrateError && reason.code === "PROTOCOL", `case ${index}: ${String(reason)}`);
   }

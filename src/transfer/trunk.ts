@@ -10,11 +10,14 @@ import { crc32 } from "node:zlib";
 import { DmigrateError } from "../core/errors.ts";
 import { Schedule, type Lane, type TransferClass } from "../core/schedule.ts";
 import { SAME_RELEASE } from "../wire/failure.ts";
-import { encodeTrunkFrame, TrunkDecoder, type TrunkFrame } from "../wire/trunk-frames.ts";
+import { encodeTrunkFrame, TrunkDecoder, type PlainFrame, type TrunkFrame } from "../wire/trunk-frames.ts";
 import { TrunkStream, type OutgoingFrame, type StreamOwner } from "./stream.ts";
 
 /** Streams that may be open at a time. */
 const STREAMS_MAX = 64;
+
+/** How the bytes of a connection are received. */
+export type Receive = (take: (chunk: Uint8Array) => void) => void;
 
 interface Connection {
   readonly socket: Duplex;
@@ -32,7 +35,7 @@ export class Trunk {
   readonly #streams = new Map<number, TrunkStream>();
   readonly #schedule = new Schedule<TrunkStream>();
   /** What opens streams and gives credit: it crosses in this order, by the first connection. */
-  readonly #control: TrunkFrame[] = [];
+  readonly #control: PlainFrame[] = [];
   readonly #owner: StreamOwner;
   #lastStream = 0;
   #isClosing = false;
@@ -63,11 +66,14 @@ export class Trunk {
     return [...this.#streams.values()].some(({ destroyed }) => !destroyed);
   }
 
-  /** Takes a connection over, on which only frames come from now on. The first one carries what opens streams. */
-  join(socket: Duplex, lane: Lane): void {
+  /**
+   * Takes a connection over, on which only frames come from now on. The first one carries what opens streams.
+   * @param receive has a function called with what arrives, in chunks that are valid during the call
+   */
+  join(socket: Duplex, lane: Lane, receive: Receive = (take) => socket.on("data", take)): void {
     const decoder = new TrunkDecoder(crc32);
     this.#connections.push({ socket, lane, isBusy: false });
-    socket.on("data", (chunk: Uint8Array) => {
+    receive((chunk) => {
       try {
         for (const frame of decoder.decode(chunk)) this.#take(frame);
       } catch (error) {
@@ -149,7 +155,7 @@ export class Trunk {
   #sendNext(connection: Connection): boolean {
     const frame = connection === this.#connections[0] ? this.#control.shift() : undefined;
     if (frame !== undefined) {
-      this.#write(connection, { frame, written: () => {} });
+      this.#write(connection, { pieces: encodeTrunkFrame(frame, crc32), written: () => {} });
       return true;
     }
     return this.#schedule.next(connection.lane, (stream) => {
@@ -159,9 +165,9 @@ export class Trunk {
     });
   }
 
-  #write(connection: Connection, { frame, written }: OutgoingFrame): number {
+  /** Returns how many bytes it is. */
+  #write(connection: Connection, { pieces, written }: OutgoingFrame): number {
     const { socket } = connection;
-    const [header, ...pieces] = encodeTrunkFrame(frame, crc32);
     connection.isBusy = true;
     const done = (error?: Error | null): void => {
       connection.isBusy = false;
@@ -170,14 +176,11 @@ export class Trunk {
       this.#pump();
     };
     socket.cork(); // one write for the kernel
-    const last = pieces.pop();
-    if (last === undefined) socket.write(header, done);
-    else {
-      socket.write(header);
-      for (const piece of pieces) socket.write(piece);
-      socket.write(last, done);
+    for (const [at, piece] of pieces.entries()) {
+      if (at < pieces.length - 1) socket.write(piece);
+      else socket.write(piece, done);
     }
     socket.uncork();
-    return frame.content.kind === "data" ? frame.content.byteCount : 0;
+    return pieces.reduce((sum, { length }) => sum + length, 0);
   }
 }

@@ -19,11 +19,7 @@ import {
 } from "./hello.ts";
 
 const migration = fc.bigInt({ min: 0n, max: 2n ** 64n - 1n }).map(newMigrationId);
-const channelOffers: fc.Arbitrary<Offer> = fc.record(
-  { migration, channel: fc.stringMatching(/^[a-z0-9][a-z0-9./-]{0,63}$/) },
-  { noNullPrototype: true },
-);
-const trunkOffers: fc.Arbitrary<Offer> = fc.integer({ min: 1, max: CONNECTIONS_MAX }).chain((connections) =>
+const offers: fc.Arbitrary<Offer> = fc.integer({ min: 1, max: CONNECTIONS_MAX }).chain((connections) =>
   fc.record(
     {
       migration,
@@ -34,7 +30,6 @@ const trunkOffers: fc.Arbitrary<Offer> = fc.integer({ min: 1, max: CONNECTIONS_M
     { noNullPrototype: true },
   ),
 );
-const offers = fc.oneof(channelOffers, trunkOffers);
 const anOffer: Offer = { migration: newMigrationId(1n), trunk: "0".repeat(32), connection: 0, connections: 3 };
 
 /** Reads as a server does: the prefix, then as many bytes as it announces. */
@@ -79,14 +74,14 @@ test("with any one byte changed it is another hello or refused, never anything e
 
 test("bytes are laid out as documented", () => {
   const json = `{"migration":"m000000000001","trunk":"${"0".repeat(32)}","connection":0,"connections":3}`;
-  assert.equal(Buffer.from(encodeHello(anOffer)).toString("latin1"), `DMIG\0\u0002\0${String.fromCharCode(json.length)}${json}`);
+  assert.equal(Buffer.from(encodeHello(anOffer)).toString("latin1"), `DMIG\0\u0003\0${String.fromCharCode(json.length)}${json}`);
   assert.equal(Buffer.from(encodeAcceptance({ connections: 2 })).toString("latin1"), '\u0002\0\0\u0011{"connections":2}');
 });
 
 test("another version is refused by its number", () => {
   const bytes = encodeHello(anOffer);
   bytes[5] = 9;
-  assert.throws(() => decode(bytes), { code: "PROTOCOL", message: /Channel protocol 9 was offered, protocol 2 is spoken/ });
+  assert.throws(() => decode(bytes), { code: "PROTOCOL", message: /Channel protocol 9 was offered, protocol 3 is spoken/ });
 });
 
 test("what is no hello is refused", () => {
@@ -108,10 +103,6 @@ test("an offer that can't be is refused", () => {
     { more: 1 },
     { channel: "files" },
   ];
-  for (const channel of ["", "UPPER", "a b", "../x", "a".repeat(65), "ä"]) {
-    const json = new TextEncoder().encode(JSON.stringify({ migration: anOffer.migration, channel }));
-    assert.throws(() => decodeOffer(json), protocolError, channel);
-  }
   for (const change of wrong) {
     const json = new TextEncoder().encode(JSON.stringify({ ...anOffer, ...change }));
     assert.throws(() => decodeOffer(json), protocolError, JSON.stringify(change));
@@ -121,7 +112,6 @@ test("an offer that can't be is refused", () => {
 
 test("an answer says what the opener gets, or why it is refused", () => {
   assert.deepEqual(decodeAnswer(encodeAcceptance({ connections: 2 })), { connections: 2 });
-  assert.deepEqual(decodeAnswer(encodeAcceptance({})), { connections: 1 });
   const reason = new DmigrateError("PEER_REFUSED", "No; migrate again");
   assert.throws(() => decodeAnswer(encodeRefusal(reason)), { code: "PEER_REFUSED", message: reason.message });
   assert.throws(() => decodeAnswerPrefix(Buffer.from("HTTP")), protocolError);

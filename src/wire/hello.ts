@@ -5,16 +5,16 @@
  *          0      4  magic "DMIG"
  *          4      2  protocol version, big-endian
  *          6      2  length of the offer, big-endian
- *          8         the offer: JSON { migration, channel } or { migration, trunk, connection, connections }
+ *          8         the offer: JSON { migration, trunk, connection, connections }
  *
  *     the answer
  *          0      1  kind: 2 accepted, 3 refused
  *          1      3  length, big-endian
- *          4         JSON: {}, of a trunk { connections }; or { code, message }
+ *          4         JSON: { connections }, or { code, message }
  *
  * Magic, version and the form of an answer stay as they are in every version, so that two agents of different releases can always tell each
- * other why they do not understand one another. A connection is for one channel, or one of a trunk's, which all channels share:
- * `connections` is how many the opener would like that to have; the answer to the first says how many it gets.
+ * other why they do not understand one another. A connection is one of a trunk's, which everything of a migration shares: `connections` is
+ * how many who dials would like that to have; the answer to the first says how many it gets.
  */
 import { z } from "zod";
 import { DmigrateError } from "../core/errors.ts";
@@ -22,7 +22,7 @@ import { migrationId, type MigrationId } from "../core/ids.ts";
 import { decodeFailure, encodeFailure, SAME_RELEASE } from "./failure.ts";
 
 /** The version of the protocol on these connections, that is of this hello and of what follows it (frames.ts, trunk-frames.ts). */
-const VERSION = 2;
+const VERSION = 3;
 /** Bytes before the offer; they tell how many follow. */
 export const HELLO_PREFIX_BYTES = 8;
 /** Bytes before what an answer says; they tell how many follow. */
@@ -36,15 +36,8 @@ const ANSWER_BYTES_MAX = 0xff_ff;
 const ACCEPTED = 2;
 const REFUSED = 3;
 
-/** A connection for one channel. */
-export interface ChannelOffer {
-  readonly migration: MigrationId;
-  /** Names the channel within its migration: 1 to 64 of `a-z`, `0-9`, `-`, `.`, `/`, the first a letter or digit. */
-  readonly channel: string;
-}
-
 /** One of a trunk's connections. */
-export interface TrunkOffer {
+export interface Offer {
   readonly migration: MigrationId;
   /** Which trunk of that migration the connection is for: 32 hexadecimal digits of its opener's choice. */
   readonly trunk: string;
@@ -53,21 +46,16 @@ export interface TrunkOffer {
   readonly connections: number;
 }
 
-export type Offer = ChannelOffer | TrunkOffer;
-
-const migration = z.string().transform((text) => migrationId(text));
-const ChannelOfferJson = z.strictObject({ migration, channel: z.string().regex(/^[a-z0-9][a-z0-9./-]{0,63}$/) });
-const TrunkOfferJson = z
+const OfferJson = z
   .strictObject({
-    migration,
+    migration: z.string().transform((text) => migrationId(text)),
     trunk: z.string().regex(/^[0-9a-f]{32}$/),
     connection: z.int().min(0),
     connections: z.int().min(1).max(CONNECTIONS_MAX),
   })
   .refine(({ connection, connections }) => connection < connections);
-const OfferJson = z.union([ChannelOfferJson, TrunkOfferJson]);
 
-const AcceptanceJson = z.object({ connections: z.int().min(1).max(CONNECTIONS_MAX).default(1) });
+const AcceptanceJson = z.object({ connections: z.int().min(1).max(CONNECTIONS_MAX) });
 export type Acceptance = z.infer<typeof AcceptanceJson>;
 
 export function encodeHello(offer: Offer): Uint8Array {
@@ -100,7 +88,7 @@ export function decodeOffer(bytes: Uint8Array): Offer {
   return parsed(bytes, OfferJson, "offer");
 }
 
-export function encodeAcceptance(acceptance: Partial<Acceptance>): Uint8Array {
+export function encodeAcceptance(acceptance: Acceptance): Uint8Array {
   return answer(ACCEPTED, new TextEncoder().encode(JSON.stringify(acceptance)));
 }
 

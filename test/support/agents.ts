@@ -42,7 +42,6 @@ export async function startAgent(
       listen: { host: "127.0.0.1", port },
       dockerSocket: join(dir, "docker.sock"),
       pageHandler: "own",
-      transfer: "connections",
       logLevel: "silent",
     },
     (context) => {

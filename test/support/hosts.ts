@@ -7,7 +7,6 @@ import { join } from "node:path";
 import type { TestContext } from "node:test";
 import { pino } from "pino";
 import { Cluster } from "../../src/agent/cluster.ts";
-import type { AgentConfig } from "../../src/agent/config.ts";
 import { Link } from "../../src/agent/link.ts";
 import { listen } from "../../src/agent/listener.ts";
 import { hostName, type HostName } from "../../src/core/ids.ts";
@@ -26,13 +25,13 @@ export function temporaryDirectory(t: TestContext): string {
   return dir;
 }
 
-/** Members of one cluster, each with a listener and a link that opens channels by `transfer`; the first one is the authority. */
-export async function linkedHosts(t: TestContext, transfer: AgentConfig["transfer"], ...names: readonly string[]): Promise<LinkedHost[]> {
+/** Members of one cluster, each with a listener and a link; the first one is the authority. */
+export async function linkedHosts(t: TestContext, ...names: readonly string[]): Promise<LinkedHost[]> {
   const hosts: LinkedHost[] = [];
   for (const text of names) {
     const name = hostName(text);
     const cluster = await Cluster.open(temporaryDirectory(t));
-    const link = new Link(cluster, pino({ level: "silent" }), transfer);
+    const link = new Link(cluster, pino({ level: "silent" }));
     const listener = await listen(
       { host: "127.0.0.1", port: 0 },
       cluster,

@@ -2,7 +2,7 @@
  * The freeze at the source: what is made ready for it while the container runs, and how the container is stopped and dumped.
  */
 import { stat } from "node:fs/promises";
-import { PassThrough, type Duplex } from "node:stream";
+import { PassThrough } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 import { DmigrateError } from "../../core/errors.ts";
 import { dumpConfiguration } from "../../criu/configuration.ts";
@@ -21,7 +21,6 @@ import { NEVER_RESTART, setRestartPolicy } from "../../docker/lifecycle.ts";
 import { liesOnHost, volumeIdentity } from "../../docker/volumes.ts";
 import { NetworkNamespace } from "../../kernel/netns.ts";
 import { pidsIn, stoppedIn, tasksIn } from "../../kernel/tasks.ts";
-import { PageServer } from "../../memory/page-server.ts";
 import type { MemoryRounds } from "../../memory/rounds.ts";
 import { RecentWrites } from "../../memory/tracking/recent-writes.ts";
 import type { WrittenPages } from "../../memory/tracking/tracker.ts";
@@ -31,6 +30,7 @@ import { CHANNELS } from "../channels.ts";
 import { collectGarbage } from "../garbage.ts";
 import { sendAll, type Channel } from "../link.ts";
 import { migrationFolder } from "../migration-folder.ts";
+import { openPageChannels, servePages, type PageChannels } from "../page-channels.ts";
 import type { LastRound, SourceFiles } from "./files.ts";
 import type { Guard } from "./guard.ts";
 import type { SourceScope } from "./scope.ts";
@@ -57,7 +57,7 @@ interface Copied {
 export interface Frozen {
   readonly held: HeldNetwork;
   /** What the lazy pages cross by. There is no other: a target that has lost it has lost them. */
-  readonly pageChannel: Duplex;
+  readonly pageChannels: PageChannels;
   /** The file that is the container's /etc/hosts. */
   readonly hostsFile: string;
   /** How many pages are still to cross, about. Throws if CRIU's images can't be read any more. */
@@ -71,7 +71,7 @@ interface Parts {
   readonly written: WrittenPages;
   readonly lastRound: LastRound;
   readonly images: Sending;
-  readonly pageChannel: Duplex;
+  readonly pageChannels: PageChannels;
   readonly hostsFile: string;
   readonly held: HeldNetwork;
   readonly freezer: Freezer;
@@ -119,14 +119,14 @@ export class Freeze {
     if (PageDecoys.isPossible) await decoys.prepare(pidsIn(freezer.folder), (decoyPid, pid) => dump.show(decoyPid, pid));
     const images = await sendAsTheyClose(scope, dump, decoys);
     // Not cut by the loss of the target: after the commit it must outlive a link that is gone for a while.
-    const pageChannel = (await context.link.open(request.target, id, CHANNELS.pages)).raw();
-    undo.defer(() => void pageChannel.destroy());
+    const pageChannels = await openPageChannels(async (kind) => (await context.link.open(request.target, id, kind)).raw());
+    undo.defer(() => Object.values(pageChannels).forEach((channel) => channel.destroy()));
     const lastRound = await files.prepareLast();
     const network = open.use(new AsyncDisposableStack());
     const namespace = network.use(NetworkNamespace.open(`/proc/${initPid}/ns/net`));
     const held = network.use(new HeldNetwork(namespace));
     const { HostsPath: hostsFile } = await engine.inspectContainer(description.id);
-    const freeze = new Freeze(scope, { dump, decoys, written, lastRound, images, pageChannel, hostsFile, held, freezer });
+    const freeze = new Freeze(scope, { dump, decoys, written, lastRound, images, pageChannels, hostsFile, held, freezer });
     scope.count("memory", () => freeze.#pageBytes);
 
     const { RestartPolicy: restartPolicy } = description.hostConfig;
@@ -194,7 +194,7 @@ export class Freeze {
   /** Stops the container and dumps it. When this returns the target has all it needs to restore, and nobody runs the container. */
   async run(): Promise<Frozen> {
     const { timeline, undo, cancelled } = this.#scope;
-    const { dump, decoys, written, lastRound, images, pageChannel, hostsFile, held, freezer } = this.#parts;
+    const { dump, decoys, written, lastRound, images, pageChannels, hostsFile, held, freezer } = this.#parts;
     collectGarbage();
     cancelled.throwIfAborted();
     this.refuseChanges();
@@ -231,12 +231,12 @@ export class Freeze {
     });
     await Promise.all([sendingFiles, fencing]);
     this.refuseChanges();
-    PageServer.serve(pageChannel, tasks, (byteCount) => (this.#pageBytes += byteCount));
+    servePages(pageChannels, tasks, (byteCount) => (this.#pageBytes += byteCount));
     const missingPageCount = (): number => {
       if (written.isRest) return [...told.values()].flat().reduce((sum, { pageCount }) => sum + pageCount, 0);
       return lazyPageCount(readLazyRanges(dump.images)) + decoys.pageCount;
     };
-    return { held, pageChannel, hostsFile, missingPageCount };
+    return { held, pageChannels, hostsFile, missingPageCount };
   }
 
   /**

@@ -25,6 +25,7 @@ import { CHANNELS } from "../channels.ts";
 import { sendAll } from "../link.ts";
 import { migrationFolder, removeMigrationFolder } from "../migration-folder.ts";
 import type { Reservation } from "../migrations.ts";
+import { areClosed } from "../page-channels.ts";
 import type { Doubts } from "./doubts.ts";
 import { SourceFiles } from "./files.ts";
 import { Freeze, type Frozen } from "./freeze.ts";
@@ -129,6 +130,7 @@ export class SourceSession {
     this.#vigil = scope.open.use(new Vigil({ id, container: description.name, host: scope.subject.request.target, calls: scope.target }));
     scope.cancelled = AbortSignal.any([scope.cancelled, presence.signal, this.#vigil.signal]);
     scope.undo.defer(() => this.#abortTarget());
+    scope.open.use(scope.context.link.expect(scope.subject.request.target, id));
     const request = { migration: id, source: scope.context.self(), description: writeDescription(description) };
     return await scope.target.reserve(request, scope.options);
   }
@@ -141,7 +143,6 @@ export class SourceSession {
     const { config } = scope.context;
     await mkdir(migrationFolder(config, id), { recursive: true, mode: 0o700 });
     open.defer(() => removeMigrationFolder(config, id));
-    open.defer(() => scope.context.link.hangUp(id));
     this.#guard = open.use(new Guard(config, id));
     const layers = await scope.channel(CHANNELS.layers, "layers");
     await sendAll(layers, exportImage(engine, description.image, new Set(presentLayers)));
@@ -285,7 +286,7 @@ export class SourceSession {
   }
 
   /** The container runs on the target; its remaining pages follow, as long as they have a way to it. Throws MEMORY_LOST. */
-  async #postCopy({ missingPageCount, pageChannel }: Frozen): Promise<void> {
+  async #postCopy({ missingPageCount, pageChannels }: Frozen): Promise<void> {
     const { subject, target } = this.#scope;
     const { id, description, request } = subject;
     try {
@@ -301,7 +302,7 @@ export class SourceSession {
     try {
       this.#pages = await persist(
         () => target.awaitPages(id),
-        () => pageChannel.destroyed,
+        () => areClosed(pageChannels),
         tellLost,
       );
     } catch (error) {

@@ -7,8 +7,8 @@
  */
 import { once } from "node:events";
 import path from "node:path";
-import { duplexPair } from "node:stream";
 import { PageStore } from "../../memory/page-store.ts";
+import { TrunkStream } from "../../transfer/stream.ts";
 import { openTaskPages } from "./pages.ts";
 
 const [folder = ""] = process.argv.slice(2);
@@ -16,7 +16,8 @@ const folders = { folder, images: path.join(folder, "images"), work: path.join(f
 const pages = openTaskPages("own", folders, new PageStore(0));
 process.stdout.write("listening\n");
 await once(process.stdin, "data");
-await pages.serve(duplexPair()[0]);
+const silence = (): TrunkStream => TrunkStream.opening({ ready: () => {}, control: () => {}, over: () => {} }, 1, "pages", "demanded");
+await pages.serve({ demanded: silence(), ahead: silence(), criu: silence() });
 process.stdout.write("serving\n");
 await once(process.stdin, "data");
 pages.restored();

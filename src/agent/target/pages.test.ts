@@ -1,4 +1,4 @@
-/** Pages of real processes whose memory is lazy, from a source that answers like CRIU's page server. Needs root. */
+/** Pages of real processes whose memory is lazy, from a source that sends them in any order. Needs root. */
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -6,17 +6,19 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { duplexPair, type Duplex } from "node:stream";
 import { describe, it } from "node:test";
-import { setTimeout as sleep } from "node:timers/promises";
+import { setImmediate as turn, setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import * as fc from "fast-check";
-import { DmigrateError } from "../../core/errors.ts";
 import { arenaCommands, assertAllRight, obey, type Model } from "../../memory/arena-commands.fixture.ts";
 import { ArenaProcess } from "../../memory/arena-process.fixture.ts";
 import { writeWrittenPages } from "../../criu/written-pages.ts";
 import { PageStore } from "../../memory/page-store.ts";
-import { encodeMessage, MessageReader, PAGE_BYTES } from "../../memory/page-protocol.ts";
+import { encodeMessage, MessageReader, PAGE_BYTES, type PageRun } from "../../memory/page-protocol.ts";
+import type { TrunkStream } from "../../transfer/stream.ts";
+import { Trunk } from "../../transfer/trunk.ts";
+import { wire } from "../../transfer/wires.fixture.ts";
+import { openPageChannels, PAGE_CHANNELS, type PageChannels } from "../page-channels.ts";
 import { openTaskPages, type TaskPages } from "./pages.ts";
 
 const PROCESS = 5;
@@ -74,43 +76,78 @@ function varint(value: bigint): number[] {
   return value < 128n ? [Number(value)] : [Number(value & 127n) | 128, ...varint(value >> 7n)];
 }
 
-/** How a source behaves: how many bytes it sends at a time, and by how many pages each answer is cut. */
+/** How a source behaves: how many turns of the event loop pieces take on each of its connections, and what they are cut into. */
 interface Manners {
+  readonly turns: readonly number[];
   readonly chunkBytes: readonly number[];
-  readonly fewer: readonly number[];
-  /** So many answers it gives and no more. */
+  /** So many requests it answers and no more. */
   readonly answersMax: number;
 }
 
-/** Serves one connection as CRIU's page server does: in order, maybe fewer pages than asked for, its bytes cut anywhere. */
-async function serveSource(connection: Duplex, arenaPage: number, { chunkBytes, fewer, answersMax }: Manners): Promise<void> {
-  const messages = new MessageReader();
+/** A trunk to a source that has the arena's pages. */
+interface Source {
+  readonly channels: PageChannels;
+  readonly cut: () => void;
+}
+
+async function openSource(arenaPage: number, { turns, chunkBytes, answersMax }: Manners): Promise<Source> {
+  const arrived = new Map<string, TrunkStream>();
+  const there = new Trunk(() => assert.fail("the target opens none"));
+  const here = new Trunk((stream) => {
+    stream.accept();
+    arrived.set(stream.name, stream);
+  });
+  let count = 0;
+  for (const lane of ["reserved", "shared", "shared"] as const) {
+    const [near, far] = wire();
+    there.join(far, lane);
+    here.join(near, lane, (take) => {
+      let before = Promise.resolve();
+      near.on("data", (chunk: Buffer) => {
+        before = before.then(async () => {
+          for (let left = turns[count++ % turns.length] ?? 0; left > 0; left--) await turn();
+          for (let at = 0; at < chunk.length;) {
+            const end = at + (chunkBytes[count++ % chunkBytes.length] ?? chunk.length);
+            const memory = Uint8Array.from(chunk.subarray(at, end));
+            take(memory);
+            memory.fill(0xee); // it is used again
+            at = end;
+          }
+        });
+      });
+    });
+  }
+  const { demanded, ahead } = await openPageChannels(({ name, transferClass }) => there.open(name, transferClass));
   let answers = 0;
-  let chunks = 0;
-  for await (const chunk of connection as AsyncIterable<Buffer>) {
-    for (let at = 0; at < chunk.length;) {
-      const { next, message } = messages.read(chunk, at);
-      at = next;
-      if (message === undefined) continue;
-      if (message.kind === "close") return void connection.end(Buffer.alloc(4));
-      if (answers === answersMax) continue;
-      const { process, page, pageCount: asked } = message.run;
-      assert.equal(process, PROCESS);
-      const pageCount = Math.max(1, asked - (fewer[answers++ % fewer.length] ?? 0));
-      const bytes = Buffer.alloc(pageCount * PAGE_BYTES);
-      for (let nth = 0; nth < pageCount; nth++) {
-        const value = valueOf(page - arenaPage + nth);
-        assert.notEqual(value, 0, "asked for a page that is not lazy");
-        bytes.fill(Buffer.from(Uint32Array.of(value).buffer), nth * PAGE_BYTES, (nth + 1) * PAGE_BYTES);
+  const answer = (stream: TrunkStream, run: PageRun): void => {
+    assert.equal(run.process, PROCESS);
+    if (answers++ < answersMax)
+      stream.sendPages(
+        run,
+        ({ page }, into) => fillPages(page - arenaPage, into),
+        () => {},
+      );
+  };
+  for (const stream of [demanded, ahead]) {
+    const messages = new MessageReader();
+    stream.on("error", () => {});
+    stream.on("data", (chunk: Buffer) => {
+      for (let at = 0; at < chunk.length;) {
+        const { next, message } = messages.read(chunk, at);
+        at = next;
+        if (message?.kind === "get") answer(stream, message.run);
       }
-      const answer = Buffer.concat([encodeMessage({ kind: "pages", run: { process, page, pageCount } }), bytes]);
-      for (let sent = 0; sent < answer.length;) {
-        const size = chunkBytes[chunks++ % chunkBytes.length] ?? answer.length;
-        connection.write(answer.subarray(sent, sent + size));
-        sent += size;
-        await new Promise(setImmediate);
-      }
-    }
+    });
+  }
+  const channel = (use: keyof PageChannels): TrunkStream => arrived.get(PAGE_CHANNELS[use].name) ?? assert.fail(use);
+  return { channels: { demanded: channel("demanded"), ahead: channel("ahead"), criu: channel("criu") }, cut: () => there.destroy() };
+}
+
+function fillPages(first: number, into: Uint8Array): void {
+  for (let nth = 0; nth < into.length / PAGE_BYTES; nth++) {
+    const value = valueOf(first + nth);
+    assert.notEqual(value, 0, "asked for a page that is not lazy");
+    Buffer.from(into.buffer, into.byteOffset).fill(Buffer.from(Uint32Array.of(value).buffer), nth * PAGE_BYTES, (nth + 1) * PAGE_BYTES);
   }
 }
 
@@ -131,14 +168,14 @@ async function* roundOf(arenaPage: number, { from, count, isWritten }: CopiedAhe
   yield round.subarray(1000);
 }
 
-const AT_ONCE: Manners = { chunkBytes: [1 << 20], fewer: [0], answersMax: Infinity };
+const AT_ONCE: Manners = { turns: [0], chunkBytes: [1 << 20], answersMax: Infinity };
 
 /** A process that was restored just now. */
 async function restore(
   folders: Folders,
   manners: Manners,
   ahead: readonly CopiedAhead[] = [],
-): Promise<{ task: ArenaProcess; pages: TaskPages; connection: Duplex }> {
+): Promise<{ task: ArenaProcess; pages: TaskPages; source: Source }> {
   const store = new PageStore(ARENA_PAGES);
   const pages = openTaskPages("own", folders, store);
   const task = new ArenaProcess(ARENA_PAGES, LAZY_PAGES, { file: folders.socketFile, process: PROCESS });
@@ -147,11 +184,10 @@ async function restore(
   for (const each of ahead) await store.receive(roundOf(task.arenaPage, each));
   const written = ahead.filter(({ isWritten }) => isWritten).map(({ from, count }) => ({ page: task.arenaPage + from, pageCount: count }));
   writeWrittenPages(folders.images, new Map([[PROCESS, written]]));
-  const [ours, source] = duplexPair();
-  serveSource(source, task.arenaPage, manners).catch((error: unknown) => ours.destroy(DmigrateError.from(error)));
-  await pages.serve(ours);
+  const source = await openSource(task.arenaPage, manners);
+  await pages.serve(source.channels);
   await task.sendUserfaultfd();
-  return { task, pages, connection: ours };
+  return { task, pages, source };
 }
 
 void describe("lazy pages", { timeout: 120_000 }, () => {
@@ -200,22 +236,22 @@ void describe("lazy pages", { timeout: 120_000 }, () => {
   void it("that were copied ahead come also when the source is gone", async () => {
     using folders = new Folders();
     const ahead = [{ from: 0, count: 100, isWritten: false }];
-    const { task, pages, connection } = await restore(folders, { ...AT_ONCE, answersMax: 0 }, ahead);
+    const { task, pages, source } = await restore(folders, { ...AT_ONCE, answersMax: 0 }, ahead);
     await using _task = task;
     await using _pages = pages;
     pages.restored();
-    connection.destroy();
+    source.cut();
     await assert.rejects(pages.finish(), { code: "TRANSFER_FAILED" });
     assert.deepEqual(await task.read(0, 0, 100), [...Array(100).keys()].map(valueOf));
   });
 
   void it("are waited for when the source is gone, and what is there can be used meanwhile", async () => {
     using folders = new Folders();
-    const { task, pages, connection } = await restore(folders, { ...AT_ONCE, fewer: [LAZY_PAGES], answersMax: 3 });
+    const { task, pages, source } = await restore(folders, { ...AT_ONCE, answersMax: 3 });
     await using _task = task;
     await using _pages = pages;
     assert.deepEqual(await task.read(0, 0, 1), [valueOf(0)]);
-    connection.destroy();
+    source.cut();
     pages.restored();
     await assert.rejects(pages.finish(), { code: "TRANSFER_FAILED" });
     assert.deepEqual(await task.read(0, HOLE_EVERY - 1, 1), [0], "events are still taken");
@@ -229,10 +265,10 @@ void describe("lazy pages", { timeout: 120_000 }, () => {
     using folders = new Folders();
     folders.writePagemap(0);
     await using pages = openTaskPages("own", folders, new PageStore(0));
-    const [connection] = duplexPair();
-    connection.destroy();
-    await once(connection, "close");
-    await pages.serve(connection);
+    const { channels, cut } = await openSource(0, AT_ONCE);
+    cut();
+    await Promise.all(Object.values(channels).map((channel) => new Promise((resolve) => channel.once("close", resolve))));
+    await pages.serve(channels);
     await assert.rejects(pages.failure, { code: "TRANSFER_FAILED" });
   });
 
@@ -261,8 +297,8 @@ void describe("lazy pages", { timeout: 120_000 }, () => {
 });
 
 const manners: fc.Arbitrary<Manners> = fc.record({
+  turns: fc.array(fc.nat(5), { minLength: 1, maxLength: 5 }),
   chunkBytes: fc.array(fc.integer({ min: 2_000, max: 50_000 }), { minLength: 1, maxLength: 5 }),
-  fewer: fc.array(fc.oneof({ weight: 2, arbitrary: fc.constant(0) }, fc.nat(20)), { minLength: 1, maxLength: 5 }),
   answersMax: fc.constant(Infinity),
 });
 

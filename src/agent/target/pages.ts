@@ -1,7 +1,6 @@
 /**
  * How the pages of restored tasks are served: by our own page handler, or by the stock `criu lazy-pages` as a reference.
  */
-import type { Duplex } from "node:stream";
 import { DmigrateError } from "../../core/errors.ts";
 import type { PageCounts } from "../../core/migration.ts";
 import { startLazyPages, type LazyPages } from "../../criu/lazy-pages.ts";
@@ -14,6 +13,7 @@ import { PageKeeper } from "../../memory/page-keeper.ts";
 import { PageProxy } from "../../memory/page-proxy.ts";
 import type { PageRange } from "../../memory/page-ranges.ts";
 import type { PageStore } from "../../memory/page-store.ts";
+import { PagesBySource, type PageChannels } from "../page-channels.ts";
 
 type LazyRanges = ReadonlyMap<number, readonly PageRange[]>;
 
@@ -31,7 +31,7 @@ interface RestoreFolders {
 /** Serves the tasks of one restore. Disposing of it gives them up: only before they run. */
 export interface TaskPages extends AsyncDisposable {
   /** Begins: all images are there, the source's page server listens, the restore comes next. Throws RESTORE_FAILED, PROTOCOL. */
-  serve(source: Duplex): Promise<void>;
+  serve(channels: PageChannels): Promise<void>;
   /** From `serve` on: the lazy pages of each process, by its id inside the container. */
   readonly lazy: LazyRanges;
   /** From `serve` on: rejected when no more pages come, for one of which a restore may wait (TRANSFER_FAILED, PROTOCOL, KERNEL). */
@@ -82,11 +82,18 @@ class OwnPages implements TaskPages {
     this.#keeper = this.#open.use(new PageKeeper(folder)); // ended first: as long as a userfaultfd is open, its faults must be served
   }
 
-  async serve(source: Duplex): Promise<void> {
+  async serve(channels: PageChannels): Promise<void> {
     this.lazy = readLazyRanges(this.#images);
     const written = readWrittenPages(this.#images);
     this.#store.settle(written);
-    this.#handler = new PageHandler(source, this.lazy, this.#watch, (fd) => this.#keeper.keep(fd), written, this.#store);
+    this.#handler = new PageHandler(
+      new PagesBySource(channels),
+      this.lazy,
+      this.#watch,
+      (fd) => this.#keeper.keep(fd),
+      written,
+      this.#store,
+    );
   }
 
   get failure(): Promise<never> {
@@ -121,7 +128,7 @@ class CriuPages implements TaskPages {
     this.#folders = folders;
   }
 
-  async serve(source: Duplex): Promise<void> {
+  async serve({ criu: source }: PageChannels): Promise<void> {
     const { images, work } = this.#folders;
     this.#daemon = await startLazyPages(images, work);
     this.lazy = readLazyRanges(images);

@@ -6,7 +6,6 @@ import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { freemem } from "node:os";
 import path from "node:path";
 import { isDeepStrictEqual } from "node:util";
-import type { Duplex } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 import { DmigrateError, messageOf, tryAll } from "../../core/errors.ts";
 import type { ContainerId, HostName, MigrationId } from "../../core/ids.ts";
@@ -29,6 +28,7 @@ import { interfacesOf, namesByAddress, renamedInterfaces } from "../../network/i
 import { RUNTIME } from "../../core/preflight-hosts.ts";
 import { PAGE_BYTES } from "../../memory/page-protocol.ts";
 import { PageStore } from "../../memory/page-store.ts";
+import type { TrunkStream } from "../../transfer/stream.ts";
 import { assertRegistered } from "../../memory/registered.ts";
 import { CHANNELS, treeChannel } from "../channels.ts";
 import type { AgentContext } from "../context.ts";
@@ -38,6 +38,7 @@ import { receiveAll, type Channel, type ChannelHandler } from "../link.ts";
 import { migrationFolder, removeMigrationFolder } from "../migration-folder.ts";
 import { rootOfEngine } from "../id-maps.ts";
 import type { Committed, Reservation, StageRequest } from "../migrations.ts";
+import { PAGE_CHANNELS, type PageChannels } from "../page-channels.ts";
 import { TargetFiles } from "./files.ts";
 import { Made } from "./made.ts";
 import { openTaskPages, type TaskPages } from "./pages.ts";
@@ -100,7 +101,7 @@ export class TargetSession {
   readonly #store: PageStore;
   /** Whether memory is copied ahead. */
   #isWarm = false;
-  #pageChannel: Duplex | undefined;
+  readonly #pageChannels: Partial<Record<keyof PageChannels, TrunkStream>> = {};
   #pages: TaskPages | undefined;
   #imagesReceived = Promise.withResolvers<void>();
   /** From the restore on: whether the engine takes calls, and the kernel will ask for what the tasks lack. The commit waits for it. */
@@ -131,13 +132,15 @@ export class TargetSession {
     return this.#inTurn(async () => {
       const presence = this.#contact.use(await this.#context.peers.to(this.subject.source).attend(this.subject.id));
       presence.signal.addEventListener("abort", () => void this.#loseSource(presence.signal.reason));
+      this.#contact.use(await this.#context.link.dial(this.subject.source, this.subject.id));
       this.#accept(CHANNELS.layers.name, (channel) => this.#inTurn(() => this.#receiveLayers(channel)));
       this.#acceptContent(CHANNELS.memory.name, (channel) => {
         this.#isWarm = true;
         return this.#store.receive(receiveAll(channel));
       });
       this.#acceptContent(CHANNELS.images.name, (channel) => this.#receiveImages(channel));
-      this.#accept(CHANNELS.pages.name, (channel) => this.#openPages(channel));
+      for (const use of ["demanded", "ahead", "criu"] as const)
+        this.#accept(PAGE_CHANNELS[use].name, (channel) => this.#openPages(use, channel));
       return { presentLayers: await presentLayers(this.#engine) };
     });
   }
@@ -205,9 +208,11 @@ export class TargetSession {
     };
     await this.#imagesReceived.promise;
     mendImages(staging.images);
-    const pageChannel = this.#need(this.#pageChannel, "the channel for pages");
+    const { demanded, ahead, criu } = this.#pageChannels;
+    const needed = (channel: TrunkStream | undefined): TrunkStream => this.#need(channel, "the channels for pages");
+    const pageChannels = { demanded: needed(demanded), ahead: needed(ahead), criu: needed(criu) };
     const pages = this.#need(this.#pages, "stage");
-    await pages.serve(pageChannel);
+    await pages.serve(pageChannels);
     const restoreAt = step("page handler", 0);
     await Promise.race([staging.restore(), pages.failure]).catch((error: unknown) => {
       this.#context.log.error({ err: error, migration: this.subject.id }, "the restore failed");
@@ -562,10 +567,10 @@ export class TargetSession {
     }
   }
 
-  async #openPages(channel: Channel): Promise<void> {
+  async #openPages(use: keyof PageChannels, channel: Channel): Promise<void> {
     const raw = channel.raw();
     this.#open.defer(() => void raw.destroy());
-    this.#pageChannel = raw;
+    this.#pageChannels[use] = raw;
   }
 
   #need<T>(value: T | undefined, before: string): T {

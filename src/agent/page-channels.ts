@@ -1,0 +1,76 @@
+/**
+ * The channels for pages: the source opens those for both kinds of page handler, and the target uses those of its own.
+ */
+import type { TrunkStream } from "../transfer/stream.ts";
+import { DmigrateError } from "../core/errors.ts";
+import { whenClosed } from "../memory/closed.ts";
+import { encodeMessage, PAGE_BYTES, type PageRun } from "../memory/page-protocol.ts";
+import { sendPages } from "../memory/page-sender.ts";
+import { PageServer } from "../memory/page-server.ts";
+import type { PageSource, Urgency } from "../memory/page-source.ts";
+import { CHANNELS, type ChannelKind } from "./channels.ts";
+
+/** Each by what it is for. */
+export type PageChannels = Readonly<Record<Urgency | "criu", TrunkStream>>;
+
+export const PAGE_CHANNELS: Readonly<Record<keyof PageChannels, ChannelKind>> = {
+  demanded: CHANNELS.demandedPages,
+  ahead: CHANNELS.pagesAhead,
+  criu: CHANNELS.pagesOfCriu,
+};
+
+/** Opens all of them. */
+export async function openPageChannels(open: (kind: ChannelKind) => Promise<TrunkStream>): Promise<PageChannels> {
+  const [demanded, ahead, criu] = await Promise.all([open(PAGE_CHANNELS.demanded), open(PAGE_CHANNELS.ahead), open(PAGE_CHANNELS.criu)]);
+  return { demanded, ahead, criu };
+}
+
+/**
+ * On the source: serves them from now on.
+ * @param tasks process ids on this host by those inside the container; none of them runs
+ * @param sent is told how many bytes go to the target
+ */
+export function servePages(channels: PageChannels, tasks: ReadonlyMap<number, number>, sent: (byteCount: number) => void): void {
+  sendPages(channels.demanded, tasks, sent);
+  sendPages(channels.ahead, tasks, sent);
+  PageServer.serve(channels.criu, tasks, sent);
+}
+
+/** On the source: whether no more pages can cross. */
+export function areClosed({ demanded, criu }: PageChannels): boolean {
+  return demanded.destroyed || criu.destroyed;
+}
+
+/** On the target: what a page handler of our own gets its pages by. */
+export class PagesBySource implements PageSource {
+  readonly #streams: Readonly<Record<Urgency, TrunkStream>>;
+  #isEnding = false;
+
+  constructor({ demanded, ahead }: PageChannels) {
+    this.#streams = { demanded, ahead };
+  }
+
+  ask(runs: readonly PageRun[], urgency: Urgency): void {
+    this.#streams[urgency].write(Buffer.concat(runs.map((run) => encodeMessage({ kind: "get", run }))));
+  }
+
+  receive(take: (run: PageRun, bytes: Uint8Array) => void, lost: (error: unknown) => void): void {
+    for (const stream of Object.values(this.#streams)) {
+      stream.on("error", (error) => this.#lose(lost, error));
+      whenClosed(stream, () =>
+        this.#lose(lost, new DmigrateError("TRANSFER_FAILED", "The connection for pages was cut; check the network between the hosts")),
+      );
+      stream.receivePages(({ process, page, bytes }) => take({ process, page, pageCount: bytes.length / PAGE_BYTES }, bytes));
+      stream.resume(); // nothing else comes by it, but its end
+    }
+  }
+
+  end(): void {
+    this.#isEnding = true;
+    for (const stream of Object.values(this.#streams)) stream.end();
+  }
+
+  #lose(lost: (error: unknown) => void, error: unknown): void {
+    if (!this.#isEnding) lost(error);
+  }
+}
