@@ -48,3 +48,13 @@ test("it moves back, its memory copied ahead, and then there once more", async (
   await assertClean(b, "redis");
   await ordeal.assertMigrates();
 });
+
+test("a target that leaves its pages to the stock daemon gets them, too, and says that it had no use for what was copied ahead", async () => {
+  await ordeal.killAgent(a);
+  await startAgent(a, "--page-handler", "criu");
+  const { outcome, message, report } = await migrate(b, "redis", "a", {}, "warm");
+  assert.equal(outcome, "completed", message);
+  assert.equal(report?.pages["copiedAhead"], 0);
+  assert.match(report?.warnings.join("\n") ?? "", /runs with --page-handler criu/);
+  await assertRuns(a, "redis");
+});
