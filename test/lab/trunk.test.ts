@@ -49,7 +49,7 @@ test("it moves back, its memory copied ahead, and then there once more", async (
   await ordeal.assertMigrates();
 });
 
-test("a target that leaves its pages to the stock daemon gets them, too, and says that it had no use for what was copied ahead", async () => {
+test("a target that leaves its pages to the stock daemon gets them, and says that it had no use for what was copied ahead", async () => {
   await ordeal.killAgent(a);
   await startAgent(a, "--page-handler", "criu");
   const { outcome, message, report } = await migrate(b, "redis", "a", {}, "warm");
