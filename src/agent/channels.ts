@@ -22,12 +22,16 @@ export const CHANNELS = {
   images: { name: "images", transferClass: "handover" },
   /** A round of memory that is copied ahead, in the messages of CRIU's page protocol. */
   memory: { name: "memory", transferClass: "memory" },
-  /** Raw: requests for pages that a task waits for, and the pages. */
-  demandedPages: { name: "pages/demanded", transferClass: "demanded" },
-  /** Raw: requests for pages ahead of that, and the pages. */
-  pagesAhead: { name: "pages/ahead", transferClass: "near" },
-  /** Raw: CRIU's page protocol, for a target that has the stock daemon serve its tasks. */
-  pagesOfCriu: { name: "pages/criu", transferClass: "demanded" },
+} as const satisfies Record<string, ChannelKind>;
+
+/** Raw ones, for pages. */
+export const PAGE_CHANNELS = {
+  /** Requests for pages that a task waits for, and the pages. */
+  demanded: { name: "pages/demanded", transferClass: "demanded" },
+  /** Requests for pages ahead of that, and the pages. */
+  ahead: { name: "pages/ahead", transferClass: "near" },
+  /** CRIU's page protocol, for a target that has the stock daemon serve its tasks. */
+  criu: { name: "pages/criu", transferClass: "demanded" },
 } as const satisfies Record<string, ChannelKind>;
 
 /** A round of the tree at this place in `treeSubjects`; the last one is what the freeze waits for. */

@@ -28,16 +28,11 @@ export interface Opened {
   readonly acceptance: Acceptance;
 }
 
-/**
- * Opens a connection. Throws PEER_UNREACHABLE, PROTOCOL, or what the peer refuses it with.
- * @param signal ends it as long as it is not accepted
- */
-export async function openConnection(membership: Membership, member: Member, offer: Offer, signal?: AbortSignal): Promise<Opened> {
+/** Opens a connection. Throws PEER_UNREACHABLE, PROTOCOL, or what the peer refuses it with. */
+export async function openConnection(membership: Membership, member: Member, offer: Offer): Promise<Opened> {
   const inlet = new Inlet();
   const socket = dialMember(membership, member, ALPN.channels, inlet);
   socket.resume(); // or its end is not seen
-  const cut = (): unknown => socket.destroy();
-  signal?.addEventListener("abort", cut);
   try {
     await connected(socket);
     socket.write(encodeHello(offer));
@@ -45,8 +40,6 @@ export async function openConnection(membership: Membership, member: Member, off
   } catch (error) {
     socket.destroy();
     throw error instanceof DmigrateError ? error : connectionLost(member, error);
-  } finally {
-    signal?.removeEventListener("abort", cut);
   }
 }
 

@@ -233,24 +233,26 @@ test("only the target may dial, and only what it accepts is opened", async (t) =
   await assert.rejects(b.link.dial(a.name, id), { code: "PEER_REFUSED", message: /from a host that is not in the cluster/ });
 });
 
-test("a trunk ends with its migration, on either side", async (t) => {
+test("a trunk ends with its migration, once what is on it has ended", async (t) => {
   const [a, b] = (await linkedHosts(t, "a", "b")) as Two;
-  for (const first of ["source", "target"]) {
-    const expecting = a.link.expect(b.name, id);
-    const trunk = await b.link.dial(a.name, id);
-    const cut = Promise.withResolvers<unknown>();
-    using _accepting = b.link.accept(a.name, id, "files", async (channel) => {
-      await channel.send(Buffer.from("here"));
-      cut.resolve(await gather(channel).catch((error: unknown) => error));
-    });
-    const channel = await a.link.open(b.name, id, kind("files"));
-    await channel.receive();
-    channel.destroy(); // what is under way is waited for
-    (first === "source" ? expecting : trunk)[Symbol.dispose]();
-    await cut.promise;
-    (first === "source" ? trunk : expecting)[Symbol.dispose]();
-    await assert.rejects(a.link.open(b.name, id, kind("files")), { code: "INTERNAL" });
-  }
+  using _expecting = a.link.expect(b.name, id);
+  const trunk = await b.link.dial(a.name, id);
+  using _accepting = b.link.accept(a.name, id, "files", async (channel) => await sendAll(channel, [await gather(channel)]));
+  const channel = await a.link.open(b.name, id, kind("files"));
+  trunk[Symbol.dispose]();
+  await sendAll(channel, [Buffer.from("still here")]);
+  assert.equal((await gather(channel)).toString(), "still here");
+  await channel.close();
+  await assert.rejects(a.link.open(b.name, id, kind("files")), { code: "PEER_UNREACHABLE" });
+});
+
+test("a source that expects no trunk any more opens nothing, and takes none", async (t) => {
+  const [a, b] = (await linkedHosts(t, "a", "b")) as Two;
+  const expecting = a.link.expect(b.name, id);
+  using _trunk = await b.link.dial(a.name, id);
+  expecting[Symbol.dispose]();
+  await assert.rejects(a.link.open(b.name, id, kind("files")), { code: "INTERNAL" });
+  await assert.rejects(b.link.dial(a.name, id), { code: "PEER_REFUSED" });
 });
 
 test("a channel that is not admitted is refused with the reason", async (t) => {

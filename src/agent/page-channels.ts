@@ -8,16 +8,10 @@ import { encodeMessage, PAGE_BYTES, type PageRun } from "../memory/page-protocol
 import { sendPages } from "../memory/page-sender.ts";
 import { PageServer } from "../memory/page-server.ts";
 import type { PageSource, Urgency } from "../memory/page-source.ts";
-import { CHANNELS, type ChannelKind } from "./channels.ts";
+import { PAGE_CHANNELS, type ChannelKind } from "./channels.ts";
 
 /** Each by what it is for. */
-export type PageChannels = Readonly<Record<Urgency | "criu", TrunkStream>>;
-
-export const PAGE_CHANNELS: Readonly<Record<keyof PageChannels, ChannelKind>> = {
-  demanded: CHANNELS.demandedPages,
-  ahead: CHANNELS.pagesAhead,
-  criu: CHANNELS.pagesOfCriu,
-};
+export type PageChannels = Readonly<Record<keyof typeof PAGE_CHANNELS, TrunkStream>>;
 
 /** Opens all of them. */
 export async function openPageChannels(open: (kind: ChannelKind) => Promise<TrunkStream>): Promise<PageChannels> {

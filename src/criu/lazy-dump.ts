@@ -4,7 +4,7 @@
  */
 import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
-import { closeSync, constants, createReadStream, openSync, readdirSync, type ReadStream } from "node:fs";
+import { closeSync, constants, createReadStream, openSync, type ReadStream } from "node:fs";
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { connect, createServer } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -18,7 +18,7 @@ import { failWriting } from "./image-stream.ts";
 import { killedProgram, lastErrors } from "./log.ts";
 import { RUNC_ROOTS, runcFoldersOf } from "./runc-folders.ts";
 import { withConfiguration } from "./runc-state.ts";
-import { argvOf, criuOf, StallWatch, whenStalled } from "./stalled-dump.ts";
+import { findProcess, isCriuOf, StallWatch, whenStalled } from "./stalled-dump.ts";
 
 /** How long CRIU may take to let go of the tasks once its peer has left. */
 const RELEASE_LIMIT_MS = 30_000;
@@ -212,10 +212,9 @@ export async function dumpEnded({ folder, initPid, port }: { folder: string; ini
 
 /** Whether runc is there for a dump into that folder, or CRIU for one of that task. */
 function isDumping(folder: string, initPid: number): boolean {
-  const pids = readdirSync("/proc").filter((name) => /^\d+$/.test(name));
   const isRunc = (argv: readonly string[]): boolean =>
     argv.includes("checkpoint") && argv.some((argument) => argument.startsWith(`${folder}/`));
-  return criuOf(initPid) !== undefined || pids.some((pid) => isRunc(argvOf(Number(pid))));
+  return findProcess((argv) => isRunc(argv) || isCriuOf(initPid, argv)) !== undefined;
 }
 
 /**

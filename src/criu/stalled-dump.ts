@@ -8,13 +8,16 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { stateOf } from "../kernel/tasks.ts";
 import { freezerOf } from "./freezer.ts";
 
+/** Nothing is looked at before, since that costs time while the container stands still: hardly a dump takes so long. */
+const PATIENCE_MS = 1_000;
 /** CRIU thaws the cgroup as soon as it has seized all tasks; before, it is in no such call for long. */
-const STALLED_AFTER_MS = 1_500;
+const STALLED_AFTER_MS = 1_000;
 const LOOK_INTERVAL_MS = 100;
 
-/** Watches the dump of the container whose init is `initPid`. */
+/** Watches the dump of the container whose init is `initPid`, from its beginning or later. */
 export class StallWatch {
   readonly #initPid: number;
+  readonly #beganAtMs = performance.now();
   #waitsSinceMs: number | undefined;
 
   constructor(initPid: number) {
@@ -23,6 +26,7 @@ export class StallWatch {
 
   /** Whether CRIU has been waiting for long. To be asked often. */
   async isStalled(): Promise<boolean> {
+    if (performance.now() - this.#beganAtMs < PATIENCE_MS) return false;
     if (!(await this.#isWaiting())) this.#waitsSinceMs = undefined;
     else this.#waitsSinceMs ??= performance.now();
     return this.#waitsSinceMs !== undefined && performance.now() - this.#waitsSinceMs > STALLED_AFTER_MS;
@@ -53,17 +57,24 @@ export async function whenStalled(initPid: number, signal: AbortSignal): Promise
   }
 }
 
-/** The CRIU that dumps that task, as it calls itself then (criu/cr-service.c). */
-export function criuOf(initPid: number): number | undefined {
-  const pids = readdirSync("/proc").filter((name) => /^\d+$/.test(name));
-  return pids.map(Number).find((pid) => argvOf(pid)[0] === `criu: dump --rpc -t ${initPid}`);
+function criuOf(initPid: number): number | undefined {
+  return findProcess((argv) => isCriuOf(initPid, argv));
 }
 
-/** Empty if it has ended. */
-export function argvOf(pid: number): string[] {
-  try {
-    return readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0");
-  } catch {
-    return [];
-  }
+/** Whether it is the CRIU that dumps that task, as it calls itself then (criu/cr-service.c). */
+export function isCriuOf(initPid: number, argv: readonly string[]): boolean {
+  return argv[0] === `criu: dump --rpc -t ${initPid}`;
+}
+
+/** The process id of one with such arguments, if there is any. */
+export function findProcess(isMeant: (argv: readonly string[]) => boolean): number | undefined {
+  const pids = readdirSync("/proc").filter((name) => /^\d+$/.test(name));
+  const found = pids.find((pid) => {
+    try {
+      return isMeant(readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0"));
+    } catch {
+      return false; // it ended meanwhile
+    }
+  });
+  return found === undefined ? undefined : Number(found);
 }

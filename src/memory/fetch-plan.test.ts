@@ -129,3 +129,10 @@ test("pages that were not asked for are refused, and those that come twice", () 
   plan.arrived({ ...run, pageCount: 1 });
   assert.throws(() => plan.arrived(run), { code: "PROTOCOL" });
 });
+
+test("pages that were copied ahead are neither asked for nor taken from the source", () => {
+  const { memories, plan } = planOf([{ page: 100, pageCount: 4 }]);
+  memories.get(1)?.copiedAhead(0, 4);
+  assert.deepEqual(gets(plan), []);
+  assert.throws(() => plan.arrived({ process: 1, page: 100, pageCount: 4 }), { code: "PROTOCOL" });
+});

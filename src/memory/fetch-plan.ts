@@ -12,7 +12,7 @@ import type { PageRange } from "./page-ranges.ts";
 /** How much is asked for, in pages. */
 export interface FetchLimits {
   /**
-   * With so many on their way, no more is asked for than what a task waits for, which will queue behind them: the fewest just after a
+   * With so many on their way, no more is asked for than what a task waits for, which shares the link with them: the fewest just after a
    * task touched a page, and more and more while none does.
    */
   readonly inFlightMin: number;

@@ -54,6 +54,11 @@ export class LazyMemory {
     return false;
   }
 
+  /** These pages are here without being asked for. */
+  copiedAhead(index: number, pageCount: number): void {
+    this.#progress.fill(ARRIVED, index, index + pageCount);
+  }
+
   asked(index: number, pageCount: number): void {
     this.#progress.fill(ASKED, index, index + pageCount);
   }

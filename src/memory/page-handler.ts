@@ -107,7 +107,7 @@ export class PageHandler implements Disposable {
     this.#store = store;
     this.#stored = [...this.#memories.values()].flatMap((memory) => storedOf(memory, store)).toReversed();
     this.#storedPages = this.#stored.reduce((sum, { pageCount }) => sum + pageCount, 0);
-    for (const { memory, index, pageCount } of this.#stored) memory.asked(index, pageCount); // it need not be
+    for (const { memory, index, pageCount } of this.#stored) memory.copiedAhead(index, pageCount);
     this.#plan = new FetchPlan(this.#memories, LIMITS, hot);
     source.receive(
       (run, bytes) => this.#take(run, bytes),

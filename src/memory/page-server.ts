@@ -1,6 +1,6 @@
 /**
- * The source's end of the page plane: answers the target's GETs with pages of the frozen tasks, read from their memory when they are
- * asked for.
+ * A page server as CRIU's stock daemon wants it: answers the GETs of a target that has that serve its tasks, in their order, with pages of
+ * the frozen tasks, read from their memory when they are asked for. For our own page handler see page-sender.ts.
  */
 import type { Duplex } from "node:stream";
 import { DmigrateError } from "../core/errors.ts";

@@ -12,6 +12,7 @@ import type { TransferClass } from "../core/schedule.ts";
 import {
   encodeTrunkFrame,
   FRAME_PAGES_MAX,
+  PAGE_BYTES,
   PAGES_OFFSET,
   sealPages,
   TRUNK_DATA_BYTES_MAX,
@@ -53,8 +54,6 @@ export interface PageSpan {
 
 /** Puts pages where they belong in their frame. Throws if there are none. */
 export type ReadPages = (span: PageSpan, into: Uint8Array) => void;
-
-const PAGE_BYTES = 4096;
 
 type Done = (error?: Error | null) => void;
 

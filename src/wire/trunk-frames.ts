@@ -35,7 +35,7 @@ export const TRUNK_DATA_BYTES_MAX = 65_536;
 const NAME_BYTES_MAX = 64;
 const FAILURE_BYTES_MAX = 0xff_ff;
 const CREDIT_BYTES = 8;
-const PAGE_BYTES = 4096;
+export const PAGE_BYTES = 4096;
 /** What a frame of pages has before them. */
 const PAGES_AT = 12;
 /** The most pages in a frame. */

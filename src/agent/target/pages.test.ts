@@ -18,7 +18,8 @@ import { encodeMessage, MessageReader, PAGE_BYTES, type PageRun } from "../../me
 import type { TrunkStream } from "../../transfer/stream.ts";
 import { Trunk } from "../../transfer/trunk.ts";
 import { wire } from "../../transfer/wires.fixture.ts";
-import { openPageChannels, PAGE_CHANNELS, type PageChannels } from "../page-channels.ts";
+import { PAGE_CHANNELS } from "../channels.ts";
+import { openPageChannels, type PageChannels } from "../page-channels.ts";
 import { openTaskPages, type TaskPages } from "./pages.ts";
 
 const PROCESS = 5;

@@ -30,7 +30,7 @@ interface RestoreFolders {
 
 /** Serves the tasks of one restore. Disposing of it gives them up: only before they run. */
 export interface TaskPages extends AsyncDisposable {
-  /** Begins: all images are there, the source's page server listens, the restore comes next. Throws RESTORE_FAILED, PROTOCOL. */
+  /** Begins: all images are there, the source answers requests for pages, the restore comes next. Throws RESTORE_FAILED, PROTOCOL. */
   serve(channels: PageChannels): Promise<void>;
   /** From `serve` on: the lazy pages of each process, by its id inside the container. */
   readonly lazy: LazyRanges;

@@ -30,7 +30,7 @@ import { PAGE_BYTES } from "../../memory/page-protocol.ts";
 import { PageStore } from "../../memory/page-store.ts";
 import type { TrunkStream } from "../../transfer/stream.ts";
 import { assertRegistered } from "../../memory/registered.ts";
-import { CHANNELS, treeChannel } from "../channels.ts";
+import { CHANNELS, PAGE_CHANNELS, treeChannel } from "../channels.ts";
 import type { AgentContext } from "../context.ts";
 import { writeOnceRoom } from "../journal.ts";
 import { collectGarbage } from "../garbage.ts";
@@ -38,7 +38,7 @@ import { receiveAll, type Channel, type ChannelHandler } from "../link.ts";
 import { migrationFolder, removeMigrationFolder } from "../migration-folder.ts";
 import { rootOfEngine } from "../id-maps.ts";
 import type { Committed, Reservation, StageRequest } from "../migrations.ts";
-import { PAGE_CHANNELS, type PageChannels } from "../page-channels.ts";
+import type { PageChannels } from "../page-channels.ts";
 import { TargetFiles } from "./files.ts";
 import { Made } from "./made.ts";
 import { openTaskPages, type TaskPages } from "./pages.ts";
@@ -59,6 +59,7 @@ const STORE_SHARE = 0.8;
 const FINISH_LIMIT_MS = 10_000;
 /** What runc wants to see of the images when a restore starts: it writes this when a dump starts, before the freeze. */
 const FIRST_IMAGE = "descriptors.json";
+/** A warning. */
 const NOT_WARM =
   "The agent of the target runs with --page-handler criu, which has no use for memory that is copied ahead: all of it crosses again";
 
