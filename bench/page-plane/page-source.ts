@@ -29,7 +29,7 @@ const serve = (socket: Socket): void => {
 };
 async function begin(): Promise<void> {
   const streams = [await trunk.open("demanded", "demanded"), await trunk.open("ahead", "near")];
-  for (const stream of streams) sendPages(stream, new Map([[PROCESS, task.pid]]), () => {});
+  for (const stream of streams) sendPages(stream, new Map([[PROCESS, task.pid]]));
 }
 const server = kind === "clear" ? createServer(serve) : await tlsServer();
 server.listen(0, "127.0.0.1");

@@ -23,7 +23,7 @@ import { PageHandler } from "../../src/memory/page-handler.ts";
 import type { Urgency } from "../../src/memory/page-source.ts";
 import type { TrunkStream } from "../../src/transfer/stream.ts";
 import { Trunk } from "../../src/transfer/trunk.ts";
-import { encodeMessage, PAGE_BYTES } from "../../src/memory/page-protocol.ts";
+import { PAGE_BYTES } from "../../src/memory/page-protocol.ts";
 import { PageStore } from "../../src/memory/page-store.ts";
 
 /** As the source numbers it. */
@@ -58,7 +58,7 @@ export class Plane implements AsyncDisposable {
     open.defer(() => trunk.destroy());
 
     const store = open.use(new PageStore(isCopiedAhead ? pageCount : 0));
-    if (isCopiedAhead) await store.receive(roundOf(firstPage, pageCount));
+    if (isCopiedAhead) copyAhead(store, firstPage, pageCount);
     const watch = open.use(new InputWatch());
     const lazy = new Map([[PROCESS, [{ page: firstPage, pageCount }]]]);
     const handler = open.use(
@@ -144,8 +144,10 @@ async function dial(kind: "clear" | "tls", port: number, { onread }: Inlet): Pro
   return socket.setNoDelay(true).resume();
 }
 
-/** A round of memory with all pages. */
-async function* roundOf(firstPage: number, pageCount: number): AsyncGenerator<Uint8Array, void> {
-  yield encodeMessage({ kind: "pages", run: { process: PROCESS, page: firstPage, pageCount } });
-  for (let page = 0; page < pageCount; page++) yield Buffer.alloc(PAGE_BYTES, Uint8Array.from(Uint32Array.of(FIRST_VALUE + page)));
+/** Puts all pages into a store. */
+function copyAhead(store: PageStore, firstPage: number, pageCount: number): void {
+  for (let nth = 0; nth < pageCount; nth++) {
+    const bytes = Buffer.alloc(PAGE_BYTES, Uint8Array.from(Uint32Array.of(FIRST_VALUE + nth)));
+    store.take({ process: PROCESS, page: firstPage + nth, pageCount: 1 }, bytes);
+  }
 }

@@ -4,7 +4,7 @@
  */
 import { DmigrateError, messageOf, toldBy } from "../core/errors.ts";
 import type { HostName, MigrationId } from "../core/ids.ts";
-import type { TrunkStream } from "../transfer/stream.ts";
+import type { ReadPages, TrunkStream } from "../transfer/stream.ts";
 import {
   DATA_BYTES_MAX,
   dataHeader,
@@ -15,6 +15,7 @@ import {
   OK_FRAME,
   type FramePart,
 } from "../wire/frames.ts";
+import { pageRuns, type PageSpan } from "../wire/trunk-frames.ts";
 
 /** Bytes of content that crossed a channel so far, without framing. */
 export interface ChannelCounts {
@@ -78,7 +79,7 @@ export class Channel implements ChannelId, Disposable {
   }
 
   get counts(): ChannelCounts {
-    return { sent: this.#sentBytes, received: this.#receivedBytes };
+    return { sent: this.#sentBytes + this.#socket.pageBytes, received: this.#receivedBytes };
   }
 
   /** Takes the connection over: from now on the caller alone reads, writes, counts and ends it. */
@@ -102,6 +103,23 @@ export class Channel implements ChannelId, Disposable {
       else await this.#gather(payload);
       this.#sentBytes += payload.length;
     }
+  }
+
+  /** Sends pages beside the stream (`TrunkStream.sendPages`); returns when all have left. What is sent afterwards arrives behind them. */
+  async sendPages(spans: Iterable<PageSpan>, read: ReadPages): Promise<void> {
+    this.#beginFramed();
+    if (this.#failure !== undefined) throw this.#failure;
+    this.#flush();
+    await new Promise<void>((resolve, reject) =>
+      this.#socket.sendPages(spans, read, (error) => (error ? reject(this.#failure ?? this.#cut(error)) : resolve())),
+    );
+  }
+
+  /** @param take gets pages as they come, in no order; those of zeros without bytes. What it throws cuts the channel. */
+  receivePages(take: (span: PageSpan, bytes: Uint8Array | undefined) => void): void {
+    this.#socket.receivePages((pages) => {
+      for (const { span, bytes } of pageRuns(pages)) take(span, bytes);
+    });
   }
 
   /** Ends the stream. */
@@ -288,8 +306,15 @@ export class Channel implements ChannelId, Disposable {
  * side failed with, or TRANSFER_FAILED.
  */
 export async function sendAll(channel: Channel, bytes: AsyncIterable<Uint8Array> | Iterable<Uint8Array>): Promise<void> {
-  try {
+  await sendStream(channel, async () => {
     for await (const chunk of bytes) await channel.send(chunk);
+  });
+}
+
+/** Sends one stream, by whatever `send` does, and its end. Throws what `send` throws, as the other side then does. */
+export async function sendStream(channel: Channel, send: () => Promise<void>): Promise<void> {
+  try {
+    await send();
   } catch (error) {
     // If it is the channel that failed, this fails likewise.
     await channel.sendFailure(DmigrateError.from(error));

@@ -14,15 +14,25 @@ import { connectionLost } from "./dial.ts";
 import { readOffer, refuse } from "./handshake.ts";
 import { ArrivingTrunks, dialTrunk } from "./trunks.ts";
 
-export { type Channel, receiveAll, sendAll } from "./channel.ts";
+export { type Channel, receiveAll, sendAll, sendStream } from "./channel.ts";
 
 /** Serves one channel. When it returns, the opener's `close` does; what it throws, the opener's calls throw. */
 export type ChannelHandler = (channel: Channel) => Promise<void>;
 
-/** A trunk that a target is to dial. */
+/** A trunk that a target has dialled. */
+export interface Dialled extends Disposable {
+  /** Fulfilled when it is over: undefined if it was closed, else why it broke. */
+  readonly over: Promise<Error | undefined>;
+}
+
+/** A trunk that a target is to dial, and to dial again if it breaks. */
 interface ExpectedTrunk {
   readonly peer: HostName;
+  /** The first one. */
   readonly arrived: PromiseWithResolvers<Trunk>;
+  last: Trunk | undefined;
+  /** Fulfilled when another one comes. */
+  renewed: PromiseWithResolvers<void>;
 }
 
 interface ExpectedChannel {
@@ -51,24 +61,31 @@ export class Link {
   expect(peer: HostName, migration: MigrationId): Disposable {
     const arrived = Promise.withResolvers<Trunk>();
     arrived.promise.catch(() => {}); // told to who opens a channel
-    this.#expectedTrunks.set(migration, { peer, arrived });
+    const expected: ExpectedTrunk = { peer, arrived, last: undefined, renewed: Promise.withResolvers() };
+    this.#expectedTrunks.set(migration, expected);
     return {
       [Symbol.dispose]: () => {
         this.#expectedTrunks.delete(migration);
         arrived.reject(notExpected("trunk", migration, peer)); // nothing, if it has come
-        arrived.promise.then(end, () => {});
+        if (expected.last !== undefined) end(expected.last);
       },
     };
+  }
+
+  /** On a source: returns when the target has dialled the trunk of a migration again. Throws the signal's reason. */
+  async renewed(migration: MigrationId, signal: AbortSignal): Promise<void> {
+    const expected = this.#expectedTrunks.get(migration);
+    if (expected !== undefined) await orAborted(expected.renewed.promise, signal);
   }
 
   /**
    * On a target: dials a trunk to `peer`, the source; disposing of it ends it. Throws HOST_UNKNOWN, PEER_UNREACHABLE, PEER_REFUSED,
    * PROTOCOL.
    */
-  async dial(peer: HostName, migration: MigrationId): Promise<Disposable> {
+  async dial(peer: HostName, migration: MigrationId): Promise<Dialled> {
     const member = this.#cluster.member(peer);
     const trunk = await dialTrunk(this.#cluster.membership, member, migration, (stream) => this.#serveStream(stream, migration, peer));
-    return { [Symbol.dispose]: () => end(trunk) };
+    return { over: trunk.over, [Symbol.dispose]: () => end(trunk) };
   }
 
   /**
@@ -87,7 +104,7 @@ export class Link {
       );
     let stream: TrunkStream;
     try {
-      const trunk = await orAborted(expected.arrived.promise, signal);
+      const trunk = expected.last ?? (await orAborted(expected.arrived.promise, signal));
       stream = await trunk.open(name, transferClass, signal);
     } catch (error) {
       throwIfCancelled(signal);
@@ -123,7 +140,7 @@ export class Link {
       const { migration } = offer;
       const expected = this.#expectedTrunks.get(migration);
       if (peer === undefined || expected?.peer !== peer) throw notExpected("trunk", migration, peer);
-      expected.arrived.resolve(this.#arriving.join(socket, offer, peer));
+      arrive(expected, this.#arriving.join(socket, offer, peer));
     } catch (error) {
       const refusal = DmigrateError.from(error, "PROTOCOL");
       this.#log.warn({ from: socket.remoteAddress, peer, err: refusal }, "refused a connection");
@@ -156,6 +173,18 @@ export class Link {
       channel.answer(failure);
     }
   }
+}
+
+/** A connection of a trunk has come. */
+function arrive(expected: ExpectedTrunk, trunk: Trunk): void {
+  const { last, renewed } = expected;
+  if (trunk === last) return;
+  expected.last = trunk;
+  expected.arrived.resolve(trunk);
+  if (last === undefined) return;
+  last.destroy(new Error("its target has dialled again"));
+  expected.renewed = Promise.withResolvers();
+  renewed.resolve();
 }
 
 function notExpected(what: string, migration: MigrationId, peer: HostName | undefined): DmigrateError {

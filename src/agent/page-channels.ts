@@ -4,10 +4,11 @@
 import type { TrunkStream } from "../transfer/stream.ts";
 import { DmigrateError } from "../core/errors.ts";
 import { whenClosed } from "../memory/closed.ts";
-import { encodeMessage, PAGE_BYTES, type PageRun } from "../memory/page-protocol.ts";
+import { encodeMessage, type PageRun } from "../memory/page-protocol.ts";
 import { sendPages } from "../memory/page-sender.ts";
 import { PageServer } from "../memory/page-server.ts";
 import type { PageSource, Urgency } from "../memory/page-source.ts";
+import { pageRuns } from "../wire/trunk-frames.ts";
 import { PAGE_CHANNELS, type ChannelKind } from "./channels.ts";
 
 /** Each by what it is for. */
@@ -22,17 +23,14 @@ export async function openPageChannels(open: (kind: ChannelKind) => Promise<Trun
 /**
  * On the source: serves them from now on.
  * @param tasks process ids on this host by those inside the container; none of them runs
- * @param sent is told how many bytes go to the target
+ * @returns how many bytes of pages have gone to the target so far
  */
-export function servePages(channels: PageChannels, tasks: ReadonlyMap<number, number>, sent: (byteCount: number) => void): void {
-  sendPages(channels.demanded, tasks, sent);
-  sendPages(channels.ahead, tasks, sent);
-  PageServer.serve(channels.criu, tasks, sent);
-}
-
-/** On the source: whether no more pages can cross. */
-export function areClosed({ demanded, criu }: PageChannels): boolean {
-  return demanded.destroyed || criu.destroyed;
+export function servePages({ demanded, ahead, criu }: PageChannels, tasks: ReadonlyMap<number, number>): () => number {
+  let byteCount = 0;
+  sendPages(demanded, tasks);
+  sendPages(ahead, tasks);
+  PageServer.serve(criu, tasks, (sentBytes) => (byteCount += sentBytes));
+  return () => byteCount + demanded.pageBytes + ahead.pageBytes;
 }
 
 /** On the target: what a page handler of our own gets its pages by. */
@@ -48,13 +46,15 @@ export class PagesBySource implements PageSource {
     this.#streams[urgency].write(Buffer.concat(runs.map((run) => encodeMessage({ kind: "get", run }))));
   }
 
-  receive(take: (run: PageRun, bytes: Uint8Array) => void, lost: (error: unknown) => void): void {
+  receive(take: (run: PageRun, bytes: Uint8Array | undefined) => void, lost: (error: unknown) => void): void {
     for (const stream of Object.values(this.#streams)) {
       stream.on("error", (error) => this.#lose(lost, error));
       whenClosed(stream, () =>
         this.#lose(lost, new DmigrateError("TRANSFER_FAILED", "The connection for pages was cut; check the network between the hosts")),
       );
-      stream.receivePages(({ process, page, bytes }) => take({ process, page, pageCount: bytes.length / PAGE_BYTES }, bytes));
+      stream.receivePages((pages) => {
+        for (const { span, bytes } of pageRuns(pages)) take(span, bytes);
+      });
       stream.resume(); // nothing else comes by it, but its end
     }
   }

@@ -28,7 +28,8 @@ test("a completed migration", () => {
   commit                15 ms                                       ███
 
   sent   653.5 MB, 154.5 MB/s: memory 607.3 MB, files 1.2 MB, layers 43.7 MB, metadata 1.3 MB
-  pages  148,249 pages: 0 copied ahead, 3,121 demanded, 144,907 pushed, 221 zero`,
+  pages  148,249 pages: 0 copied ahead, 3,121 demanded, 144,907 pushed, 221 zero
+         tasks waited 2,988 times for one: 1.1 ms in the middle, 4.2 ms at 99 %`,
   );
 });
 

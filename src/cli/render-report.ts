@@ -74,9 +74,12 @@ function amounts({ bytes: sent, pages, totalMs }: Report, paint: Paint): string[
   const rate = totalMs > 0 ? `, ${bytes((sent.total / totalMs) * 1000)}/s` : "";
   const lines = [`  ${paint("quiet", "sent")}   ${bytes(sent.total)}${rate}: ${kinds.join(", ")}`];
   if (pages.total > 0) {
-    const { copiedAhead, demanded, pushed, zero } = pages;
+    const { copiedAhead, demanded, pushed, zero, waits } = pages;
     const ways = `${count(copiedAhead)} copied ahead, ${count(demanded)} demanded, ${count(pushed)} pushed, ${count(zero)} zero`;
     lines.push(`  ${paint("quiet", "pages")}  ${plural(pages.total, "page")}: ${ways}`);
+    const [middle, most] = [duration(waits.p50Ms), duration(waits.p99Ms)];
+    if (waits.count > 0)
+      lines.push(`         tasks waited ${plural(waits.count, "time")} for one: ${middle} in the middle, ${most} at 99 %`);
   }
   return lines;
 }

@@ -27,7 +27,15 @@ export function totalBytes({ memory, files, layers, metadata }: ByteCounts): num
   return memory + files + layers + metadata;
 }
 
-/** Pages that crossed or need not cross, 4096 bytes each. `total` is the sum of the others. */
+/** For how long tasks waited for pages that were not there, each from its fault to its page. */
+export interface PageWaits {
+  readonly count: number;
+  readonly p50Ms: number;
+  readonly p99Ms: number;
+  readonly maxMs: number;
+}
+
+/** Pages that crossed or need not cross, 4096 bytes each. `total` is the sum of the other counts. */
 export interface PageCounts {
   /** Lazy pages of the container at the freeze. */
   readonly total: number;
@@ -39,10 +47,19 @@ export interface PageCounts {
   readonly pushed: number;
   /** Never sent, because they are zeros by now: their tasks gave them back before they were due. */
   readonly zero: number;
+  /** Of faults on pages that had yet to come from the source. */
+  readonly waits: PageWaits;
 }
 
 /** Of a migration that has had none. */
-export const NO_PAGES: PageCounts = { total: 0, copiedAhead: 0, demanded: 0, pushed: 0, zero: 0 };
+export const NO_PAGES: PageCounts = {
+  total: 0,
+  copiedAhead: 0,
+  demanded: 0,
+  pushed: 0,
+  zero: 0,
+  waits: { count: 0, p50Ms: 0, p99Ms: 0, maxMs: 0 },
+};
 
 /** How a migration ended. `rolled-back`: the source runs, the target is clean. `failed`: see the error. */
 export type Outcome = "completed" | "rolled-back" | "failed";

@@ -8,7 +8,7 @@ import type { PageRun } from "./page-protocol.ts";
 import type { PageRange } from "./page-ranges.ts";
 import { rangesOf } from "./ranges.fixture.ts";
 
-const LIMITS: FetchLimits = { inFlightMin: 2, inFlightMax: 8, together: 4, get: 4, touched: 2, around: 8, hot: 3, small: 5 };
+const LIMITS: FetchLimits = { inFlight: { min: 4, max: 16 }, get: 4, touched: 2, around: 8, hot: 3, small: 5 };
 
 function planOf(...all: readonly (readonly PageRange[])[]): { memories: Map<number, LazyMemory>; plan: FetchPlan } {
   const memories = new Map(all.map((ranges, at) => [at + 1, new LazyMemory(at + 1, ranges)]));
@@ -20,7 +20,7 @@ function planOf(...all: readonly (readonly PageRange[])[]): { memories: Map<numb
 /** All GETs that are sent until one has to be answered. */
 function gets(plan: FetchPlan, roomPages = Infinity): PageRun[] {
   const runs: PageRun[] = [];
-  for (let next = plan.next(roomPages); next !== undefined; next = plan.next(roomPages)) runs.push(next.run);
+  for (let next = plan.next(roomPages, 0); next !== undefined; next = plan.next(roomPages, 0)) runs.push(next.run);
   return runs;
 }
 
@@ -47,7 +47,7 @@ test("every page comes once, whatever is touched, in whatever order and pieces t
         );
         const pageCount = Math.min(run.pageCount, cut);
         if (pageCount < run.pageCount) asked.push({ ...run, page: run.page + pageCount, pageCount: run.pageCount - pageCount });
-        assert.equal(plan.arrived({ ...run, pageCount }).pageCount, pageCount);
+        assert.equal(plan.arrived({ ...run, pageCount }, 0).pageCount, pageCount);
         for (let nth = 0; nth < pageCount; nth++) {
           const page = `${run.process} ${run.page + nth}`;
           assert.ok(!arrived.has(page), "a page came twice");
@@ -76,14 +76,17 @@ test("small ranges come first; a touched page comes before all that is not on it
     { page: 200, pageCount: 3 },
   ]);
   const asked = gets(plan);
-  assert.deepEqual(asked, [{ process: 1, page: 200, pageCount: 2 }]);
+  assert.deepEqual(
+    asked,
+    [200, 201, 202, 100].map((page) => ({ process: 1, page, pageCount: 1 })),
+  );
   const memory = memories.get(1);
   assert.ok(memory !== undefined);
   plan.touch(memory, 30);
   assert.deepEqual(gets(plan), [{ process: 1, page: 130, pageCount: 2 }]);
-  for (const run of asked) plan.arrived(run);
-  plan.arrived({ process: 1, page: 130, pageCount: 2 });
-  assert.deepEqual(plan.next(Infinity), { run: { process: 1, page: 124, pageCount: 4 }, isTouched: false });
+  for (const run of asked) plan.arrived(run, 0);
+  plan.arrived({ process: 1, page: 130, pageCount: 2 }, 0);
+  assert.deepEqual(plan.next(Infinity, 0), { run: { process: 1, page: 124, pageCount: 1 }, isTouched: false });
   assert.equal(plan.demandedPages, 1);
 });
 
@@ -111,8 +114,8 @@ test("before the tasks run only what they wrote last comes, and not more of it t
     { process: 1, page: 200, pageCount: 3 },
   ]);
   plan.resumed();
-  for (const run of asked) plan.arrived(run);
-  assert.deepEqual(plan.next(Infinity)?.run, { process: 1, page: 102, pageCount: 4 });
+  for (const run of asked) plan.arrived(run, 0);
+  assert.deepEqual(plan.next(Infinity, 0)?.run, { process: 1, page: 102, pageCount: 1 });
 });
 
 test("a plan asks for no more than there is room for", () => {
@@ -125,14 +128,14 @@ test("pages that were not asked for are refused, and those that come twice", () 
   const [run] = gets(plan);
   assert.ok(run !== undefined);
   for (const wrong of [{ page: run.page + 50 }, { page: run.page - 1 }, { process: 2 }, { pageCount: run.pageCount + 50 }])
-    assert.throws(() => plan.arrived({ ...run, ...wrong }), { code: "PROTOCOL" });
-  plan.arrived({ ...run, pageCount: 1 });
-  assert.throws(() => plan.arrived(run), { code: "PROTOCOL" });
+    assert.throws(() => plan.arrived({ ...run, ...wrong }, 0), { code: "PROTOCOL" });
+  plan.arrived({ ...run, pageCount: 1 }, 0);
+  assert.throws(() => plan.arrived(run, 0), { code: "PROTOCOL" });
 });
 
 test("pages that were copied ahead are neither asked for nor taken from the source", () => {
   const { memories, plan } = planOf([{ page: 100, pageCount: 4 }]);
   memories.get(1)?.copiedAhead(0, 4);
   assert.deepEqual(gets(plan), []);
-  assert.throws(() => plan.arrived({ process: 1, page: 100, pageCount: 4 }), { code: "PROTOCOL" });
+  assert.throws(() => plan.arrived({ process: 1, page: 100, pageCount: 4 }, 0), { code: "PROTOCOL" });
 });

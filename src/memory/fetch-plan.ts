@@ -5,6 +5,7 @@
  * ranges, because that is where a task's stack, its libraries' data and its own lie: these even before the tasks run. At last all others.
  */
 import { DmigrateError } from "../core/errors.ts";
+import { FlightWindow, type FlightLimits } from "../core/flight-window.ts";
 import type { LazyMemory } from "./lazy-memory.ts";
 import type { PageRun } from "./page-protocol.ts";
 import type { PageRange } from "./page-ranges.ts";
@@ -12,13 +13,10 @@ import type { PageRange } from "./page-ranges.ts";
 /** How much is asked for, in pages. */
 export interface FetchLimits {
   /**
-   * With so many on their way, no more is asked for than what a task waits for, which shares the link with them: the fewest just after a
-   * task touched a page, and more and more while none does.
+   * With so many on their way, no more is asked for than what a task waits for, which shares the link with them: as many as the link needs
+   * and no more, within these limits.
    */
-  readonly inFlightMin: number;
-  readonly inFlightMax: number;
-  /** With as many on their way as may be, more is asked for once there is room for so many, or half of them. */
-  readonly together: number;
+  readonly inFlight: FlightLimits;
   /** Longest GET. */
   readonly get: number;
   /** Asked for at once where a task touched a page, from that one on. */
@@ -52,8 +50,8 @@ interface Trail {
   readonly end: number;
 }
 
-/** So many pages must arrive before one more may be on its way. */
-const GROWTH = 8;
+/** With as many on their way as may be, more is asked for once there is room for this share of them. */
+const TOGETHER = 1 / 4;
 
 export class FetchPlan {
   readonly #memories: ReadonlyMap<number, LazyMemory>;
@@ -63,21 +61,19 @@ export class FetchPlan {
   /** Written last on the source; then small ranges. The next one last. */
   readonly #early: Trail[];
   /** The next one last. */
-  readonly #rest: Trail[];
-  #inFlightPages = 0;
+  #rest: Trail[];
+  #window: FlightWindow;
   #isFull = false;
   /** The tasks do not run yet: there is little that may be asked for, and the sooner it is here the better. */
   #isEarly = true;
-  #inFlightLimit: number;
   #demandedPages = 0;
 
   /** @param hot by process, what it wrote last; pages that are not lazy may be among it */
   constructor(memories: ReadonlyMap<number, LazyMemory>, limits: FetchLimits, hot: ReadonlyMap<number, readonly PageRange[]> = new Map()) {
     this.#memories = memories;
     this.#limits = limits;
-    this.#inFlightLimit = limits.inFlightMax;
-    const ranges = [...memories.values()].flatMap((memory) => memory.ranges.all.map((range) => ({ memory, range })));
-    const trails = ranges.map(({ memory, range }) => ({ memory, from: range.index, end: range.index + range.pageCount })).toReversed();
+    this.#window = new FlightWindow(limits.inFlight);
+    const trails = trailsOf(memories);
     const small = trails.filter(({ from, end }) => end - from <= limits.small);
     const written = cut(
       [...hot].flatMap(([process, pages]) => hotTrails(memories.get(process), pages)),
@@ -96,45 +92,50 @@ export class FetchPlan {
   touch(memory: LazyMemory, index: number): void {
     if (!memory.isWanted(index)) return; // on its way
     this.#touched.push({ memory, index });
-    if (!this.#isEarly) this.#inFlightLimit = this.#limits.inFlightMin;
     const from = index - (index % this.#limits.around);
     this.#around.push({ memory, from, end: Math.min(from + this.#limits.around, memory.ranges.pageCount) });
   }
 
-  /** The tasks run from now on: all pages are wanted, and what they touch at first must not queue behind many others. */
+  /** The tasks run from now on: all pages are wanted, and what they touch must not queue behind many others. */
   resumed(): void {
     this.#isEarly = false;
-    this.#inFlightLimit = this.#limits.inFlightMin;
   }
 
   /**
    * What to ask the source next, if anything now.
    * @param roomPages how many may be fetched that no task waits for
    */
-  next(roomPages: number): Request | undefined {
+  next(roomPages: number, nowMs: number): Request | undefined {
     for (let touched = this.#touched.shift(); touched !== undefined; touched = this.#touched.shift()) {
       if (!touched.memory.isWanted(touched.index)) continue;
       this.#demandedPages += 1;
-      return this.#get({ memory: touched.memory, from: touched.index, end: touched.index + this.#limits.touched }, true);
+      return this.#get({ memory: touched.memory, from: touched.index, end: touched.index + this.#limits.touched }, true, nowMs);
     }
-    if (!this.#hasRoom(Math.min(this.#inFlightLimit, roomPages))) return undefined;
+    if (!this.#hasRoom(Math.min(this.#inFlightMax, roomPages))) return undefined;
     for (const trails of [this.#around, this.#early, ...(this.#isEarly ? [] : [this.#rest])]) {
       for (let trail = trails.at(-1); trail !== undefined; trail = trails.at(-1)) {
         while (trail.from < trail.end && !trail.memory.isWanted(trail.from)) trail.from += 1;
-        if (trail.from < trail.end) return this.#get(trail, false);
+        if (trail.from < trail.end) return this.#get(trail, false, nowMs);
         trails.pop();
       }
     }
     return undefined;
   }
 
+  /** What was on its way does not come: it is asked for anew. */
+  askAgain(): void {
+    this.#window = new FlightWindow(this.#limits.inFlight);
+    for (const memory of this.#memories.values()) memory.askAgain();
+    this.#rest = trailsOf(this.#memories);
+  }
+
   /** Whether nothing is on its way; nor will anything be if `next` has nothing. */
   get isIdle(): boolean {
-    return this.#inFlightPages === 0;
+    return this.#window.size === 0;
   }
 
   /** Pages have come, in any order. Throws PROTOCOL if they were not asked for. */
-  arrived(run: PageRun): IndexedRun {
+  arrived(run: PageRun, nowMs: number): IndexedRun {
     const { process, page, pageCount } = run;
     const memory = this.#memories.get(process);
     const index = memory?.ranges.indexOf(page, pageCount);
@@ -142,26 +143,38 @@ export class FetchPlan {
       const text = `process ${process}, page ${page}, ${pageCount} pages`;
       throw new DmigrateError("PROTOCOL", `The source sent pages that were not asked for: ${text}; please report this as a bug`);
     }
-    this.#inFlightPages -= pageCount;
-    this.#inFlightLimit = Math.min(this.#limits.inFlightMax, this.#inFlightLimit + Math.ceil(pageCount / GROWTH));
+    this.#window.arrive(pageCount, nowMs);
     return { memory, index, pageCount };
+  }
+
+  get #inFlightMax(): number {
+    return this.#isEarly ? this.#limits.inFlight.max : this.#window.limit;
   }
 
   /** When as many are on their way as may be, more are asked for only once there is room for several GETs, which cross together. */
   #hasRoom(limitPages: number): boolean {
-    if (this.#inFlightPages >= limitPages) this.#isFull = true;
-    else if (this.#inFlightPages <= limitPages - Math.min(this.#limits.together, limitPages / 2)) this.#isFull = false;
+    if (this.#window.size >= limitPages) this.#isFull = true;
+    else if (this.#window.size <= limitPages * (1 - TOGETHER)) this.#isFull = false;
     return !this.#isFull;
   }
 
-  #get({ memory, from, end }: Trail, isTouched: boolean): Request {
-    const range = memory.ranges.at(from, Math.min(end - from, this.#limits.get, isTouched ? Infinity : this.#inFlightLimit));
+  #get({ memory, from, end }: Trail, isTouched: boolean, nowMs: number): Request {
+    const getMax = isTouched ? Infinity : Math.ceil(this.#inFlightMax * TOGETHER);
+    const range = memory.ranges.at(from, Math.min(end - from, this.#limits.get, getMax));
     let pageCount = 1;
     while (pageCount < range.pageCount && memory.isWanted(from + pageCount)) pageCount += 1;
     memory.asked(from, pageCount);
-    this.#inFlightPages += pageCount;
+    this.#window.ask(pageCount, nowMs);
     return { run: { process: memory.process, page: range.page, pageCount }, isTouched };
   }
+}
+
+/** All pages, the first ones last. */
+function trailsOf(memories: ReadonlyMap<number, LazyMemory>): Trail[] {
+  const trails = [...memories.values()].flatMap((memory) =>
+    memory.ranges.all.map(({ index, pageCount }) => ({ memory, from: index, end: index + pageCount })),
+  );
+  return trails.toReversed();
 }
 
 /** The lazy ones of some pages. */

@@ -63,6 +63,11 @@ export class LazyMemory {
     this.#progress.fill(ASKED, index, index + pageCount);
   }
 
+  /** What was asked for and has not come is wanted again. */
+  askAgain(): void {
+    for (const [index, each] of this.#progress.entries()) if (each === ASKED) this.#progress[index] = UNASKED;
+  }
+
   /** These pages have come. Returns false, and changes nothing, if one of them was not on its way. */
   arrived(index: number, pageCount: number): boolean {
     if (!this.#progress.subarray(index, index + pageCount).every((each) => each === ASKED)) return false;

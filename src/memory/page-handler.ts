@@ -5,7 +5,9 @@
  * away is dropped; when the source fails, tasks wait. What must not happen is that the last descriptor of a userfaultfd is closed while
  * its process lacks pages: the kernel would give zeros for them. So somebody outlives this process with a duplicate (see PageKeeper).
  */
+import { Durations } from "../core/durations.ts";
 import { DmigrateError } from "../core/errors.ts";
+import type { PageWaits } from "../core/migration.ts";
 import type { InputWatch } from "../kernel/epoll.ts";
 import { Userfaultfd, type UserfaultEvent } from "../kernel/userfaultfd.ts";
 import { FetchPlan, type FetchLimits, type IndexedRun, type Request } from "./fetch-plan.ts";
@@ -19,9 +21,7 @@ const MEBIBYTE = (1 << 20) / PAGE_BYTES;
 
 /** Measured with redis under load on two cores. */
 const LIMITS: FetchLimits = {
-  inFlightMin: MEBIBYTE / 16,
-  inFlightMax: 4 * MEBIBYTE,
-  together: MEBIBYTE,
+  inFlight: { min: MEBIBYTE / 16, max: 4 * MEBIBYTE },
   get: MEBIBYTE / 2,
   touched: 16,
   around: 64,
@@ -48,18 +48,21 @@ export interface HandledPages {
   readonly pushed: number;
   /** Those that were here before the tasks. */
   readonly copiedAhead: number;
+  readonly waits: PageWaits;
 }
 
 /** Pages that have arrived. */
 interface Piece extends IndexedRun {
-  readonly bytes: Uint8Array;
+  /** Undefined if they are zeros. */
+  readonly bytes: Uint8Array | undefined;
 }
 
 export class PageHandler implements Disposable {
   /** Fulfilled when no task lacks a page. Rejected with PROTOCOL, TRANSFER_FAILED or KERNEL if that can't be: the tasks wait then. */
   readonly finished: Promise<void>;
   readonly #settled = Promise.withResolvers<void>();
-  readonly #source: PageSource;
+  /** None while it is lost. */
+  #source: PageSource | undefined;
   readonly #watch: InputWatch;
   readonly #keep: (fd: number) => void;
   readonly #memories: ReadonlyMap<number, LazyMemory>;
@@ -70,6 +73,9 @@ export class PageHandler implements Disposable {
   readonly #stored: (IndexedRange & { readonly memory: LazyMemory })[];
   readonly #storedPages: number;
   #arrivedPages = 0;
+  /** Since when tasks wait for pages of the source that they have touched, by index. */
+  readonly #waitedFor = new Map<LazyMemory, Map<number, number>>();
+  readonly #waits = new Durations();
   /** What has arrived and could not be given to all tasks yet. */
   readonly #kept: Piece[] = [];
   #keptPages = 0;
@@ -100,7 +106,6 @@ export class PageHandler implements Disposable {
   ) {
     this.finished = this.#settled.promise;
     this.finished.catch(() => {}); // told to whoever waits for it
-    this.#source = source;
     this.#watch = watch;
     this.#keep = keep;
     this.#memories = new Map([...processes].map(([process, ranges]) => [process, new LazyMemory(process, ranges)]));
@@ -109,17 +114,20 @@ export class PageHandler implements Disposable {
     this.#storedPages = this.#stored.reduce((sum, { pageCount }) => sum + pageCount, 0);
     for (const { memory, index, pageCount } of this.#stored) memory.copiedAhead(index, pageCount);
     this.#plan = new FetchPlan(this.#memories, LIMITS, hot);
-    source.receive(
-      (run, bytes) => this.#take(run, bytes),
-      (error) => this.fail(error),
-    );
+    this.#connect(source);
     this.#goOn();
   }
 
   get counts(): HandledPages {
     const total = [...this.#memories.values()].reduce((sum, { ranges }) => sum + ranges.pageCount, 0);
     const demanded = this.#plan.demandedPages;
-    return { total, demanded, pushed: this.#arrivedPages - demanded, copiedAhead: this.#storedPages };
+    const waits = {
+      count: this.#waits.count,
+      p50Ms: this.#waits.quantileMs(0.5),
+      p99Ms: this.#waits.quantileMs(0.99),
+      maxMs: this.#waits.maxMs,
+    };
+    return { total, demanded, pushed: this.#arrivedPages - demanded, copiedAhead: this.#storedPages, waits };
   }
 
   /** Takes over the userfaultfd of a process that is being restored. */
@@ -143,12 +151,36 @@ export class PageHandler implements Disposable {
     this.#orFail(() => this.#goOn());
   }
 
+  /** What was on its way when the source was lost is asked for again, of another one that has the same pages. */
+  resume(source: PageSource): void {
+    this.#connect(source);
+    this.#plan.askAgain();
+    for (const [memory, waited] of this.#waitedFor) for (const index of waited.keys()) this.#plan.touch(memory, index);
+    this.#orFail(() => this.#goOn());
+  }
+
+  #connect(source: PageSource): void {
+    this.#source = source;
+    source.receive(
+      (run, bytes) => this.#take(run, bytes),
+      (error) => {
+        if (source === this.#source) this.#lose(error);
+      },
+    );
+  }
+
+  /** Tasks that run can wait for another source; those that do not run yet need not. */
+  #lose(error: unknown): void {
+    if (this.#mayFetchAhead) this.#source = undefined;
+    else this.fail(error);
+  }
+
   /** Gives up: no more pages come. Tasks that touch what is missing wait, the others run on. */
   fail(error: unknown): void {
     if (this.#isOver) return;
     this.#isOver = true;
     this.#settled.reject(DmigrateError.from(error, "TRANSFER_FAILED"));
-    this.#source.end();
+    this.#source?.end();
   }
 
   /** Lets go of every process. Only when none lacks a page, or none will run. */
@@ -223,6 +255,7 @@ export class PageHandler implements Disposable {
     if (piece === undefined) {
       if (!this.#isRestored) this.#waiting.push({ space, page });
       this.#plan.touch(memory, index);
+      this.#waitFor(memory, index);
     } else if (!this.#fill(space, { page, index, pageCount: 1 }, piece)) this.#again.push({ space, page });
   }
 
@@ -256,16 +289,31 @@ export class PageHandler implements Disposable {
   }
 
   /** Gives pages to their tasks where they lie. What can't be given yet is kept, in memory of its own. */
-  #take(run: PageRun, bytes: Uint8Array): void {
+  #take(run: PageRun, bytes: Uint8Array | undefined): void {
     if (this.#isOver) return;
-    const piece = { ...this.#plan.arrived(run), bytes };
+    const piece = { ...this.#plan.arrived(run, performance.now()), bytes };
     this.#arrivedPages += piece.pageCount;
+    this.#waitedForIn(piece);
     if (!this.#isRestored || !this.#give(piece)) {
-      this.#kept.push({ ...piece, bytes: Buffer.from(bytes) });
+      this.#kept.push({ ...piece, bytes: bytes === undefined ? undefined : Buffer.from(bytes) });
       this.#keptPages += piece.pageCount;
       for (const { space, page } of this.#waiting.splice(0)) this.#fault(space, page);
     }
     this.#goOn();
+  }
+
+  #waitFor(memory: LazyMemory, index: number): void {
+    const waited = this.#waitedFor.get(memory) ?? new Map<number, number>();
+    if (!waited.has(index)) this.#waitedFor.set(memory, waited.set(index, performance.now()));
+  }
+
+  #waitedForIn({ memory, index, pageCount }: IndexedRun): void {
+    const waited = this.#waitedFor.get(memory);
+    if (waited === undefined || waited.size === 0) return;
+    for (let at = index; at < index + pageCount; at++) {
+      const sinceMs = waited.get(at);
+      if (sinceMs !== undefined && waited.delete(at)) this.#waits.add(performance.now() - sinceMs);
+    }
   }
 
   /** Gives pages to all who lack them; false if somebody can't be given all of them yet. */
@@ -286,7 +334,11 @@ export class PageHandler implements Disposable {
       const pageCount = Math.min(stepPages, run.pageCount - done);
       const [address, index] = [(run.page + done) * PAGE_BYTES, run.index + done];
       const offset = (index - piece.index) * PAGE_BYTES;
-      const { byteCount, obstacle } = userfaultfd.copy(address, piece.bytes.subarray(offset, offset + pageCount * PAGE_BYTES));
+      const length = pageCount * PAGE_BYTES;
+      const { byteCount, obstacle } =
+        piece.bytes === undefined
+          ? userfaultfd.zero(address, length)
+          : userfaultfd.copy(address, piece.bytes.subarray(offset, offset + length));
       space.settle(index, byteCount / PAGE_BYTES);
       done += byteCount / PAGE_BYTES;
       switch (obstacle) {
@@ -332,8 +384,9 @@ export class PageHandler implements Disposable {
   }
 
   #ask(): void {
+    if (this.#source === undefined) return;
     const runs: Record<Urgency, PageRun[]> = { demanded: [], ahead: [] };
-    const next = (): Request | undefined => this.#plan.next(KEPT_PAGES_MAX - this.#keptPages);
+    const next = (): Request | undefined => this.#plan.next(KEPT_PAGES_MAX - this.#keptPages, performance.now());
     for (let request = next(); request !== undefined; request = next()) runs[request.isTouched ? "demanded" : "ahead"].push(request.run);
     if (runs.demanded.length > 0) this.#source.ask(runs.demanded, "demanded");
     if (runs.ahead.length > 0) this.#source.ask(runs.ahead, "ahead");
@@ -375,7 +428,7 @@ export class PageHandler implements Disposable {
     for (const space of this.#userfaultfds.keys())
       if (!space.isWhole) throw new DmigrateError("INTERNAL", "A task lacks pages that nobody asked for; please report this as a bug");
     this.#isOver = true;
-    this.#source.end();
+    this.#source?.end();
     this.#settled.resolve();
   }
 }

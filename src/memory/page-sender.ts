@@ -13,26 +13,25 @@ const GETS_MAX = 4096;
 /** A stream by which pages can be sent out of their order. */
 export interface PageStream extends Duplex {
   /**
-   * @param read puts pages of the run where they are to leave from
+   * @param read puts pages of a run where they are to leave from; returns how many
    * @param done is called when all of them have left, or can't any more
    */
-  sendPages(run: PageRun, read: (run: PageRun, into: Uint8Array) => void, done: () => void): void;
+  sendPages(runs: Iterable<PageRun>, read: (run: PageRun, into: Uint8Array) => number, done: () => void): void;
 }
 
 /**
  * Serves a stream from now on, until the target ends it. One whose target asks for what there is not is destroyed.
  * @param tasks process ids on this host by those inside the container; none of them runs
- * @param sent is told how many bytes go to the target
  */
-export function sendPages(stream: PageStream, tasks: ReadonlyMap<number, number>, sent: (byteCount: number) => void): void {
+export function sendPages(stream: PageStream, tasks: ReadonlyMap<number, number>): void {
   const messages = new MessageReader();
   let getCount = 0;
-  const read = ({ process, page }: PageRun, into: Uint8Array): void => {
+  const read = ({ process, page, pageCount }: PageRun, into: Uint8Array): number => {
     const pid = tasks.get(process);
     if (pid === undefined)
       throw new DmigrateError("PROTOCOL", `The target asked for pages of process ${process}, which the container does not have`);
     readAllMemory(pid, page * PAGE_BYTES, into);
-    sent(into.length);
+    return pageCount;
   };
   const take = (chunk: Buffer): void => {
     for (let at = 0; at < chunk.length;) {
@@ -45,7 +44,7 @@ export function sendPages(stream: PageStream, tasks: ReadonlyMap<number, number>
           "The target asked for too many pages at once, or sent some; update both agents to the same release",
         );
       getCount += 1;
-      stream.sendPages(message.run, read, () => (getCount -= 1));
+      stream.sendPages([message.run], read, () => (getCount -= 1));
     }
   };
   stream.on("data", (chunk: Buffer) => {

@@ -11,10 +11,10 @@ export interface PageSource {
   ask(runs: readonly PageRun[], urgency: Urgency): void;
   /**
    * To be called once, before anything is asked for.
-   * @param take gets pages; their bytes are valid during the call. What it throws ends the source.
+   * @param take gets pages; their bytes are valid during the call, and undefined if they are zeros. What it throws ends the source.
    * @param lost is called when no more pages can come, and why
    */
-  receive(take: (run: PageRun, bytes: Uint8Array) => void, lost: (error: unknown) => void): void;
+  receive(take: (run: PageRun, bytes: Uint8Array | undefined) => void, lost: (error: unknown) => void): void;
   /** No more pages are wanted. */
   end(): void;
 }

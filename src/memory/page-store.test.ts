@@ -1,16 +1,16 @@
 /** A store takes rounds however they are cut, and refuses what is none. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import * as fc from "fast-check";
 import { encodeMessage, PAGE_BYTES, type PageMessage } from "./page-protocol.ts";
 import { PageStore } from "./page-store.ts";
 
 const PROCESS = 7;
 
-/** Pages that hold a number each. */
-function pages(page: number, ...values: readonly number[]): Buffer {
-  const run = { process: PROCESS, page, pageCount: values.length };
-  return Buffer.concat([encodeMessage({ kind: "pages", run }), ...values.map((value) => Buffer.alloc(PAGE_BYTES, value))]);
+/** Brings pages that hold a number each; zeros as such. */
+function take(store: PageStore, first: number, ...values: readonly number[]): void {
+  if (values.every((value) => value === 0)) return store.take({ process: PROCESS, page: first, pageCount: values.length }, undefined);
+  const bytes = Buffer.concat(values.map((value) => Buffer.alloc(PAGE_BYTES, value)));
+  store.take({ process: PROCESS, page: first, pageCount: values.length }, bytes);
 }
 
 function message(kind: "get" | "hole", page: number, pageCount: number): Buffer {
@@ -33,27 +33,29 @@ function content(store: PageStore, pageCount: number): (number | undefined)[] {
 }
 
 test("a page is as it came last, and a hole takes pages away", async () => {
-  const round = Buffer.concat([pages(1, 10, 11, 12), pages(2, 20), message("hole", 3, 5)]);
-  await fc.assert(
-    fc.asyncProperty(fc.integer({ min: 1, max: round.length }), async (size) => {
-      using store = new PageStore(10);
-      await store.receive(cut(round, Math.max(size, 100)));
-      assert.deepEqual(content(store, 5), [undefined, 10, 20, undefined, undefined]);
-      assert.equal(store.pageCount, 2);
-    }),
-    { numRuns: 20 },
-  );
+  for (const size of [1, 31, 64, 1000]) {
+    using store = new PageStore(10);
+    take(store, 1, 10, 11, 12);
+    take(store, 2, 20);
+    take(store, 4, 30, 31);
+    take(store, 4, 0);
+    await store.takeHoles(cut(Buffer.concat([message("hole", 3, 1), message("hole", 5, 9)]), size));
+    assert.deepEqual(content(store, 6), [undefined, 10, 20, undefined, 0, undefined]);
+    assert.equal(store.pageCount, 3);
+  }
 });
 
-test("pages beyond what there is room for are left out; an older copy of them is no longer there", async () => {
+test("pages beyond what there is room for are left out; an older copy of them is no longer there", () => {
   using store = new PageStore(3);
-  await store.receive(cut(Buffer.concat([pages(0, 1, 2), pages(2, 3, 4), pages(1, 5, 6, 7)]), 5000));
+  take(store, 0, 1, 2);
+  take(store, 2, 3, 4);
+  take(store, 1, 5, 6, 7);
   assert.deepEqual(content(store, 5), [1, undefined, undefined, undefined, undefined]);
 });
 
-test("what was taken is not here any more", async () => {
+test("what was taken is not here any more", () => {
   using store = new PageStore(10);
-  await store.receive(cut(pages(0, 1, 2, 3), 5000));
+  take(store, 0, 1, 2, 3);
   store.free({ process: PROCESS, page: 1, pageCount: 1 });
   assert.deepEqual(content(store, 3), [1, undefined, 3]);
   assert.deepEqual(
@@ -65,18 +67,19 @@ test("what was taken is not here any more", async () => {
   );
 });
 
-test("what is no round is refused, and what came before stays", async () => {
+test("what says no hole is refused, and what came before stays", async () => {
   const close: PageMessage = { kind: "close" };
   const wrong = {
     "a question": message("get", 0, 1),
     "a farewell": encodeMessage(close),
-    "an end within a page": pages(5, 1).subarray(0, 1000),
     "pages that no process has": message("hole", 2 ** 36, 1),
     "something else": Buffer.alloc(32, 0x55),
   };
   for (const [what, bytes] of Object.entries(wrong)) {
     using store = new PageStore(10);
-    await assert.rejects(store.receive(cut(Buffer.concat([pages(0, 1), bytes]), 5000)), { code: "PROTOCOL" }, what);
-    assert.deepEqual(content(store, 6), [1, undefined, undefined, undefined, undefined, undefined], what);
+    take(store, 0, 1);
+    await assert.rejects(store.takeHoles(cut(bytes, 5000)), { code: "PROTOCOL" }, what);
+    assert.throws(() => take(store, 2 ** 36, 1), { code: "PROTOCOL" });
+    assert.deepEqual(content(store, 2), [1, undefined], what);
   }
 });

@@ -22,14 +22,6 @@ interface Space {
   readonly pages: PageSet;
 }
 
-/** Pages that are arriving. */
-interface Arrival {
-  readonly run: PageRun;
-  /** undefined if there is no room for them. */
-  readonly space: Space | undefined;
-  byteCount: number;
-}
-
 export class PageStore implements Disposable {
   readonly #pageCountMax: number;
   /** By process id inside the container. */
@@ -46,44 +38,33 @@ export class PageStore implements Disposable {
   }
 
   /**
-   * Takes a round: messages `hole`, for pages that are not to be here any more, and `pages`, each with its pages behind it. Throws PROTOCOL
-   * if it is none, with what came before still here.
+   * Takes pages of a round. Throws PROTOCOL if no process can have them.
+   * @param bytes undefined for such as are zeros
    */
-  async receive(chunks: AsyncIterable<Uint8Array>): Promise<void> {
+  take(run: PageRun, bytes: Uint8Array | undefined): void {
+    const space = this.#forget(run);
+    if (this.pageCount + run.pageCount > this.#pageCountMax) return;
+    if (bytes === undefined) punchHole(space.fd, run.page * PAGE_BYTES, run.pageCount * PAGE_BYTES);
+    else writeAll(space.fd, bytes, run.page * PAGE_BYTES);
+    space.pages.add(run);
+  }
+
+  /**
+   * Takes what is said at the end of a round: messages `hole`, for pages that are not to be here any more. Throws PROTOCOL if there is
+   * something else.
+   */
+  async takeHoles(chunks: AsyncIterable<Uint8Array>): Promise<void> {
     const messages = new MessageReader();
-    let arrival: Arrival | undefined;
     for await (const bytes of chunks) {
       const chunk = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
       for (let at = 0; at < chunk.length;) {
-        if (arrival !== undefined) {
-          at = this.#fill(arrival, chunk, at);
-          if (arrival.byteCount === arrival.run.pageCount * PAGE_BYTES) arrival = undefined;
-          continue;
-        }
         const { next, message } = messages.read(chunk, at);
         at = next;
         if (message === undefined) continue;
-        if (message.kind !== "pages" && message.kind !== "hole") throw unexpected(message.kind);
-        const space = this.#forget(message.run);
-        if (message.kind === "pages") arrival = { run: message.run, space: this.#hasRoom(message.run) ? space : undefined, byteCount: 0 };
+        if (message.kind !== "hole") throw unexpected(message.kind);
+        this.#forget(message.run);
       }
     }
-    if (arrival !== undefined) throw unexpected("an end");
-  }
-
-  /** Takes bytes of what arrives from `chunk`, from `at` on; returns the place behind them. */
-  #fill(arrival: Arrival, chunk: Buffer, at: number): number {
-    const { run, space, byteCount } = arrival;
-    const end = Math.min(chunk.length, at + run.pageCount * PAGE_BYTES - byteCount);
-    arrival.byteCount += end - at;
-    if (space === undefined) return end;
-    writeAll(space.fd, chunk.subarray(at, end), run.page * PAGE_BYTES + byteCount);
-    if (arrival.byteCount === run.pageCount * PAGE_BYTES) space.pages.add(run);
-    return end;
-  }
-
-  #hasRoom({ pageCount }: PageRun): boolean {
-    return this.pageCount + pageCount <= this.#pageCountMax;
   }
 
   /**

@@ -1,17 +1,20 @@
 /** Rounds of memory, from real processes into a store: what is in it after the freeze is what they have. Needs root, and Linux 6.7. */
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
+import { Readable } from "node:stream";
 import { describe, it } from "node:test";
+import { setImmediate as turn } from "node:timers/promises";
 import * as fc from "fast-check";
 import { mappingsOf } from "../kernel/maps.ts";
 import { Pagemap } from "../kernel/pagemap.ts";
 import { readMemory } from "../kernel/process-memory.ts";
 import { processIn } from "../kernel/tasks.ts";
+import { FRAME_PAGES_MAX } from "../wire/trunk-frames.ts";
 import { arenaCommands, obey, type Model } from "./arena-commands.fixture.ts";
 import { ArenaProcess } from "./arena-process.fixture.ts";
 import { PAGE_BYTES } from "./page-protocol.ts";
 import { PageStore } from "./page-store.ts";
-import { MemoryRounds, type Tasks } from "./rounds.ts";
+import { MemoryRounds, type RoundSink, type Tasks } from "./rounds.ts";
 import { isTracked } from "./tracking/tracker.ts";
 
 const ARENA_PAGES = 512;
@@ -31,6 +34,24 @@ function pidsOf({ pid }: ArenaProcess): number[] {
 /** Processes that do nothing while they are looked at. */
 function standing(pids: () => number[]): Tasks {
   return { pids, hold: async () => ({ [Symbol.asyncDispose]: async () => {} }) };
+}
+
+/** Brings a round into a store, as much of it read at once as in a frame of a trunk. */
+function into(store: PageStore): RoundSink {
+  return {
+    sendPages: async (runs, read) => {
+      for (const run of runs) {
+        for (let page = run.page; page < run.page + run.pageCount; page += FRAME_PAGES_MAX) {
+          const part = { ...run, page, pageCount: Math.min(FRAME_PAGES_MAX, run.page + run.pageCount - page) };
+          const bytes = Buffer.alloc(part.pageCount * PAGE_BYTES);
+          const pageCount = read(part, bytes);
+          if (pageCount > 0) store.take({ ...part, pageCount }, bytes.subarray(0, pageCount * PAGE_BYTES));
+          await turn();
+        }
+      }
+    },
+    send: async (bytes) => await store.takeHoles(Readable.from([bytes])),
+  };
 }
 
 /** What a freeze tells the store: the processes do nothing just now. */
@@ -66,11 +87,11 @@ void describe("rounds", { skip: process.arch !== "x64", timeout: 120_000 }, () =
     for (let page = 0; page < 100; page++) await task.tell(0, "write", page, 1000 + page);
     using store = new PageStore(Infinity);
     using rounds = new MemoryRounds(standing(() => [pid]));
-    await store.receive(rounds.round());
+    await rounds.round(into(store));
     const all = store.pageCount;
     assert.ok(all > 100, `${all} pages`);
     await task.tell(0, "write", 3, 7);
-    await store.receive(rounds.round());
+    await rounds.round(into(store));
     await task.tell(0, "write", 4, 8);
     settle(store, rounds, [pid]);
     assert.deepEqual(
@@ -85,7 +106,7 @@ void describe("rounds", { skip: process.arch !== "x64", timeout: 120_000 }, () =
     await using other = await started();
     using store = new PageStore(Infinity);
     using rounds = new MemoryRounds(standing(() => [task.pid]));
-    await store.receive(rounds.round());
+    await rounds.round(into(store));
     settle(store, rounds, [other.pid]);
     assert.equal(store.pageCount, 0);
   });
@@ -94,10 +115,10 @@ void describe("rounds", { skip: process.arch !== "x64", timeout: 120_000 }, () =
     await using task = await started();
     using store = new PageStore(Infinity);
     using rounds = new MemoryRounds(standing(() => [task.pid]));
-    await store.receive(rounds.round());
+    await rounds.round(into(store));
     assert.equal(rounds.unseenCount, 0);
     await task.tell(0, "asynchronous");
-    await store.receive(rounds.round());
+    await rounds.round(into(store));
     settle(store, rounds, [task.pid]);
     assert.deepEqual([rounds.unseenCount, store.pageCount], [1, 0]);
   });
@@ -107,7 +128,7 @@ void describe("rounds", { skip: process.arch !== "x64", timeout: 120_000 }, () =
     for (let page = 0; page < 100; page++) await task.tell(0, "write", page, 1000 + page);
     using store = new PageStore(50);
     using rounds = new MemoryRounds(standing(() => [task.pid]));
-    await store.receive(rounds.round());
+    await rounds.round(into(store));
     settle(store, rounds, [task.pid]);
     assert.ok(store.pageCount <= 50);
     assertRight(store, task.pid);
@@ -122,7 +143,7 @@ void describe("rounds", { skip: process.arch !== "x64", timeout: 120_000 }, () =
         const models: Model[] = [Array.from({ length: ARENA_PAGES }, (_, page) => (page < USED_PAGES ? 0 : undefined))];
         for (const [at, [slot, command]] of commands.entries()) {
           await obey(task, models, slot % models.length, command);
-          if (at % every === 0) await store.receive(rounds.round());
+          if (at % every === 0) await rounds.round(into(store));
         }
         settle(store, rounds, pidsOf(task));
         for (const pid of pidsOf(task)) assertRight(store, pid);

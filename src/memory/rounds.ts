@@ -7,19 +7,15 @@
  * Memory into which something writes that does not stand still (src/kernel/unseen-writers.ts) is not copied ahead, nor is what can't be
  * tracked or read: it stays with the source until it is asked for (docs/decisions/0015-warm.md).
  */
-import { setImmediate as letOthersRun } from "node:timers/promises";
 import { readMemory } from "../kernel/process-memory.ts";
 import { processIn } from "../kernel/tasks.ts";
 import { hasUnseenWriters } from "../kernel/unseen-writers.ts";
 import type { AddressRange } from "../kernel/pagemap.ts";
 import type { OpenUserfaultfd } from "../kernel/write-protection.ts";
-import { encodeMessage, HEADER_BYTES, PAGE_BYTES, type PageRun } from "./page-protocol.ts";
+import { encodeMessage, PAGE_BYTES, type PageRun } from "./page-protocol.ts";
 import type { PageRange } from "./page-ranges.ts";
 import type { WrittenPages } from "./tracking/tracker.ts";
 import { WriteProtectionTracker } from "./tracking/write-protection-tracker.ts";
-
-/** So many pages are read at once. */
-const READ_PAGES_MAX = 128;
 
 /** The tasks of a container, which come and go. */
 export interface Tasks {
@@ -27,6 +23,24 @@ export interface Tasks {
   pids(): readonly number[];
   /** Has all of them stand still until what it returns is disposed of. */
   hold(): Promise<AsyncDisposable>;
+}
+
+/** Where a round goes: to a `PageStore`. */
+export interface RoundSink {
+  /**
+   * Sends pages; returns when they have left.
+   * @param read puts pages of a run where they are to leave from; returns how many
+   */
+  sendPages(runs: Iterable<PageRun>, read: (run: PageRun, into: Uint8Array) => number): Promise<void>;
+  /** Sends what arrives behind the pages. */
+  send(bytes: Uint8Array): Promise<void>;
+}
+
+/** What of a process is to cross. */
+interface Asked {
+  readonly pid: number;
+  readonly process: number;
+  readonly ranges: readonly AddressRange[];
 }
 
 /** A task whose writes are tracked. */
@@ -43,7 +57,6 @@ export class MemoryRounds implements WrittenPages, Disposable {
   /** By process id on this host; undefined for a task that can't be tracked. */
   readonly #tasks = new Map<number, TrackedTask | undefined>();
   #unseenCount = 0;
-  readonly #buffer = Buffer.allocUnsafeSlow(HEADER_BYTES + READ_PAGES_MAX * PAGE_BYTES);
 
   /** How many processes were left out because something else may write into their memory. */
   get unseenCount(): number {
@@ -55,22 +68,24 @@ export class MemoryRounds implements WrittenPages, Disposable {
     this.#openUserfaultfd = open;
   }
 
-  /** The bytes of the next round, as a `PageStore` takes them; each chunk is valid until the next one is asked for. The tasks run. */
-  async *round(): AsyncGenerator<Uint8Array, void> {
+  /** Sends the next round. The tasks run. */
+  async round(sink: RoundSink): Promise<void> {
     for (const pid of this.#source.pids()) await this.#track(pid);
-    for (const { pid, process, ranges } of await this.#ask()) {
-      try {
-        for (const range of ranges) yield* this.#copy(pid, process, range);
-      } catch {
-        this.#lose(pid); // it has ended: the next of that id is another one
-      }
-    }
+    const asked = await this.#ask();
+    const pids = new Map(asked.map(({ pid, process }) => [process, pid]));
+    const unread: PageRun[] = [];
+    await sink.sendPages(runsOf(asked), (run, into) => {
+      const pageCount = this.#read(pids.get(run.process), run, into);
+      if (pageCount < run.pageCount) unread.push({ ...run, page: run.page + pageCount, pageCount: run.pageCount - pageCount });
+      return pageCount;
+    });
+    for (const run of unread) await sink.send(encodeMessage({ kind: "hole", run }));
   }
 
   /** What was written since the last round. */
-  async #ask(): Promise<{ readonly pid: number; readonly process: number; readonly ranges: readonly AddressRange[] }[]> {
+  async #ask(): Promise<Asked[]> {
     await using _standing = await this.#source.hold();
-    const all = [];
+    const all: Asked[] = [];
     for (const [pid, task] of this.#tasks) {
       if (task === undefined) continue;
       try {
@@ -122,24 +137,15 @@ export class MemoryRounds implements WrittenPages, Disposable {
     this.#tasks.set(pid, undefined);
   }
 
-  async *#copy(pid: number, process: number, { start, end }: AddressRange): AsyncGenerator<Uint8Array, void> {
-    for (let page = start / PAGE_BYTES; page < end / PAGE_BYTES;) {
-      const pageCount = Math.min(READ_PAGES_MAX, end / PAGE_BYTES - page);
-      yield this.#read(pid, { process, page, pageCount });
-      page += pageCount;
-      await letOthersRun();
+  /** Returns how many pages could be read. */
+  #read(pid: number | undefined, { page }: PageRun, into: Uint8Array): number {
+    if (pid === undefined || this.#tasks.get(pid) === undefined) return 0;
+    try {
+      return Math.floor(readMemory(pid, page * PAGE_BYTES, into) / PAGE_BYTES);
+    } catch {
+      this.#lose(pid); // it has ended: the next of that id is another one
+      return 0;
     }
-  }
-
-  /** The messages for some pages: those that can be read, and that the others are not to be kept. */
-  #read(pid: number, run: PageRun): Uint8Array {
-    const bytes = this.#buffer.subarray(HEADER_BYTES, HEADER_BYTES + run.pageCount * PAGE_BYTES);
-    const pageCount = Math.floor(readMemory(pid, run.page * PAGE_BYTES, bytes) / PAGE_BYTES);
-    const missing = { ...run, page: run.page + pageCount, pageCount: run.pageCount - pageCount };
-    if (pageCount === 0) return encodeMessage({ kind: "hole", run: missing });
-    encodeMessage({ kind: "pages", run: { ...run, pageCount } }).copy(this.#buffer);
-    const read = this.#buffer.subarray(0, HEADER_BYTES + pageCount * PAGE_BYTES);
-    return missing.pageCount === 0 ? read : Buffer.concat([read, encodeMessage({ kind: "hole", run: missing })]);
   }
 
   /** Ends the tracking: nothing is left in the tasks. */
@@ -147,4 +153,9 @@ export class MemoryRounds implements WrittenPages, Disposable {
     for (const task of this.#tasks.values()) task?.tracker[Symbol.dispose]();
     this.#tasks.clear();
   }
+}
+
+function* runsOf(asked: readonly Asked[]): Generator<PageRun, void> {
+  for (const { process, ranges } of asked)
+    for (const { start, end } of ranges) yield { process, page: start / PAGE_BYTES, pageCount: (end - start) / PAGE_BYTES };
 }

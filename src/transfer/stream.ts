@@ -10,14 +10,15 @@ import { crc32 } from "node:zlib";
 import { DmigrateError } from "../core/errors.ts";
 import type { TransferClass } from "../core/schedule.ts";
 import {
-  encodeTrunkFrame,
   FRAME_PAGES_MAX,
   PAGE_BYTES,
   PAGES_OFFSET,
   sealPages,
   TRUNK_DATA_BYTES_MAX,
+  writeTrunkFrame,
   type FrameContent,
   type FramePages,
+  type PageSpan,
   type PlainContent,
   type PlainFrame,
 } from "../wire/trunk-frames.ts";
@@ -39,32 +40,35 @@ export interface StreamOwner {
 
 /** A frame on its way out. */
 export interface OutgoingFrame {
-  /** To be written one after the other. */
-  readonly pieces: readonly Uint8Array[];
+  readonly byteCount: number;
   /** To be called when the kernel has it. */
   readonly written: () => void;
 }
 
-/** Successive pages of one process: `page` is the address of the first one, divided by the page size. */
-export interface PageSpan {
-  readonly process: number;
-  readonly page: number;
-  readonly pageCount: number;
-}
-
-/** Puts pages where they belong in their frame. Throws if there are none. */
-export type ReadPages = (span: PageSpan, into: Uint8Array) => void;
+/**
+ * Puts pages where they belong in their frame. Returns how many it could, from the first one on: the others do not cross. What it throws
+ * destroys the stream.
+ */
+export type ReadPages = (span: PageSpan, into: Uint8Array) => number;
 
 type Done = (error?: Error | null) => void;
 
-/** What has a place among the frames of its stream. */
-type OrderedContent = Exclude<PlainContent, { kind: "credit" }>;
+/** What waits for the frames before it; pages that came early have been taken. */
+type OrderedContent = Exclude<PlainContent, { kind: "credit" }> | { readonly kind: "taken" };
 
-/** What waits to be sent, in this order. Data are done when the kernel has all of them: frames of theirs may be on several connections. */
+/** What waits to be sent, in this order. It is done when the kernel has all of it: frames of it may be on several connections. */
 type Outgoing =
   | { readonly kind: "data"; readonly chunks: Uint8Array[]; framesOnTheWay: number; readonly done: Done }
   | { readonly kind: "control"; readonly content: PlainContent; readonly done: Done }
-  | { readonly kind: "pages"; span: PageSpan; readonly read: ReadPages; readonly done: Done };
+  | {
+      readonly kind: "pages";
+      /** The next ones; undefined if there are none any more. */
+      span: PageSpan | undefined;
+      readonly others: Iterator<PageSpan>;
+      readonly read: ReadPages;
+      framesOnTheWay: number;
+      readonly done: Done;
+    };
 
 export class TrunkStream extends Duplex {
   readonly id: number;
@@ -86,8 +90,7 @@ export class TrunkStream extends Duplex {
   #arrivedBytes = 0;
   #deliveredBytes = 0;
   #takePages: ((pages: FramePages) => void) | undefined;
-  /** Buffers for frames of pages are used again: new ones would cost page faults of our own. */
-  readonly #pageFrames: Uint8Array[] = [];
+  #pageBytes = 0;
   #toldBytes = 0;
   #hasEnded = { here: false, there: false };
   /** Neither side counts on anything of the other any more. */
@@ -131,6 +134,11 @@ export class TrunkStream extends Duplex {
     this.destroy();
   }
 
+  /** How many bytes of pages it has sent so far, those of zeros left out. */
+  get pageBytes(): number {
+    return this.#pageBytes;
+  }
+
   /** Whether it could send a frame now. */
   get isReady(): boolean {
     const [next] = this.#outgoing;
@@ -138,11 +146,15 @@ export class TrunkStream extends Duplex {
   }
 
   /**
-   * Sends pages, which the other side takes with `receivePages`.
+   * Sends pages, which the other side takes with `receivePages`; what is written afterwards arrives when it has all of them.
+   * @param spans are asked for, one after the other, when it is their turn to leave
    * @param done is called when all of them have left, or can't any more
    */
-  sendPages(span: PageSpan, read: ReadPages, done: () => void): void {
-    this.#send({ kind: "pages", span, read, done });
+  sendPages(spans: Iterable<PageSpan>, read: ReadPages, done: Done): void {
+    const others = spans[Symbol.iterator]();
+    const first = others.next();
+    if (first.done === true) done();
+    else this.#send({ kind: "pages", span: first.value, others, read, framesOnTheWay: 0, done });
   }
 
   /** @param take gets the pages that the other side sends, in no order; valid during the call. What it throws destroys the stream. */
@@ -150,49 +162,59 @@ export class TrunkStream extends Duplex {
     this.#takePages = take;
   }
 
-  /** The next frame; undefined if there is none. */
-  nextFrame(): OutgoingFrame | undefined {
+  /**
+   * Writes the next frame; undefined if there is none, perhaps only for now.
+   * @param into has room for the longest one
+   */
+  writeFrame(into: Uint8Array): OutgoingFrame | undefined {
     const [next] = this.#outgoing;
     if (next === undefined || !this.isReady) return undefined;
-    if (next.kind === "pages") return this.#nextPages(next);
-    const place = this.#takePlace();
+    if (next.kind === "pages") return this.#writePages(next, into);
     if (next.kind === "control") {
       this.#outgoing.shift();
-      return {
-        pieces: encodeTrunkFrame({ stream: this.id, place, content: next.content }, crc32),
-        written: () => this.#finish(next),
-      };
+      const byteCount = writeTrunkFrame(into, { stream: this.id, place: this.#takePlace(), content: next.content }, crc32);
+      return { byteCount, written: () => this.#finish(next) };
     }
     const content = this.#cutData(next.chunks, Math.min(TRUNK_DATA_BYTES_MAX, this.#allowedBytes - this.#sentBytes));
     this.#sentBytes += content.byteCount;
-    next.framesOnTheWay += 1;
     if (next.chunks.length === 0) this.#outgoing.shift();
-    const written = (): void => {
-      next.framesOnTheWay -= 1;
-      if (next.framesOnTheWay === 0 && next.chunks.length === 0) this.#finish(next);
-    };
-    return { pieces: encodeTrunkFrame({ stream: this.id, place, content }, crc32), written };
+    return this.#onTheWay(next, writeTrunkFrame(into, { stream: this.id, place: this.#takePlace(), content }, crc32));
   }
 
-  /** Undefined if they can't be read: that destroys the stream. */
-  #nextPages(next: Outgoing & { readonly kind: "pages" }): OutgoingFrame | undefined {
-    const { process, page, pageCount } = next.span;
-    const count = Math.min(pageCount, FRAME_PAGES_MAX);
-    const frame = this.#pageFrames.pop() ?? new Uint8Array(Buffer.allocUnsafeSlow(PAGES_OFFSET + FRAME_PAGES_MAX * PAGE_BYTES).buffer);
+  /** Undefined if none can be read. */
+  #writePages(next: Outgoing & { readonly kind: "pages" }, into: Uint8Array): OutgoingFrame | undefined {
+    const { span } = next;
+    if (span === undefined) return undefined;
+    const part = { ...span, pageCount: Math.min(span.pageCount, FRAME_PAGES_MAX) };
     try {
-      next.read({ process, page, pageCount: count }, frame.subarray(PAGES_OFFSET, PAGES_OFFSET + count * PAGE_BYTES));
+      const pageCount = next.read(part, into.subarray(PAGES_OFFSET, PAGES_OFFSET + part.pageCount * PAGE_BYTES));
+      const rest = { ...span, page: span.page + part.pageCount, pageCount: span.pageCount - part.pageCount };
+      next.span = rest.pageCount > 0 ? rest : nextOf(next.others);
+      if (next.span === undefined) this.#outgoing.shift();
+      if (pageCount > 0) {
+        const byteCount = sealPages(into, { stream: this.id, place: this.#takePlace(), ...part, pageCount }, crc32);
+        this.#pageBytes += byteCount - PAGES_OFFSET;
+        return this.#onTheWay(next, byteCount);
+      }
+      this.#finishIfOver(next);
     } catch (error) {
       this.destroy(DmigrateError.from(error));
-      return undefined;
     }
-    if (count < pageCount) next.span = { process, page: page + count, pageCount: pageCount - count };
-    else this.#outgoing.shift();
-    const pieces = [sealPages(frame, { stream: this.id, process, page, pageCount: count }, crc32)];
+    return undefined;
+  }
+
+  #onTheWay(outgoing: Outgoing & { readonly kind: "data" | "pages" }, byteCount: number): OutgoingFrame {
+    outgoing.framesOnTheWay += 1;
     const written = (): void => {
-      this.#pageFrames.push(frame);
-      if (count === pageCount) this.#finish(next);
+      outgoing.framesOnTheWay -= 1;
+      this.#finishIfOver(outgoing);
     };
-    return { pieces, written };
+    return { byteCount, written };
+  }
+
+  #finishIfOver(outgoing: Outgoing & { readonly kind: "data" | "pages" }): void {
+    const isSent = outgoing.kind === "data" ? outgoing.chunks.length === 0 : outgoing.span === undefined;
+    if (isSent && outgoing.framesOnTheWay === 0) this.#finish(outgoing);
   }
 
   #finish(outgoing: Outgoing, error?: Error): void {
@@ -220,12 +242,11 @@ export class TrunkStream extends Duplex {
   /** Takes a frame that has arrived. Throws PROTOCOL for one that can't be. */
   receive(place: number, content: FrameContent): void {
     if (content.kind === "credit") return this.#allow(content.takenBytes);
-    if (content.kind === "pages") return this.#arrive(content);
     if (place < this.#nextPlace || this.#early.has(place)) throw wrong(`frame ${place} of stream ${this.name} twice`);
     if (content.kind === "data") this.#arrivedBytes += content.byteCount;
     if (this.#arrivedBytes > this.#toldBytes + WINDOW_BYTES || this.#early.size >= EARLY_FRAMES_MAX)
       throw wrong(`more of stream ${this.name} than there is room for`);
-    this.#early.set(place, content.kind === "data" ? { ...content, pieces: content.pieces.map((piece) => Buffer.from(piece)) } : content);
+    this.#early.set(place, content.kind === "pages" ? this.#takeAtOnce(content) : kept(content));
     for (let next = this.#early.get(this.#nextPlace); next !== undefined; next = this.#early.get(this.#nextPlace)) {
       this.#early.delete(this.#nextPlace);
       this.#nextPlace += 1;
@@ -234,14 +255,15 @@ export class TrunkStream extends Duplex {
     }
   }
 
-  #arrive(pages: FramePages): void {
-    if (this.destroyed) return;
+  #takeAtOnce(pages: FramePages): OrderedContent {
+    if (this.destroyed) return { kind: "taken" };
     if (this.#takePages === undefined) throw wrong(`pages on stream ${this.name}, which has none`);
     try {
       this.#takePages(pages);
     } catch (error) {
       this.destroy(DmigrateError.from(error));
     }
+    return { kind: "taken" };
   }
 
   #allow(takenBytes: number): void {
@@ -272,6 +294,8 @@ export class TrunkStream extends Duplex {
         this.#hasEnded = { here: true, there: true };
         this.#owner.over(this);
         this.destroy(content.reason ?? new Error("the other side cut it"));
+        return;
+      case "taken":
         return;
       case "open":
         throw wrong(`stream ${this.name} once more`);
@@ -336,6 +360,16 @@ export class TrunkStream extends Duplex {
     this.#undone.add(outgoing);
     if (this.isReady) this.#owner.ready(this);
   }
+}
+
+/** What waits for others must not lie where they arrive. */
+function kept(content: Exclude<FrameContent, { kind: "credit" | "pages" }>): OrderedContent {
+  return content.kind === "data" ? { ...content, pieces: content.pieces.map((piece) => Buffer.from(piece)) } : content;
+}
+
+function nextOf<T>(iterator: Iterator<T>): T | undefined {
+  const next = iterator.next();
+  return next.done === true ? undefined : next.value;
 }
 
 function wrong(what: string): DmigrateError {

@@ -8,8 +8,16 @@ import { setImmediate as turn } from "node:timers/promises";
 import * as fc from "fast-check";
 import { DmigrateError } from "../core/errors.ts";
 import { TRANSFER_CLASSES } from "../core/schedule.ts";
-import { encodeTrunkFrame, type PlainContent, type PlainFrame } from "../wire/trunk-frames.ts";
-import { WINDOW_BYTES, type PageSpan, type TrunkStream } from "./stream.ts";
+import {
+  pageRuns,
+  TRUNK_FRAME_BYTES_MAX,
+  writeTrunkFrame,
+  type PageSpan,
+  type PlainContent,
+  type PlainFrame,
+} from "../wire/trunk-frames.ts";
+import { WINDOW_BYTES, type TrunkStream } from "./stream.ts";
+import { Pile } from "./pile.ts";
 import { Trunk, type Receive } from "./trunk.ts";
 import { wire } from "./wires.fixture.ts";
 import { crc32 } from "node:zlib";
@@ -35,26 +43,34 @@ function trunks(serve: (stream: TrunkStream) => void, delays: readonly (() => nu
 
 /** Receives as an agent's dialled connections do: in memory that is used again at once. */
 function inOneBuffer(end: Duplex): Receive {
-  return (take) =>
+  return (use) => {
+    const pile = new Pile(use);
     end.on("data", (chunk: Buffer) => {
       const memory = Uint8Array.from(chunk);
-      take(memory);
+      pile.add(memory);
       memory.fill(0xee);
     });
+  };
 }
 
 /** A connection on which what arrives takes some turns of the event loop. */
 function slowed(end: Duplex, delay: () => number): Duplex {
   const push = end.push.bind(end);
   let before: Promise<unknown> = Promise.resolve();
-  end.push = (chunk: unknown): boolean => {
+  end.push = (chunk: Buffer | null): boolean => {
+    const copy = chunk && Buffer.from(chunk); // its memory may be used again by then
     before = before.then(async () => {
       for (let turns = delay(); turns > 0; turns--) await turn();
-      push(chunk);
+      push(copy);
     });
     return true;
   };
   return end;
+}
+
+function bytesOf(frame: PlainFrame): Buffer {
+  const bytes = Buffer.alloc(TRUNK_FRAME_BYTES_MAX);
+  return bytes.subarray(0, writeTrunkFrame(bytes, frame, crc32));
 }
 
 function echo(stream: TrunkStream): void {
@@ -134,10 +150,13 @@ test("pages come as they are read when they leave, in any order, before what was
   const { near, far } = trunks(
     (stream) => {
       stream.accept();
-      stream.receivePages(({ process, page, bytes }) => {
-        for (let nth = 0; nth < bytes.length / PAGE_BYTES; nth++) {
-          assert.ok(bytes.subarray(nth * PAGE_BYTES, (nth + 1) * PAGE_BYTES).every((byte) => byte === (page + nth) % 251));
-          arrived.push(`${stream.name} ${process} ${page + nth}`);
+      stream.receivePages((frame) => {
+        for (const { span, bytes = Buffer.alloc(span.pageCount * PAGE_BYTES) } of pageRuns(frame)) {
+          for (let nth = 0; nth < span.pageCount; nth++) {
+            const page = span.page + nth;
+            assert.ok(bytes.subarray(nth * PAGE_BYTES, (nth + 1) * PAGE_BYTES).every((byte) => byte === page % 251));
+            arrived.push(`${stream.name} ${span.process} ${page}`);
+          }
         }
       });
       stream.on("data", (chunk: Buffer) => arrived.push(`${stream.name} ${chunk.length} bytes`));
@@ -149,11 +168,12 @@ test("pages come as they are read when they leave, in any order, before what was
     await near.open("near", "near"),
     await near.open("demanded", "demanded"),
   ];
-  const read = ({ page }: PageSpan, into: Uint8Array): void => {
+  const read = ({ page, pageCount }: PageSpan, into: Uint8Array): number => {
     for (let at = 0; at < into.length; at += PAGE_BYTES) into.fill((page + at / PAGE_BYTES) % 251, at, at + PAGE_BYTES);
+    return pageCount;
   };
   const left = (stream: TrunkStream, process: number, page: number, pageCount: number): Promise<void> =>
-    new Promise((resolve) => stream.sendPages({ process, page, pageCount }, read, resolve));
+    new Promise((resolve) => stream.sendPages([{ process, page, pageCount }], read, () => resolve()));
   bulk.write(Buffer.alloc(3 << 20));
   await Promise.all([left(ahead, 1, 1000, 300), left(ahead, 2, 0, 1), left(demanded, 1, 7, 1)]);
   for (const stream of [bulk, ahead, demanded]) stream.end();
@@ -165,6 +185,41 @@ test("pages come as they are read when they leave, in any order, before what was
   assert.deepEqual(pages.toSorted(), expected.toSorted());
   assert.ok(arrived.indexOf("demanded 1 7") < 100, `it came after ${arrived.indexOf("demanded 1 7")} others`);
   assert.ok((arrived.at(-1) ?? "").endsWith("bytes"));
+});
+
+test("what is written behind pages arrives when they are there; pages that could not be read do not cross", async () => {
+  const arrived: string[] = [];
+  const { near } = trunks(
+    (stream) => {
+      stream.accept();
+      stream.receivePages(({ page, pageCount }) => arrived.push(`${page}+${pageCount}`));
+      stream.on("data", (chunk: Buffer) => arrived.push(chunk.toString()));
+    },
+    [() => 0, () => 1, () => 9],
+  );
+  const stream = await near.open("memory", "memory");
+  stream.on("close", () => {}).resume();
+  const spans = [
+    { process: 1, page: 0, pageCount: 40 },
+    { process: 1, page: 100, pageCount: 3 },
+    { process: 1, page: 200, pageCount: 1 },
+  ];
+  const left = Promise.withResolvers<void>();
+  stream.sendPages(
+    spans,
+    ({ page, pageCount }) => (page === 200 ? 0 : Math.min(pageCount, 2)),
+    () => left.resolve(),
+  );
+  stream.sendPages(
+    [],
+    () => assert.fail("there are none"),
+    () => {},
+  );
+  await left.promise;
+  stream.end("behind them");
+  while (!arrived.includes("behind them")) await turn();
+  assert.deepEqual([arrived.slice(0, -1).toSorted(), arrived.at(-1)], [["0+2", "100+2", "16+2", "32+2"], "behind them"]);
+  near.close();
 });
 
 test("pages that can't be read, and those that nobody takes, cut their stream", async () => {
@@ -179,18 +234,18 @@ test("pages that can't be read, and those that nobody takes, cut their stream", 
   const told = once(stream, "error");
   await new Promise<void>((resolve) =>
     stream.sendPages(
-      { process: 1, page: 1, pageCount: 1 },
+      [{ process: 1, page: 1, pageCount: 1 }],
       () => {
         throw gone;
       },
-      resolve,
+      () => resolve(),
     ),
   );
   assert.deepEqual([await told, await cut], [[gone], [new Error("the other side cut it")]]);
   const other = await near.open("near", "near");
   other.sendPages(
-    { process: 1, page: 1, pageCount: 1 },
-    () => {},
+    [{ process: 1, page: 1, pageCount: 1 }],
+    () => 1,
     () => {},
   );
   const reason = await far.over;
@@ -293,8 +348,7 @@ test("a reader that cuts its stream is not given what had overtaken the rest, an
   const [here, there] = wire();
   trunk.join(there, "shared");
   here.resume();
-  const send = (...frames: readonly PlainFrame[]): void =>
-    void here.write(Buffer.concat(frames.flatMap((each) => encodeTrunkFrame(each, crc32))));
+  const send = (...frames: readonly PlainFrame[]): void => void here.write(Buffer.concat(frames.map(bytesOf)));
   send(open(1));
   while (opened.length < 1) await turn();
   await turn(); // it is read from now on
@@ -324,7 +378,7 @@ test("frames twice, behind the end, too many, of streams that are not open, and 
     const [here, there] = wire();
     trunk.join(there, "shared");
     here.resume();
-    for (const frame of frames) for (const piece of encodeTrunkFrame(frame, crc32)) here.write(piece);
+    for (const frame of frames) here.write(bytesOf(frame));
     const reason = await trunk.over;
     assert.ok(reason instanceof DmigrateError && reason.code === "PROTOCOL", `case ${index}: ${String(reason)}`);
   }

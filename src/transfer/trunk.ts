@@ -1,28 +1,38 @@
 /**
  * A trunk: the few connections between source and target over which everything of one migration crosses, as streams (stream.ts) that
  * share them by class (src/core/schedule.ts). One connection is reserved for what somebody waits for; on the others there is never more
- * than a frame with the kernel before it is asked again who is next.
+ * than a batch of some frames with the kernel before it is asked again who is next.
  *
  * It lives as long as all of its connections do: when one breaks, so do all streams.
  */
 import type { Duplex } from "node:stream";
 import { crc32 } from "node:zlib";
 import { DmigrateError } from "../core/errors.ts";
-import { Schedule, type Lane, type TransferClass } from "../core/schedule.ts";
+import { Schedule, type Lane, type Sent, type TransferClass } from "../core/schedule.ts";
 import { SAME_RELEASE } from "../wire/failure.ts";
-import { encodeTrunkFrame, TrunkDecoder, type PlainFrame, type TrunkFrame } from "../wire/trunk-frames.ts";
+import { decodeTrunkFrames, TRUNK_FRAME_BYTES_MAX, writeTrunkFrame, type PlainFrame, type TrunkFrame } from "../wire/trunk-frames.ts";
+import { Pile } from "./pile.ts";
 import { TrunkStream, type OutgoingFrame, type StreamOwner } from "./stream.ts";
 
 /** Streams that may be open at a time. */
 const STREAMS_MAX = 64;
+/** Frames that are written at once: what comes to be urgent waits for them, and each write costs some microseconds. */
+const BATCH_FRAMES_MAX = 8;
+/** A connection that takes a batch quicker than this gets a larger one next. */
+const QUICK_MS = 0.25;
 
-/** How the bytes of a connection are received. */
-export type Receive = (take: (chunk: Uint8Array) => void) => void;
+/**
+ * How the bytes of a connection are received: has a function called with what there is, valid during the call, that says how much of it it
+ * has used and gets the rest again with what follows it.
+ */
+export type Receive = (use: (bytes: Uint8Array) => number) => void;
 
 interface Connection {
   readonly socket: Duplex;
   readonly lane: Lane;
-  /** Whether a frame is on its way to the kernel. */
+  /** What is on its way to the kernel: frames, one behind the other. */
+  readonly batch: Uint8Array;
+  batchFramesMax: number;
   isBusy: boolean;
 }
 
@@ -66,18 +76,16 @@ export class Trunk {
     return [...this.#streams.values()].some(({ destroyed }) => !destroyed);
   }
 
-  /**
-   * Takes a connection over, on which only frames come from now on. The first one carries what opens streams.
-   * @param receive has a function called with what arrives, in chunks that are valid during the call
-   */
-  join(socket: Duplex, lane: Lane, receive: Receive = (take) => socket.on("data", take)): void {
-    const decoder = new TrunkDecoder(crc32);
-    this.#connections.push({ socket, lane, isBusy: false });
-    receive((chunk) => {
+  /** Takes a connection over, on which only frames come from now on. The first one carries what opens streams. */
+  join(socket: Duplex, lane: Lane, receive: Receive = inPiles(socket)): void {
+    const batch = new Uint8Array(Buffer.allocUnsafeSlow(BATCH_FRAMES_MAX * TRUNK_FRAME_BYTES_MAX).buffer);
+    this.#connections.push({ socket, lane, batch, batchFramesMax: 1, isBusy: false });
+    receive((bytes) => {
       try {
-        for (const frame of decoder.decode(chunk)) this.#take(frame);
+        return decodeTrunkFrames(bytes, crc32, (frame) => this.#take(frame));
       } catch (error) {
         this.destroy(DmigrateError.from(error, "PROTOCOL"));
+        return bytes.length;
       }
     });
     socket.on("error", (error) => this.destroy(error));
@@ -141,46 +149,59 @@ export class Trunk {
     this.#opened(this.#add(TrunkStream.opened(this.#owner, id, name, transferClass)));
   }
 
-  /** Gives each connection that is free its next frame. */
+  /** Gives each connection that is free its next frames. */
   #pump(): void {
     if (this.#isOver) return;
-    for (const connection of this.#connections) {
-      while (!connection.isBusy && this.#sendNext(connection));
-    }
+    for (const connection of this.#connections) if (!connection.isBusy) this.#sendNext(connection);
     const isIdle = !this.#isInUse && this.#connections.every(({ isBusy }) => !isBusy);
     if (this.#isClosing && isIdle) for (const { socket } of this.#connections) socket.end();
   }
 
-  /** Returns whether there was something to send. */
-  #sendNext(connection: Connection): boolean {
-    const frame = connection === this.#connections[0] ? this.#control.shift() : undefined;
-    if (frame !== undefined) {
-      this.#write(connection, { pieces: encodeTrunkFrame(frame, crc32), written: () => {} });
-      return true;
+  #sendNext(connection: Connection): void {
+    const { socket, batch, batchFramesMax } = connection;
+    const written: (() => void)[] = [];
+    let byteCount = 0;
+    const end = batchFramesMax * TRUNK_FRAME_BYTES_MAX;
+    while (byteCount + TRUNK_FRAME_BYTES_MAX <= end) {
+      const frame = this.#writeFrame(connection, batch.subarray(byteCount));
+      if (frame === undefined) break;
+      byteCount += frame.byteCount;
+      written.push(frame.written);
     }
-    return this.#schedule.next(connection.lane, (stream) => {
-      const outgoing = stream.nextFrame();
-      const byteCount = outgoing === undefined ? 0 : this.#write(connection, outgoing);
-      return { byteCount, hasMore: stream.isReady };
+    if (byteCount === 0) return;
+    connection.isBusy = true;
+    const beganAtMs = performance.now();
+    socket.write(batch.subarray(0, byteCount), (error) => {
+      connection.isBusy = false;
+      if (error !== undefined && error !== null) return;
+      const isQuick = performance.now() - beganAtMs < QUICK_MS;
+      connection.batchFramesMax = isQuick ? Math.min(BATCH_FRAMES_MAX, batchFramesMax * 2) : Math.max(1, batchFramesMax / 2);
+      for (const each of written) each();
+      setImmediate(() => this.#pump()); // after what has arrived meanwhile
     });
   }
 
-  /** Returns how many bytes it is. */
-  #write(connection: Connection, { pieces, written }: OutgoingFrame): number {
-    const { socket } = connection;
-    connection.isBusy = true;
-    const done = (error?: Error | null): void => {
-      connection.isBusy = false;
-      if (error !== undefined && error !== null) return;
-      written();
-      this.#pump();
+  /** Undefined if there is nothing to send now. */
+  #writeFrame(connection: Connection, into: Uint8Array): OutgoingFrame | undefined {
+    const control = connection === this.#connections[0] ? this.#control.shift() : undefined;
+    if (control !== undefined) return { byteCount: writeTrunkFrame(into, control, crc32), written: () => {} };
+    const written: OutgoingFrame[] = [];
+    const write = (stream: TrunkStream): Sent => {
+      const frame = stream.writeFrame(into);
+      if (frame !== undefined) written.push(frame);
+      return { byteCount: frame?.byteCount ?? 0, hasMore: stream.isReady };
     };
-    socket.cork(); // one write for the kernel
-    for (const [at, piece] of pieces.entries()) {
-      if (at < pieces.length - 1) socket.write(piece);
-      else socket.write(piece, done);
+    while (written.length === 0 && this.#schedule.next(connection.lane, write)) {
+      // It had nothing after all: who is next?
     }
-    socket.uncork();
-    return pieces.reduce((sum, { length }) => sum + length, 0);
+    return written[0];
   }
+}
+
+/** Receives what a socket reads by itself. */
+function inPiles(socket: Duplex): Receive {
+  return (use) => {
+    const pile = new Pile(use);
+    socket.on("data", (chunk: Buffer) => pile.add(chunk));
+  };
 }

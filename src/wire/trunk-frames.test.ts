@@ -5,15 +5,19 @@ import { crc32 } from "node:zlib";
 import * as fc from "fast-check";
 import { DmigrateError } from "../core/errors.ts";
 import { TRANSFER_CLASSES } from "../core/schedule.ts";
+import { Pile } from "../transfer/pile.ts";
 import {
-  encodeTrunkFrame,
+  decodeTrunkFrames,
+  pageRuns,
   PAGES_OFFSET,
   sealPages,
   TRUNK_DATA_BYTES_MAX,
+  TRUNK_FRAME_BYTES_MAX,
   TRUNK_HEADER_BYTES,
-  TrunkDecoder,
-  type FrameContent,
+  writeTrunkFrame,
+  type FramePages,
   type PlainContent,
+  type PlainFrame,
   type TrunkFrame,
 } from "./trunk-frames.ts";
 
@@ -30,47 +34,68 @@ const content: fc.Arbitrary<PlainContent> = fc.oneof(
   fc.string().map((text): PlainContent => ({ kind: "reset", reason: new DmigrateError("NO_SPACE", text) })),
   fc.nat(Number.MAX_SAFE_INTEGER).map((takenBytes): PlainContent => ({ kind: "credit", takenBytes })),
 );
-const pages: fc.Arbitrary<FrameContent> = fc.record({
-  kind: fc.constant("pages" as const),
+/** Pages, each of one value. */
+interface PagesFrame {
+  readonly stream: number;
+  readonly place: number;
+  readonly process: number;
+  readonly page: number;
+  readonly values: readonly number[];
+}
+const plainFrame: fc.Arbitrary<PlainFrame> = fc.record({ stream: u32, place: u32, content });
+const pagesFrame: fc.Arbitrary<PagesFrame> = fc.record({
+  stream: u32,
+  place: u32,
   process: u32,
   page: fc.nat(2 ** 40),
-  bytes: fc.tuple(fc.integer({ min: 1, max: 16 }), fc.nat(255)).map(([count, value]) => new Uint8Array(count * 4096).fill(value)),
+  values: fc.array(fc.oneof(fc.constant(0), fc.nat(255)), { minLength: 1, maxLength: 16 }),
 });
-const plainFrame: fc.Arbitrary<TrunkFrame> = fc.record({ stream: u32, place: u32, content });
-const frame: fc.Arbitrary<TrunkFrame> = fc.oneof(
-  { weight: 4, arbitrary: plainFrame },
-  { weight: 1, arbitrary: fc.record({ stream: u32, place: fc.constant(0), content: pages }) },
-);
+const frame: fc.Arbitrary<PlainFrame | PagesFrame> = fc.oneof({ weight: 4, arbitrary: plainFrame }, { weight: 1, arbitrary: pagesFrame });
 
-function bytesOf(frames: readonly TrunkFrame[]): Buffer {
+function bytesOf(frames: readonly (PlainFrame | PagesFrame)[]): Buffer {
   return Buffer.concat(
-    frames.flatMap(({ stream, place, content: of }) => {
-      if (of.kind !== "pages") return encodeTrunkFrame({ stream, place, content: of }, crc32);
-      const buffer = Buffer.alloc(PAGES_OFFSET + 16 * 4096);
-      buffer.set(of.bytes, PAGES_OFFSET);
-      return [sealPages(buffer, { stream, process: of.process, page: of.page, pageCount: of.bytes.length / 4096 }, crc32)];
+    frames.map((each) => {
+      const buffer = Buffer.alloc(TRUNK_FRAME_BYTES_MAX);
+      if ("content" in each) return buffer.subarray(0, writeTrunkFrame(buffer, each, crc32));
+      const { values, ...rest } = each;
+      for (const [nth, value] of values.entries()) buffer.fill(value, PAGES_OFFSET + nth * 4096, PAGES_OFFSET + (nth + 1) * 4096);
+      return buffer.subarray(0, sealPages(buffer, { ...rest, pageCount: values.length }, crc32));
     }),
   );
 }
 
-/** A frame in a form that compares: data as one piece. */
-function comparable({ content: of, ...rest }: TrunkFrame): unknown {
+/** A frame in a form that compares: data as one piece, pages by their values. */
+function comparable(each: TrunkFrame | PagesFrame): unknown {
+  if (!("content" in each)) return { ...each };
+  const { content: of, ...rest } = each;
   if (of.kind === "data") return { ...rest, kind: of.kind, bytes: Buffer.concat(of.pieces).toString("hex"), byteCount: of.byteCount };
-  if (of.kind === "pages") return { ...rest, ...of, bytes: Buffer.from(of.bytes).toString("hex") };
+  if (of.kind === "pages") return { ...rest, process: of.process, page: of.page, values: valuesOf(of) };
   if (of.kind === "reset") return { ...rest, kind: of.kind, code: of.reason?.code, message: of.reason?.message };
   return { ...rest, ...of };
 }
 
-/** Each frame is looked at before the next one is asked for, and the chunks' memory is used for others at once, as a receiver does. */
+function valuesOf(pages: FramePages): number[] {
+  return [...pageRuns(pages)].flatMap(({ span, bytes }) =>
+    Array.from({ length: span.pageCount }, (_, nth) => {
+      if (bytes === undefined) return 0;
+      const page = bytes.subarray(nth * 4096, (nth + 1) * 4096);
+      assert.ok(page.length === 4096 && page[0] !== 0 && page.every((byte) => byte === page[0]));
+      return page[0] ?? 0;
+    }),
+  );
+}
+
+/** Each frame is looked at while it is valid, and the memory is used for others at once, as a receiver does. */
 function decode(chunks: readonly Uint8Array[]): unknown[] {
-  const decoder = new TrunkDecoder(crc32);
-  return chunks.flatMap((chunk) => {
-    const memory = Uint8Array.from(chunk);
-    const frames: unknown[] = [];
-    for (const each of decoder.decode(memory)) frames.push(comparable(each));
+  const frames: unknown[] = [];
+  const pile = new Pile((bytes) => {
+    const memory = Uint8Array.from(bytes);
+    const used = decodeTrunkFrames(memory, crc32, (each) => frames.push(comparable(each)));
     memory.fill(0xee);
-    return frames;
+    return used;
   });
+  for (const chunk of chunks) pile.add(chunk);
+  return frames;
 }
 
 test("frames come out as they went in, wherever their bytes are cut", () => {
@@ -115,15 +140,15 @@ test("what its kind can't be long is refused by its header alone", () => {
     [3, 0],
     [4, 0xff_ff],
     [5, 8],
-    [6, 12 + 16 * 4096],
+    [6, 16 + 16 * 4096],
   ];
   for (const [kind, length] of [
     [0, 0],
     [2, 1],
     [5, 7],
     [6, 0],
-    [6, 12],
-    [6, 13 + 4096],
+    [6, 15],
+    [6, 17 + 4096],
     [7, 0],
     [255, 1],
     ...longest.map(([of, most]) => [of, most + 1] as const),
@@ -133,9 +158,35 @@ test("what its kind can't be long is refused by its header alone", () => {
 });
 
 test("a class that is none is refused", () => {
-  const [header, of, name] = encodeTrunkFrame({ stream: 1, place: 0, content: { kind: "open", name: "x", transferClass: "files" } }, crc32);
-  assert.ok(of !== undefined && name !== undefined);
-  of[0] = TRANSFER_CLASSES.length;
-  Buffer.from(header.buffer).writeUInt32BE(crc32(name, crc32(of, crc32(header.subarray(0, 12)))), 12);
-  assert.throws(() => decode([header, of, name]), { code: "PROTOCOL", message: /class 6, which is none/ });
+  const bytes = bytesOf([{ stream: 1, place: 0, content: { kind: "open", name: "x", transferClass: "files" } }]);
+  bytes[TRUNK_HEADER_BYTES] = TRANSFER_CLASSES.length;
+  bytes.writeUInt32BE(crc32(bytes.subarray(TRUNK_HEADER_BYTES), crc32(bytes.subarray(0, 12))), 12);
+  assert.throws(() => decode([bytes]), { code: "PROTOCOL", message: /class 6, which is none/ });
+});
+
+test("pages that no frame can have are refused", () => {
+  const cases: readonly [zeros: number, values: readonly number[]][] = [
+    [0, []],
+    [0b100, [1]],
+    [0xff_ff, [1]],
+    [1 << 16, []],
+  ];
+  for (const [zeros, values] of cases) {
+    const bytes = bytesOf([{ stream: 1, place: 0, process: 1, page: 1, values: [...values, 0] }]);
+    bytes.writeUInt32BE(zeros, PAGES_OFFSET - 4);
+    bytes.writeUInt32BE(crc32(bytes.subarray(TRUNK_HEADER_BYTES, PAGES_OFFSET), crc32(bytes.subarray(0, 12))), 12);
+    assert.throws(() => decode([bytes]), { code: "PROTOCOL", message: /pages that can't be/ }, `${zeros} ${values.length}`);
+  }
+});
+
+test("zeros cross without their memory, whatever else is on a page shows that it is none", () => {
+  fc.assert(
+    fc.property(fc.nat(4095), fc.integer({ min: 1, max: 255 }), (at, value) => {
+      const buffer = Buffer.alloc(TRUNK_FRAME_BYTES_MAX);
+      buffer[PAGES_OFFSET + 4096 + at] = value;
+      const byteCount = sealPages(buffer, { stream: 1, place: 0, process: 1, page: 1, pageCount: 3 }, crc32);
+      assert.equal(byteCount, PAGES_OFFSET + 4096);
+      assert.equal(buffer[PAGES_OFFSET + at], value);
+    }),
+  );
 });

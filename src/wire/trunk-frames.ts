@@ -18,12 +18,13 @@
  *     3 accepted   none
  *     4 reset      none, or why: a JSON object { code, message }; nothing more comes
  *     5 credit     8 bytes: how many bytes of the stream its receiver has taken so far
- *     6 pages      process (4 bytes), number of the first page (8 bytes), then 1 to 16 pages of memory
+ *     6 pages      process (4 bytes), number of the first page (8 bytes), which pages are zeros (4 bytes: a bit for each, the lowest for
+ *                  the first), then the memory of the others; 1 to 16 pages in all
  *
  * The frames of a stream take any of the connections; their places say in which order they belong. What opens streams, the resets of such
  * as are not accepted yet, and credits take the first one. A sender has no more data on its way than its receiver's window, counted from
- * the bytes that this has taken. Pages say themselves where they belong: they have place 0, take any of the connections, and are not
- * counted, since nobody sends them unasked.
+ * the bytes that this has taken. Pages say themselves where they belong: their receiver takes them as they come, and what was sent behind
+ * them when all of them are there. They are not counted, since their receiver keeps none of them waiting.
  */
 import { DmigrateError } from "../core/errors.ts";
 import { TRANSFER_CLASSES, type TransferClass } from "../core/schedule.ts";
@@ -37,14 +38,14 @@ const FAILURE_BYTES_MAX = 0xff_ff;
 const CREDIT_BYTES = 8;
 export const PAGE_BYTES = 4096;
 /** What a frame of pages has before them. */
-const PAGES_AT = 12;
+const PAGES_AT = 16;
 /** The most pages in a frame. */
 export const FRAME_PAGES_MAX = 16;
 /** Where the pages begin in a frame that `sealPages` makes. */
 export const PAGES_OFFSET: number = TRUNK_HEADER_BYTES + PAGES_AT;
 const CHECKED_BYTES = 12;
-
-const NOTHING = new Uint8Array(0);
+/** No frame is longer. */
+export const TRUNK_FRAME_BYTES_MAX: number = PAGES_OFFSET + FRAME_PAGES_MAX * PAGE_BYTES;
 
 const KINDS = ["data", "end", "open", "accepted", "reset", "credit", "pages"] as const;
 type Kind = (typeof KINDS)[number];
@@ -57,21 +58,42 @@ const LENGTHS: Readonly<Record<Kind, readonly [number, number]>> = {
   accepted: [0, 0],
   reset: [0, FAILURE_BYTES_MAX],
   credit: [CREDIT_BYTES, CREDIT_BYTES],
-  pages: [PAGES_AT + PAGE_BYTES, PAGES_AT + FRAME_PAGES_MAX * PAGE_BYTES],
+  pages: [PAGES_AT, PAGES_AT + FRAME_PAGES_MAX * PAGE_BYTES],
 };
-const PAYLOAD_BYTES_MAX = PAGES_AT + FRAME_PAGES_MAX * PAGE_BYTES;
 
 /** zlib's `crc32`: goes on from the checksum of what came before. */
 export type Checksum = (bytes: Uint8Array, before?: number) => number;
 
 /** Successive pages of one process: `page` is the address of the first one, divided by the page size. */
-export interface FramePages {
+export interface PageSpan {
   readonly process: number;
   readonly page: number;
+  readonly pageCount: number;
+}
+
+/** Pages of a frame. */
+export interface FramePages extends PageSpan {
+  /** A bit for each that holds nothing but zeros, the lowest for the first page. */
+  readonly zeros: number;
+  /** The memory of the others. */
   readonly bytes: Uint8Array;
 }
 
-/** What a frame says. What was decoded is one piece, or pages, valid until the decoder is asked for more. */
+/** The pages of a frame in runs of the same kind, in their order; of zeros there are no bytes. */
+export function* pageRuns({ process, page, pageCount, zeros, bytes }: FramePages): Generator<{ span: PageSpan; bytes?: Uint8Array }, void> {
+  if (zeros === 0) return yield { span: { process, page, pageCount }, bytes };
+  const isZero = (nth: number): boolean => (zeros & (1 << nth)) !== 0;
+  for (let [nth, at] = [0, 0]; nth < pageCount;) {
+    let count = 1;
+    while (nth + count < pageCount && isZero(nth + count) === isZero(nth)) count += 1;
+    const span = { process, page: page + nth, pageCount: count };
+    if (isZero(nth)) yield { span };
+    else yield { span, bytes: bytes.subarray(at, (at += count * PAGE_BYTES)) };
+    nth += count;
+  }
+}
+
+/** What a frame says. What was decoded is one piece, or pages. */
 export type FrameContent =
   | { readonly kind: "data"; readonly pieces: readonly Uint8Array[]; readonly byteCount: number }
   | { readonly kind: "end" }
@@ -95,33 +117,56 @@ export interface PlainFrame extends TrunkFrame {
   readonly content: PlainContent;
 }
 
-/** A frame as pieces to be written one after the other: the header is the first, data are not copied. */
-export function encodeTrunkFrame({ stream, place, content }: PlainFrame, checksum: Checksum): [Uint8Array, ...Uint8Array[]] {
-  const payload = payloadOf(content);
-  const header = new Uint8Array(TRUNK_HEADER_BYTES);
-  const byteCount = payload.reduce((sum, { length }) => sum + length, 0);
-  writeHeader(header, content.kind, byteCount, stream, place);
-  viewOf(header).setUint32(CHECKED_BYTES, checksumOf(header, payload, checksum));
-  return [header, ...payload];
+/** Writes a frame into a buffer, from its beginning on. Returns how long it is. Throws RangeError if there is no room for it. */
+export function writeTrunkFrame(into: Uint8Array, { stream, place, content }: PlainFrame, checksum: Checksum): number {
+  let at = TRUNK_HEADER_BYTES;
+  for (const piece of payloadOf(content)) {
+    into.set(piece, at);
+    at += piece.length;
+  }
+  writeHeader(into, content.kind, at - TRUNK_HEADER_BYTES, stream, place);
+  viewOf(into).setUint32(CHECKED_BYTES, checksumOf(into, into.subarray(TRUNK_HEADER_BYTES, at), checksum));
+  return at;
 }
 
 /**
- * Makes a frame of pages where they lie.
- * @param buffer has them from `PAGES_OFFSET` on
- * @returns the part of the buffer that is the frame
+ * Makes a frame of pages where they lie, and drops those of zeros.
+ * @param into has the pages from `PAGES_OFFSET` on
+ * @returns how long the frame is
  */
 export function sealPages(
-  buffer: Uint8Array,
-  { stream, process, page, pageCount }: { stream: number; process: number; page: number; pageCount: number },
+  into: Uint8Array,
+  { stream, place, process, page, pageCount }: PageSpan & { readonly stream: number; readonly place: number },
   checksum: Checksum,
-): Uint8Array {
-  const frame = buffer.subarray(0, PAGES_OFFSET + pageCount * PAGE_BYTES);
-  const view = viewOf(frame);
-  writeHeader(frame, "pages", frame.length - TRUNK_HEADER_BYTES, stream, 0);
+): number {
+  const { zeros, end } = dropZeros(into, pageCount);
+  const view = viewOf(into);
+  writeHeader(into, "pages", end - TRUNK_HEADER_BYTES, stream, place);
   view.setUint32(TRUNK_HEADER_BYTES, process);
   view.setBigUint64(TRUNK_HEADER_BYTES + 4, BigInt(page));
-  view.setUint32(CHECKED_BYTES, checksumOf(frame, [frame.subarray(TRUNK_HEADER_BYTES, PAGES_OFFSET)], checksum));
-  return frame;
+  view.setUint32(TRUNK_HEADER_BYTES + 12, zeros);
+  view.setUint32(CHECKED_BYTES, checksumOf(into, into.subarray(TRUNK_HEADER_BYTES, PAGES_OFFSET), checksum));
+  return end;
+}
+
+const ZERO_PAGE = new Uint8Array(PAGE_BYTES);
+/** Most pages that are not zeros show it in one of these bytes. */
+const PROBES = [0, 8, 64, 512, 1024, 2048, 3072, PAGE_BYTES - 1];
+
+/** Moves pages together over those of zeros. Returns which these were, and where the others end. */
+function dropZeros(into: Uint8Array, pageCount: number): { readonly zeros: number; readonly end: number } {
+  let zeros = 0;
+  let end = PAGES_OFFSET;
+  for (let nth = 0; nth < pageCount; nth++) {
+    const at = PAGES_OFFSET + nth * PAGE_BYTES;
+    if (PROBES.every((probe) => into[at + probe] === 0) && Buffer.compare(into.subarray(at, at + PAGE_BYTES), ZERO_PAGE) === 0) {
+      zeros |= 1 << nth;
+      continue;
+    }
+    if (at > end) into.copyWithin(end, at, at + PAGE_BYTES);
+    end += PAGE_BYTES;
+  }
+  return { zeros, end };
 }
 
 function writeHeader(bytes: Uint8Array, kind: Kind, byteCount: number, stream: number, place: number): void {
@@ -154,85 +199,47 @@ function payloadOf(content: PlainContent): readonly Uint8Array[] {
   }
 }
 
-function checksumOf(header: Uint8Array, payload: readonly Uint8Array[], checksum: Checksum): number {
-  return payload.reduce((sum, piece) => checksum(piece, sum), checksum(header.subarray(0, CHECKED_BYTES)));
+function checksumOf(header: Uint8Array, payload: Uint8Array, checksum: Checksum): number {
+  return checksum(payload, checksum(header.subarray(0, CHECKED_BYTES)));
 }
 
 /**
- * Decodes frames out of the chunks of one connection, cut anywhere. Throws PROTOCOL for what is no frame, and for one that was damaged on
- * its way; a decoder that threw must not be used any more.
+ * Takes the frames out of bytes of one connection, as many as are whole, and gives each to `take`, valid during the call. Returns how many
+ * bytes they were: the others are to be given again with what follows them. Throws PROTOCOL for what is no frame, as soon as its header is
+ * there, and for one that was damaged on its way.
  */
-export class TrunkDecoder {
-  readonly #checksum: Checksum;
-  readonly #header = new Uint8Array(TRUNK_HEADER_BYTES);
-  #headerBytes = 0;
-  #payloadBytes = 0;
-  /** A payload that came in several chunks is put together here. */
-  #assembled = new Uint8Array(0);
-  #assembledBytes = 0;
-
-  constructor(checksum: Checksum) {
-    this.#checksum = checksum;
-  }
-
-  *decode(chunk: Uint8Array): Generator<TrunkFrame, void> {
-    for (let at = 0; at < chunk.length;) {
-      if (this.#headerBytes < TRUNK_HEADER_BYTES) {
-        const part = chunk.subarray(at, at + TRUNK_HEADER_BYTES - this.#headerBytes);
-        this.#header.set(part, this.#headerBytes);
-        this.#headerBytes += part.length;
-        at += part.length;
-        if (this.#headerBytes < TRUNK_HEADER_BYTES) return;
-        this.#payloadBytes = this.#lengthOfPayload();
-        if (this.#payloadBytes === 0) yield this.#frame(NOTHING);
-        continue;
-      }
-      const part = chunk.subarray(at, at + this.#payloadBytes - this.#assembledBytes);
-      at += part.length;
-      if (part.length === this.#payloadBytes) yield this.#frame(part);
-      else if (this.#assemble(part)) yield this.#frame(this.#assembled.subarray(0, this.#payloadBytes));
-    }
-  }
-
-  /** Returns whether the payload is complete. */
-  #assemble(part: Uint8Array): boolean {
-    if (this.#assembled.length === 0) this.#assembled = new Uint8Array(PAYLOAD_BYTES_MAX);
-    this.#assembled.set(part, this.#assembledBytes);
-    this.#assembledBytes += part.length;
-    return this.#assembledBytes === this.#payloadBytes;
-  }
-
-  /** Throws at once for a length that its kind can't have. */
-  #lengthOfPayload(): number {
-    const word = new DataView(this.#header.buffer).getUint32(0);
-    const kind = KINDS[word >>> 24];
-    const length = word & 0xff_ff_ff;
-    const [shortest, longest] = kind === undefined ? [1, 0] : LENGTHS[kind];
-    const isWhole = kind !== "pages" || (length - PAGES_AT) % PAGE_BYTES === 0;
-    if (length >= shortest && length <= longest && isWhole) return length;
-    throw new DmigrateError("PROTOCOL", `An agent sent what is no frame: kind ${word >>> 24} with ${length} bytes; ${SAME_RELEASE}`);
-  }
-
-  #frame(payload: Uint8Array): TrunkFrame {
-    const view = new DataView(this.#header.buffer);
-    this.#headerBytes = 0;
-    this.#assembledBytes = 0;
-    const kind = KINDS[view.getUint8(0)] ?? "end"; // looked at with the length
+export function decodeTrunkFrames(bytes: Uint8Array, checksum: Checksum, take: (frame: TrunkFrame) => void): number {
+  const view = viewOf(bytes);
+  let at = 0;
+  while (bytes.length - at >= TRUNK_HEADER_BYTES) {
+    const { kind, length } = kindOf(view.getUint32(at));
+    const end = at + TRUNK_HEADER_BYTES + length;
+    if (end > bytes.length) break;
+    const payload = bytes.subarray(at + TRUNK_HEADER_BYTES, end);
     const checked = kind === "pages" ? payload.subarray(0, PAGES_AT) : payload;
-    if (view.getUint32(CHECKED_BYTES) !== checksumOf(this.#header, [checked], this.#checksum))
+    if (view.getUint32(at + CHECKED_BYTES) !== checksumOf(bytes.subarray(at, at + CHECKED_BYTES), checked, checksum))
       throw new DmigrateError("PROTOCOL", "A frame was damaged on its way, or its sender has a fault; migrate again");
-    return { stream: view.getUint32(4), place: view.getUint32(8), content: contentOf(kind, payload) };
+    take({ stream: view.getUint32(at + 4), place: view.getUint32(at + 8), content: contentOf(kind, payload) });
+    at = end;
   }
+  return at;
+}
+
+function kindOf(word: number): { readonly kind: Kind; readonly length: number } {
+  const kind = KINDS[word >>> 24];
+  const length = word & 0xff_ff_ff;
+  const [shortest, longest] = kind === undefined ? [1, 0] : LENGTHS[kind];
+  const isWhole = kind !== "pages" || (length - PAGES_AT) % PAGE_BYTES === 0;
+  if (kind !== undefined && length >= shortest && length <= longest && isWhole) return { kind, length };
+  throw new DmigrateError("PROTOCOL", `An agent sent what is no frame: kind ${word >>> 24} with ${length} bytes; ${SAME_RELEASE}`);
 }
 
 function contentOf(kind: Kind, payload: Uint8Array): FrameContent {
   switch (kind) {
     case "data":
       return { kind, pieces: [payload], byteCount: payload.length };
-    case "pages": {
-      const view = viewOf(payload);
-      return { kind, process: view.getUint32(0), page: Number(view.getBigUint64(4)), bytes: payload.subarray(PAGES_AT) };
-    }
+    case "pages":
+      return { kind, ...pagesOf(payload) };
     case "open": {
       const [number = 0, ...name] = payload;
       const transferClass = TRANSFER_CLASSES[number];
@@ -248,4 +255,20 @@ function contentOf(kind: Kind, payload: Uint8Array): FrameContent {
     case "accepted":
       return { kind };
   }
+}
+
+function pagesOf(payload: Uint8Array): FramePages {
+  const view = viewOf(payload);
+  const [process, page, zeros] = [view.getUint32(0), Number(view.getBigUint64(4)), view.getUint32(12)];
+  const bytes = payload.subarray(PAGES_AT);
+  const pageCount = bytes.length / PAGE_BYTES + bitCount(zeros);
+  if (pageCount === 0 || pageCount > FRAME_PAGES_MAX || zeros >>> pageCount !== 0 || !Number.isSafeInteger(page))
+    throw new DmigrateError("PROTOCOL", `An agent sent a frame of ${pageCount} pages that can't be; ${SAME_RELEASE}`);
+  return { process, page, pageCount, zeros, bytes };
+}
+
+function bitCount(bits: number): number {
+  let count = 0;
+  for (let left = bits; left !== 0; left &= left - 1) count += 1;
+  return count;
 }

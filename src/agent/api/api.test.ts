@@ -100,7 +100,14 @@ const report: { [K in keyof Omit<Report, "error">]: fc.Arbitrary<Report[K]> } = 
   bytes: record({ memory: small, files: small, layers: small, metadata: small }).map(({ memory, files, layers, metadata }) => {
     return { memory, files, layers, metadata, total: memory + files + layers + metadata };
   }),
-  pages: record({ total: count, copiedAhead: count, demanded: count, pushed: count, zero: count }),
+  pages: record({
+    total: count,
+    copiedAhead: count,
+    demanded: count,
+    pushed: count,
+    zero: count,
+    waits: record({ count, p50Ms: ms, p99Ms: ms, maxMs: ms }),
+  }),
   warnings: fc.array(message),
 };
 const reports: fc.Arbitrary<Report> = fc.oneof(

@@ -133,13 +133,28 @@ export function stepsFromProto(steps: readonly pb.Span[]): Step[] {
   return steps.map(({ name, startMs, endMs }) => ({ name, startMs, endMs }));
 }
 
-export function pagesToProto({ total, copiedAhead, demanded, pushed, zero }: PageCounts): MessageInitShape<typeof PageCountsSchema> {
-  return { total: BigInt(total), copiedAhead: BigInt(copiedAhead), demanded: BigInt(demanded), pushed: BigInt(pushed), zero: BigInt(zero) };
+export function pagesToProto({ total, copiedAhead, demanded, pushed, zero, waits }: PageCounts): MessageInitShape<typeof PageCountsSchema> {
+  return {
+    total: BigInt(total),
+    copiedAhead: BigInt(copiedAhead),
+    demanded: BigInt(demanded),
+    pushed: BigInt(pushed),
+    zero: BigInt(zero),
+    waits: { ...waits, count: BigInt(waits.count) },
+  };
 }
 
 export function pagesFromProto(pages: pb.PageCounts | undefined): PageCounts {
-  const { total, copiedAhead, demanded, pushed, zero } = present(pages, "page counts");
-  return { total: Number(total), copiedAhead: Number(copiedAhead), demanded: Number(demanded), pushed: Number(pushed), zero: Number(zero) };
+  const { total, copiedAhead, demanded, pushed, zero, waits } = present(pages, "page counts");
+  const { count, p50Ms, p99Ms, maxMs } = present(waits, "waits for pages");
+  return {
+    total: Number(total),
+    copiedAhead: Number(copiedAhead),
+    demanded: Number(demanded),
+    pushed: Number(pushed),
+    zero: Number(zero),
+    waits: { count: Number(count), p50Ms, p99Ms, maxMs },
+  };
 }
 
 function bytesToProto({ memory, files, layers, metadata }: ByteCounts): {

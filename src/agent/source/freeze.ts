@@ -30,9 +30,10 @@ import { CHANNELS } from "../channels.ts";
 import { collectGarbage } from "../garbage.ts";
 import { sendAll, type Channel } from "../link.ts";
 import { migrationFolder } from "../migration-folder.ts";
-import { openPageChannels, servePages, type PageChannels } from "../page-channels.ts";
+import { openPageChannels, type PageChannels } from "../page-channels.ts";
 import type { LastRound, SourceFiles } from "./files.ts";
 import type { Guard } from "./guard.ts";
+import { PageServing } from "./page-serving.ts";
 import type { SourceScope } from "./scope.ts";
 import { restoreRestartPolicy } from "./policy.ts";
 import { strangersIn } from "./strangers.ts";
@@ -56,8 +57,8 @@ interface Copied {
 /** What is there once the container is frozen and dumped. */
 export interface Frozen {
   readonly held: HeldNetwork;
-  /** What the lazy pages cross by. There is no other: a target that has lost it has lost them. */
-  readonly pageChannels: PageChannels;
+  /** What the lazy pages cross by. */
+  readonly serving: PageServing;
   /** The file that is the container's /etc/hosts. */
   readonly hostsFile: string;
   /** How many pages are still to cross, about. Throws if CRIU's images can't be read any more. */
@@ -94,7 +95,7 @@ export class Freeze {
   #isPaused = false;
   #isDumping = false;
   #hasEngineEnded = false;
-  #pageBytes = 0;
+  #serving: PageServing | undefined;
   readonly #signals = new PassThrough({ objectMode: true });
 
   private constructor(scope: SourceScope, parts: Parts) {
@@ -127,7 +128,7 @@ export class Freeze {
     const held = network.use(new HeldNetwork(namespace));
     const { HostsPath: hostsFile } = await engine.inspectContainer(description.id);
     const freeze = new Freeze(scope, { dump, decoys, written, lastRound, images, pageChannels, hostsFile, held, freezer });
-    scope.count("memory", () => freeze.#pageBytes);
+    scope.count("memory", () => freeze.#serving?.sentBytes ?? 0);
 
     const { RestartPolicy: restartPolicy } = description.hostConfig;
     const volumes = await Promise.all(
@@ -231,12 +232,13 @@ export class Freeze {
     });
     await Promise.all([sendingFiles, fencing]);
     this.refuseChanges();
-    servePages(pageChannels, tasks, (byteCount) => (this.#pageBytes += byteCount));
+    const serving = new PageServing(pageChannels, tasks);
+    this.#serving = serving;
     const missingPageCount = (): number => {
       if (written.isRest) return [...told.values()].flat().reduce((sum, { pageCount }) => sum + pageCount, 0);
       return lazyPageCount(readLazyRanges(dump.images)) + decoys.pageCount;
     };
-    return { held, pageChannels, hostsFile, missingPageCount };
+    return { held, serving, hostsFile, missingPageCount };
   }
 
   /**

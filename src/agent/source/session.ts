@@ -21,15 +21,16 @@ import { PAGE_BYTES } from "../../memory/page-protocol.ts";
 import { MemoryRounds, type Tasks } from "../../memory/rounds.ts";
 import type { HeldNetwork } from "../../network/hold.ts";
 import { interfacesOf, namesByAddress } from "../../network/interfaces.ts";
-import { CHANNELS } from "../channels.ts";
-import { sendAll } from "../link.ts";
+import type { TrunkStream } from "../../transfer/stream.ts";
+import { CHANNELS, type ChannelKind } from "../channels.ts";
+import { sendAll, sendStream } from "../link.ts";
 import { migrationFolder, removeMigrationFolder } from "../migration-folder.ts";
 import type { Reservation } from "../migrations.ts";
-import { areClosed } from "../page-channels.ts";
 import type { Doubts } from "./doubts.ts";
 import { SourceFiles } from "./files.ts";
 import { Freeze, type Frozen } from "./freeze.ts";
 import { Guard } from "./guard.ts";
+import type { PageServing } from "./page-serving.ts";
 import { refuseBlockers, runPreflight } from "./preflight.ts";
 import type { SourceScope } from "./scope.ts";
 import { heldMarker } from "./run-on.ts";
@@ -44,6 +45,8 @@ const REACH_RETRY_MS = 1000;
 const ABORT_LIMIT_MS = 90_000;
 /** How long to ask a target that has all pages how it ended the migration. */
 const FINISH_LIMIT_MS = 30_000;
+/** How long to wait for a target that has lost its way to the pages. */
+const PAGES_LOST_LIMIT_MS = 900_000;
 /** How long to wait for what an agent says of its end. */
 const LAST_WORD_LIMIT_MS = 1_000;
 /** Rounds of memory go on while they have more than this, and each so much less than the one before. */
@@ -177,7 +180,7 @@ export class SourceSession {
   /** @returns how many bytes it had */
   async #memoryRound(rounds: MemoryRounds): Promise<number> {
     const channel = await this.#scope.channel(CHANNELS.memory, "memory");
-    await sendAll(channel, rounds.round());
+    await sendStream(channel, () => rounds.round(channel));
     await channel.close();
     return channel.counts.sent;
   }
@@ -286,8 +289,9 @@ export class SourceSession {
   }
 
   /** The container runs on the target; its remaining pages follow, as long as they have a way to it. Throws MEMORY_LOST. */
-  async #postCopy({ missingPageCount, pageChannels }: Frozen): Promise<void> {
+  async #postCopy({ missingPageCount, serving }: Frozen): Promise<void> {
     const { subject, target } = this.#scope;
+    this.#goOnServing(serving);
     const { id, description, request } = subject;
     try {
       this.#expected = { "post-copy": this.#scope.bytes.memory + missingPageCount() * PAGE_BYTES };
@@ -302,12 +306,23 @@ export class SourceSession {
     try {
       this.#pages = await persist(
         () => target.awaitPages(id),
-        () => areClosed(pageChannels),
+        () => serving.lostForMs > PAGES_LOST_LIMIT_MS,
         tellLost,
       );
     } catch (error) {
       throw memoryLost(description.name, request.target, subject.initPid, error);
     }
+  }
+
+  /** Pages cross by another trunk if this one breaks. */
+  #goOnServing(serving: PageServing): void {
+    const { context, open, subject } = this.#scope;
+    const { id, request } = subject;
+    const over = new AbortController();
+    open.defer(() => over.abort());
+    const renewed = (signal: AbortSignal): Promise<void> => context.link.renewed(id, signal);
+    const channel = async (kind: ChannelKind): Promise<TrunkStream> => (await context.link.open(request.target, id, kind)).raw();
+    serving.goOn(renewed, channel, over.signal).catch((error: unknown) => this.#scope.logWarning(error, "pages do not cross any more"));
   }
 
   /** Every page is on the target: what is left here is an empty shell. Whatever fails now is a warning. */

@@ -2,7 +2,7 @@
  * How the pages of restored tasks are served: by our own page handler, or by the stock `criu lazy-pages` as a reference.
  */
 import { DmigrateError } from "../../core/errors.ts";
-import type { PageCounts } from "../../core/migration.ts";
+import { NO_PAGES, type PageCounts } from "../../core/migration.ts";
 import { startLazyPages, type LazyPages } from "../../criu/lazy-pages.ts";
 import { LazySocket } from "../../criu/lazy-socket.ts";
 import { readLazyRanges } from "../../criu/pagemap.ts";
@@ -36,6 +36,10 @@ export interface TaskPages extends AsyncDisposable {
   readonly lazy: LazyRanges;
   /** From `serve` on: rejected when no more pages come, for one of which a restore may wait (TRANSFER_FAILED, PROTOCOL, KERNEL). */
   readonly failure: Promise<never>;
+  /** The tasks run, and the trunk has broken: goes on by the channels of another one, if it can. */
+  resume(channels: PageChannels): void;
+  /** Nobody brings the pages that are missing any more, so `finish` throws this. */
+  giveUp(error: unknown): void;
   /** Every task is restored and none runs yet. When this returns, they wait for missing pages even if this process dies. */
   restored(): void;
   /**
@@ -96,6 +100,14 @@ class OwnPages implements TaskPages {
     );
   }
 
+  resume(channels: PageChannels): void {
+    needed(this.#handler).resume(new PagesBySource(channels));
+  }
+
+  giveUp(error: unknown): void {
+    needed(this.#handler).fail(error);
+  }
+
   get failure(): Promise<never> {
     return needed(this.#handler).finished.then(() => new Promise<never>(() => {}));
   }
@@ -135,6 +147,14 @@ class CriuPages implements TaskPages {
     this.#proxy = new PageProxy(this.#daemon.pageServer, source, this.lazy);
   }
 
+  resume(): void {
+    // The stock daemon can't: it has failed.
+  }
+
+  giveUp(): void {
+    // So it has.
+  }
+
   get failure(): Promise<never> {
     return needed(this.#proxy).failure;
   }
@@ -146,7 +166,7 @@ class CriuPages implements TaskPages {
   async finish(): Promise<PageCounts> {
     const proxy = needed(this.#proxy);
     await Promise.race([needed(this.#daemon).finished, proxy.failure]);
-    return withZero({ ...proxy.counts, copiedAhead: 0 });
+    return withZero({ ...proxy.counts, copiedAhead: 0, waits: NO_PAGES.waits });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

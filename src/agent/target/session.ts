@@ -34,7 +34,7 @@ import { CHANNELS, PAGE_CHANNELS, treeChannel } from "../channels.ts";
 import type { AgentContext } from "../context.ts";
 import { writeOnceRoom } from "../journal.ts";
 import { collectGarbage } from "../garbage.ts";
-import { receiveAll, type Channel, type ChannelHandler } from "../link.ts";
+import { receiveAll, type Channel, type ChannelHandler, type Dialled } from "../link.ts";
 import { migrationFolder, removeMigrationFolder } from "../migration-folder.ts";
 import { rootOfEngine } from "../id-maps.ts";
 import type { Committed, Reservation, StageRequest } from "../migrations.ts";
@@ -53,6 +53,8 @@ const ENGINE_LIMIT_MS = 5_000;
 const COMMIT_LIMIT_MS = 60_000;
 
 const COMMIT_POLL_MS = 20;
+/** How soon a source is dialled again that can't be reached. */
+const REDIAL_MS = 1_000;
 /** So much of the free memory may be taken by what is copied ahead: the container will want it, and no more. */
 const STORE_SHARE = 0.8;
 /** How long a source may take to ask how a session ended that is complete; it need not know. */
@@ -102,6 +104,7 @@ export class TargetSession {
   readonly #store: PageStore;
   /** Whether memory is copied ahead. */
   #isWarm = false;
+  #trunk: Dialled | undefined;
   readonly #pageChannels: Partial<Record<keyof PageChannels, TrunkStream>> = {};
   #pages: TaskPages | undefined;
   #imagesReceived = Promise.withResolvers<void>();
@@ -133,11 +136,12 @@ export class TargetSession {
     return this.#inTurn(async () => {
       const presence = this.#contact.use(await this.#context.peers.to(this.subject.source).attend(this.subject.id));
       presence.signal.addEventListener("abort", () => void this.#loseSource(presence.signal.reason));
-      this.#contact.use(await this.#context.link.dial(this.subject.source, this.subject.id));
+      this.#trunk = await this.#dial();
       this.#accept(CHANNELS.layers.name, (channel) => this.#inTurn(() => this.#receiveLayers(channel)));
       this.#acceptContent(CHANNELS.memory.name, (channel) => {
         this.#isWarm = true;
-        return this.#store.receive(receiveAll(channel));
+        channel.receivePages((run, bytes) => this.#store.take(run, bytes));
+        return this.#store.takeHoles(receiveAll(channel));
       });
       this.#acceptContent(CHANNELS.images.name, (channel) => this.#receiveImages(channel));
       for (const use of ["demanded", "ahead", "criu"] as const)
@@ -285,10 +289,35 @@ export class TargetSession {
       this.#context.journal.move(this.subject.id, "failed");
       throw error;
     }
-    this.#arrived = this.#need(this.#pages, "stage").finish();
+    const pages = this.#need(this.#pages, "stage");
+    this.#arrived = pages.finish();
+    void this.#keepDialled(pages, this.#arrived);
     this.#completed = this.#complete(this.#arrived, staging);
     this.#completed.catch(() => {}); // told to `finish`
     return { resumedAfterMs: performance.now() - beganAt };
+  }
+
+  async #dial(): Promise<Dialled> {
+    return this.#contact.use(await this.#context.link.dial(this.subject.source, this.subject.id));
+  }
+
+  /** Dials again whenever the trunk breaks, until all pages are here or the source does not know of the migration any more. */
+  async #keepDialled(pages: TaskPages, arrived: Promise<unknown>): Promise<void> {
+    const over = arrived.then(
+      () => "arrived" as const,
+      () => "arrived" as const,
+    );
+    for (;;) {
+      const reason = await Promise.race([over, this.#trunk?.over]);
+      if (reason === "arrived") return;
+      this.#context.log.warn({ err: reason, migration: this.subject.id }, "the trunk broke while pages were missing; dialling again");
+      try {
+        this.#trunk = await this.#dial();
+      } catch (error) {
+        if (DmigrateError.from(error).code !== "PEER_UNREACHABLE") return pages.giveUp(error);
+        await Promise.race([over, sleep(REDIAL_MS)]);
+      }
+    }
   }
 
   /**
@@ -572,6 +601,10 @@ export class TargetSession {
     const raw = channel.raw();
     this.#open.defer(() => void raw.destroy());
     this.#pageChannels[use] = raw;
+    const { demanded, ahead, criu } = this.#pageChannels;
+    if (!this.#isCommitted || demanded === undefined || ahead === undefined || criu === undefined) return;
+    const channels = { demanded, ahead, criu };
+    if (Object.values(channels).every(({ destroyed }) => !destroyed)) this.#pages?.resume(channels); // those of another trunk
   }
 
   #need<T>(value: T | undefined, before: string): T {

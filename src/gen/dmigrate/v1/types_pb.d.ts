@@ -71,6 +71,11 @@ export declare type PageCounts = Message<"dmigrate.v1.PageCounts"> & {
    * @generated from field: uint64 zero = 5;
    */
   zero: bigint;
+
+  /**
+   * @generated from field: dmigrate.v1.PageWaits waits = 6;
+   */
+  waits?: PageWaits | undefined;
 };
 
 /**
@@ -78,6 +83,39 @@ export declare type PageCounts = Message<"dmigrate.v1.PageCounts"> & {
  * Use `create(PageCountsSchema)` to create a new message.
  */
 export declare const PageCountsSchema: GenMessage<PageCounts>;
+
+/**
+ * For how long tasks waited for pages, in milliseconds.
+ *
+ * @generated from message dmigrate.v1.PageWaits
+ */
+export declare type PageWaits = Message<"dmigrate.v1.PageWaits"> & {
+  /**
+   * @generated from field: uint64 count = 1;
+   */
+  count: bigint;
+
+  /**
+   * @generated from field: double p50_ms = 2;
+   */
+  p50Ms: number;
+
+  /**
+   * @generated from field: double p99_ms = 3;
+   */
+  p99Ms: number;
+
+  /**
+   * @generated from field: double max_ms = 4;
+   */
+  maxMs: number;
+};
+
+/**
+ * Describes the message dmigrate.v1.PageWaits.
+ * Use `create(PageWaitsSchema)` to create a new message.
+ */
+export declare const PageWaitsSchema: GenMessage<PageWaits>;
 
 /**
  * A named stretch of time, in milliseconds since the migration began.

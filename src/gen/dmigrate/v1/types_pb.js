@@ -10,7 +10,7 @@ import { fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
  * Describes the file dmigrate/v1/types.proto.
  */
 export const file_dmigrate_v1_types = /*@__PURE__*/
-  fileDesc("ChdkbWlncmF0ZS92MS90eXBlcy5wcm90bxILZG1pZ3JhdGUudjEiTQoKQnl0ZUNvdW50cxIOCgZtZW1vcnkYASABKAQSDQoFZmlsZXMYAiABKAQSDgoGbGF5ZXJzGAMgASgEEhAKCG1ldGFkYXRhGAQgASgEImEKClBhZ2VDb3VudHMSDQoFdG90YWwYASABKAQSFAoMY29waWVkX2FoZWFkGAIgASgEEhAKCGRlbWFuZGVkGAMgASgEEg4KBnB1c2hlZBgEIAEoBBIMCgR6ZXJvGAUgASgEIjYKBFNwYW4SDAoEbmFtZRgBIAEoCRIQCghzdGFydF9tcxgCIAEoARIOCgZlbmRfbXMYAyABKAEiKgoJRXJyb3JJbmZvEgwKBGNvZGUYASABKAkSDwoHbWVzc2FnZRgCIAEoCSKAAwoGUmVwb3J0EgoKAmlkGAEgASgJEhEKCWNvbnRhaW5lchgCIAEoCRIUCgxjb250YWluZXJfaWQYAyABKAkSDgoGc291cmNlGAQgASgJEg4KBnRhcmdldBgFIAEoCRIMCgRtb2RlGAYgASgJEg8KB291dGNvbWUYByABKAkSEAoIdG90YWxfbXMYCCABKAESEwoLZG93bnRpbWVfbXMYCSABKAESIQoGcGhhc2VzGAogAygLMhEuZG1pZ3JhdGUudjEuU3BhbhIgCgVzdGVwcxgLIAMoCzIRLmRtaWdyYXRlLnYxLlNwYW4SJgoFYnl0ZXMYDCABKAsyFy5kbWlncmF0ZS52MS5CeXRlQ291bnRzEiYKBXBhZ2VzGA0gASgLMhcuZG1pZ3JhdGUudjEuUGFnZUNvdW50cxIQCgh3YXJuaW5ncxgOIAMoCRIqCgVlcnJvchgPIAEoCzIWLmRtaWdyYXRlLnYxLkVycm9ySW5mb0gAiAEBQggKBl9lcnJvciLVAQoFRXZlbnQSDQoFYXRfbXMYASABKAESFQoLcGhhc2VfYmVnYW4YAiABKAlIABIVCgtwaGFzZV9lbmRlZBgDIAEoCUgAEikKCHByb2dyZXNzGAQgASgLMhUuZG1pZ3JhdGUudjEuUHJvZ3Jlc3NIABIRCgd3YXJuaW5nGAUgASgJSAASJAoFZW5kZWQYBiABKAsyEy5kbWlncmF0ZS52MS5SZXBvcnRIABIjCgViZWdhbhgHIAEoCzISLmRtaWdyYXRlLnYxLkJlZ2FuSABCBgoEa2luZCJGCgVCZWdhbhIKCgJpZBgBIAEoCRIRCgljb250YWluZXIYAiABKAkSDgoGc291cmNlGAMgASgJEg4KBnRhcmdldBgEIAEoCSJ7CghQcm9ncmVzcxINCgVwaGFzZRgBIAEoCRImCgVieXRlcxgCIAEoCzIXLmRtaWdyYXRlLnYxLkJ5dGVDb3VudHMSDAoEcmF0ZRgDIAEoARIZCgxyZW1haW5pbmdfbXMYBCABKAFIAIgBAUIPCg1fcmVtYWluaW5nX21zIlkKB0ZpbmRpbmcSEAoIc2V2ZXJpdHkYASABKAkSDQoFY2hlY2sYAiABKAkSDAoEaG9zdBgDIAEoCRIPCgdtZXNzYWdlGAQgASgJEg4KBnJlbWVkeRgFIAEoCSJ4CgtDaGVja1Jlc3VsdBIRCgljb250YWluZXIYASABKAkSDgoGc291cmNlGAIgASgJEg4KBnRhcmdldBgDIAEoCRImCghmaW5kaW5ncxgEIAMoCzIULmRtaWdyYXRlLnYxLkZpbmRpbmcSDgoGcGFzc2VkGAUgAygJYgZwcm90bzM");
+  fileDesc("ChdkbWlncmF0ZS92MS90eXBlcy5wcm90bxILZG1pZ3JhdGUudjEiTQoKQnl0ZUNvdW50cxIOCgZtZW1vcnkYASABKAQSDQoFZmlsZXMYAiABKAQSDgoGbGF5ZXJzGAMgASgEEhAKCG1ldGFkYXRhGAQgASgEIogBCgpQYWdlQ291bnRzEg0KBXRvdGFsGAEgASgEEhQKDGNvcGllZF9haGVhZBgCIAEoBBIQCghkZW1hbmRlZBgDIAEoBBIOCgZwdXNoZWQYBCABKAQSDAoEemVybxgFIAEoBBIlCgV3YWl0cxgGIAEoCzIWLmRtaWdyYXRlLnYxLlBhZ2VXYWl0cyJKCglQYWdlV2FpdHMSDQoFY291bnQYASABKAQSDgoGcDUwX21zGAIgASgBEg4KBnA5OV9tcxgDIAEoARIOCgZtYXhfbXMYBCABKAEiNgoEU3BhbhIMCgRuYW1lGAEgASgJEhAKCHN0YXJ0X21zGAIgASgBEg4KBmVuZF9tcxgDIAEoASIqCglFcnJvckluZm8SDAoEY29kZRgBIAEoCRIPCgdtZXNzYWdlGAIgASgJIoADCgZSZXBvcnQSCgoCaWQYASABKAkSEQoJY29udGFpbmVyGAIgASgJEhQKDGNvbnRhaW5lcl9pZBgDIAEoCRIOCgZzb3VyY2UYBCABKAkSDgoGdGFyZ2V0GAUgASgJEgwKBG1vZGUYBiABKAkSDwoHb3V0Y29tZRgHIAEoCRIQCgh0b3RhbF9tcxgIIAEoARITCgtkb3dudGltZV9tcxgJIAEoARIhCgZwaGFzZXMYCiADKAsyES5kbWlncmF0ZS52MS5TcGFuEiAKBXN0ZXBzGAsgAygLMhEuZG1pZ3JhdGUudjEuU3BhbhImCgVieXRlcxgMIAEoCzIXLmRtaWdyYXRlLnYxLkJ5dGVDb3VudHMSJgoFcGFnZXMYDSABKAsyFy5kbWlncmF0ZS52MS5QYWdlQ291bnRzEhAKCHdhcm5pbmdzGA4gAygJEioKBWVycm9yGA8gASgLMhYuZG1pZ3JhdGUudjEuRXJyb3JJbmZvSACIAQFCCAoGX2Vycm9yItUBCgVFdmVudBINCgVhdF9tcxgBIAEoARIVCgtwaGFzZV9iZWdhbhgCIAEoCUgAEhUKC3BoYXNlX2VuZGVkGAMgASgJSAASKQoIcHJvZ3Jlc3MYBCABKAsyFS5kbWlncmF0ZS52MS5Qcm9ncmVzc0gAEhEKB3dhcm5pbmcYBSABKAlIABIkCgVlbmRlZBgGIAEoCzITLmRtaWdyYXRlLnYxLlJlcG9ydEgAEiMKBWJlZ2FuGAcgASgLMhIuZG1pZ3JhdGUudjEuQmVnYW5IAEIGCgRraW5kIkYKBUJlZ2FuEgoKAmlkGAEgASgJEhEKCWNvbnRhaW5lchgCIAEoCRIOCgZzb3VyY2UYAyABKAkSDgoGdGFyZ2V0GAQgASgJInsKCFByb2dyZXNzEg0KBXBoYXNlGAEgASgJEiYKBWJ5dGVzGAIgASgLMhcuZG1pZ3JhdGUudjEuQnl0ZUNvdW50cxIMCgRyYXRlGAMgASgBEhkKDHJlbWFpbmluZ19tcxgEIAEoAUgAiAEBQg8KDV9yZW1haW5pbmdfbXMiWQoHRmluZGluZxIQCghzZXZlcml0eRgBIAEoCRINCgVjaGVjaxgCIAEoCRIMCgRob3N0GAMgASgJEg8KB21lc3NhZ2UYBCABKAkSDgoGcmVtZWR5GAUgASgJIngKC0NoZWNrUmVzdWx0EhEKCWNvbnRhaW5lchgBIAEoCRIOCgZzb3VyY2UYAiABKAkSDgoGdGFyZ2V0GAMgASgJEiYKCGZpbmRpbmdzGAQgAygLMhQuZG1pZ3JhdGUudjEuRmluZGluZxIOCgZwYXNzZWQYBSADKAliBnByb3RvMw");
 
 /**
  * Describes the message dmigrate.v1.ByteCounts.
@@ -27,58 +27,65 @@ export const PageCountsSchema = /*@__PURE__*/
   messageDesc(file_dmigrate_v1_types, 1);
 
 /**
+ * Describes the message dmigrate.v1.PageWaits.
+ * Use `create(PageWaitsSchema)` to create a new message.
+ */
+export const PageWaitsSchema = /*@__PURE__*/
+  messageDesc(file_dmigrate_v1_types, 2);
+
+/**
  * Describes the message dmigrate.v1.Span.
  * Use `create(SpanSchema)` to create a new message.
  */
 export const SpanSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_types, 2);
+  messageDesc(file_dmigrate_v1_types, 3);
 
 /**
  * Describes the message dmigrate.v1.ErrorInfo.
  * Use `create(ErrorInfoSchema)` to create a new message.
  */
 export const ErrorInfoSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_types, 3);
+  messageDesc(file_dmigrate_v1_types, 4);
 
 /**
  * Describes the message dmigrate.v1.Report.
  * Use `create(ReportSchema)` to create a new message.
  */
 export const ReportSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_types, 4);
+  messageDesc(file_dmigrate_v1_types, 5);
 
 /**
  * Describes the message dmigrate.v1.Event.
  * Use `create(EventSchema)` to create a new message.
  */
 export const EventSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_types, 5);
+  messageDesc(file_dmigrate_v1_types, 6);
 
 /**
  * Describes the message dmigrate.v1.Began.
  * Use `create(BeganSchema)` to create a new message.
  */
 export const BeganSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_types, 6);
+  messageDesc(file_dmigrate_v1_types, 7);
 
 /**
  * Describes the message dmigrate.v1.Progress.
  * Use `create(ProgressSchema)` to create a new message.
  */
 export const ProgressSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_types, 7);
+  messageDesc(file_dmigrate_v1_types, 8);
 
 /**
  * Describes the message dmigrate.v1.Finding.
  * Use `create(FindingSchema)` to create a new message.
  */
 export const FindingSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_types, 8);
+  messageDesc(file_dmigrate_v1_types, 9);
 
 /**
  * Describes the message dmigrate.v1.CheckResult.
  * Use `create(CheckResultSchema)` to create a new message.
  */
 export const CheckResultSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_types, 9);
+  messageDesc(file_dmigrate_v1_types, 10);
 
