@@ -62,7 +62,7 @@ export class Plane implements AsyncDisposable {
     const watch = open.use(new InputWatch());
     const lazy = new Map([[PROCESS, [{ page: firstPage, pageCount }]]]);
     const handler = open.use(
-      new PageHandler(new PagesBySource({ ...streams, criu: streams.ahead }), lazy, watch, () => {}, new Map(), store),
+      new PageHandler(new PagesBySource({ ...streams, criu: streams.ahead }, "priority"), lazy, watch, () => {}, new Map(), store),
     );
     const adopted = Promise.withResolvers<void>();
     const task = open.use(new ArenaProcess(pageCount, pageCount, { file: path.join(folder, "lazy-pages.socket"), process: PROCESS }));

@@ -43,7 +43,7 @@ export async function runAgent(config: AgentConfig, startSessions: StartSessions
   const journal = starting.use(Journal.open(config.stateDir, JOURNAL_WAIT_MS));
   const cluster = await Cluster.open(config.stateDir);
   const peers = starting.use(new Peers(cluster));
-  const link = new Link(cluster, log);
+  const link = new Link(cluster, log, config.order);
   const events = starting.use(
     new EventHub(journal, (migration, error) => log.error({ err: error, migration }, "the end of a migration can't be written down")),
   );

@@ -11,6 +11,7 @@ test("nothing given: the paths of a package", () => {
     listen: { port: 7461 },
     dockerSocket: "/var/run/docker.sock",
     pageHandler: "own",
+    order: "priority",
     logLevel: "info",
   });
 });

@@ -4,6 +4,7 @@
 import { isAbsolute } from "node:path";
 import { z } from "zod";
 import { DmigrateError } from "../core/errors.ts";
+import type { TransferOrder } from "../core/schedule.ts";
 import { DEFAULT_PORT, parseAddress, type Address } from "./address.ts";
 
 export interface AgentConfig {
@@ -17,6 +18,8 @@ export interface AgentConfig {
   readonly dockerSocket: string;
   /** Who serves the pages of tasks that were restored here: this agent, or the stock `criu lazy-pages`. */
   readonly pageHandler: "own" | "criu";
+  /** In which order what this agent sends leaves; `fifo` to show what the priorities are worth. */
+  readonly order: TransferOrder;
   readonly logLevel: "debug" | "info" | "warn" | "error" | "silent";
 }
 
@@ -24,8 +27,8 @@ export interface AgentConfig {
 export type RawConfig = { readonly [Key in keyof AgentConfig]?: string | undefined };
 
 /**
- * Flags win over DMIGRATE_STATE_DIR, DMIGRATE_RUN_DIR, DMIGRATE_LISTEN, DMIGRATE_DOCKER_SOCKET, DMIGRATE_PAGE_HANDLER,
- * DMIGRATE_TRANSFER and DMIGRATE_LOG_LEVEL.
+ * Flags win over DMIGRATE_STATE_DIR, DMIGRATE_RUN_DIR, DMIGRATE_LISTEN, DMIGRATE_DOCKER_SOCKET, DMIGRATE_PAGE_HANDLER, DMIGRATE_ORDER
+ * and DMIGRATE_LOG_LEVEL.
  */
 export function rawConfig(flags: RawConfig, env: Readonly<Record<string, string | undefined>>): RawConfig {
   return {
@@ -34,6 +37,7 @@ export function rawConfig(flags: RawConfig, env: Readonly<Record<string, string 
     listen: flags.listen ?? env["DMIGRATE_LISTEN"],
     dockerSocket: flags.dockerSocket ?? env["DMIGRATE_DOCKER_SOCKET"],
     pageHandler: flags.pageHandler ?? env["DMIGRATE_PAGE_HANDLER"],
+    order: flags.order ?? env["DMIGRATE_ORDER"],
     logLevel: flags.logLevel ?? env["DMIGRATE_LOG_LEVEL"],
   };
 }
@@ -49,6 +53,7 @@ const Config = z.object({
     .transform((text) => parseAddress(text)),
   dockerSocket: absolutePath.default("/var/run/docker.sock"),
   pageHandler: z.enum(["own", "criu"]).default("own"),
+  order: z.enum(["priority", "fifo"]).default("priority"),
   logLevel: z.enum(["debug", "info", "warn", "error", "silent"]).default("info"),
 });
 

@@ -274,7 +274,7 @@ test("a channel that is not admitted is refused with the reason", async (t) => {
 
 test("a hello of another version, or none at all, is answered with the cause", async (t) => {
   const [a, b] = await linked(t);
-  const newer = encodeHello({ migration: id, trunk: "0".repeat(32), connection: 0, connections: 1 });
+  const newer = encodeHello({ migration: id, trunk: "0".repeat(32), connection: 0, connections: 1, packing: "none" });
   newer[5] = 5;
   for (const [greeting, cause] of [
     [newer, /Channel protocol 5 was offered, protocol 4 is spoken/],

@@ -5,8 +5,9 @@ import type { TLSSocket } from "node:tls";
 import type { Logger } from "pino";
 import { DmigrateError, toldBy } from "../core/errors.ts";
 import type { HostName, MigrationId } from "../core/ids.ts";
+import type { TransferOrder } from "../core/schedule.ts";
 import type { TrunkStream } from "../transfer/stream.ts";
-import type { Trunk } from "../transfer/trunk.ts";
+import { Trunk } from "../transfer/trunk.ts";
 import { Channel } from "./channel.ts";
 import type { ChannelKind } from "./channels.ts";
 import type { Cluster } from "./cluster.ts";
@@ -30,6 +31,8 @@ interface ExpectedTrunk {
   readonly peer: HostName;
   /** The first one. */
   readonly arrived: PromiseWithResolvers<Trunk>;
+  /** What may be sent by it. */
+  readonly bytesPerSecond: number | undefined;
   last: Trunk | undefined;
   /** Fulfilled when another one comes. */
   renewed: PromiseWithResolvers<void>;
@@ -47,21 +50,27 @@ const LINGER_MS = 10_000;
 export class Link {
   readonly #cluster: Cluster;
   readonly #log: Logger;
-  readonly #arriving = new ArrivingTrunks();
+  readonly #order: TransferOrder;
+  readonly #arriving: ArrivingTrunks;
   readonly #expectedTrunks = new Map<MigrationId, ExpectedTrunk>();
   /** The channels that are accepted, by migration and name. */
   readonly #expectedChannels = new Map<MigrationId, Map<string, ExpectedChannel>>();
 
-  constructor(cluster: Cluster, log: Logger) {
+  constructor(cluster: Cluster, log: Logger, order: TransferOrder = "priority") {
     this.#cluster = cluster;
     this.#log = log;
+    this.#order = order;
+    this.#arriving = new ArrivingTrunks(order);
   }
 
-  /** On a source: lets `peer`, the target, dial a trunk for a migration, until disposed of: that ends it, once what is on it has ended. */
-  expect(peer: HostName, migration: MigrationId): Disposable {
+  /**
+   * On a source: lets `peer`, the target, dial a trunk for a migration, until disposed of: that ends it, once what is on it has ended.
+   * @param bytesPerSecond what may be sent by it that nobody waits for
+   */
+  expect(peer: HostName, migration: MigrationId, bytesPerSecond?: number): Disposable {
     const arrived = Promise.withResolvers<Trunk>();
     arrived.promise.catch(() => {}); // told to who opens a channel
-    const expected: ExpectedTrunk = { peer, arrived, last: undefined, renewed: Promise.withResolvers() };
+    const expected: ExpectedTrunk = { peer, arrived, bytesPerSecond, last: undefined, renewed: Promise.withResolvers() };
     this.#expectedTrunks.set(migration, expected);
     return {
       [Symbol.dispose]: () => {
@@ -84,7 +93,8 @@ export class Link {
    */
   async dial(peer: HostName, migration: MigrationId): Promise<Dialled> {
     const member = this.#cluster.member(peer);
-    const trunk = await dialTrunk(this.#cluster.membership, member, migration, (stream) => this.#serveStream(stream, migration, peer));
+    const trunk = new Trunk((stream) => this.#serveStream(stream, migration, peer), this.#order);
+    await dialTrunk(trunk, this.#cluster.membership, member, migration);
     return { over: trunk.over, [Symbol.dispose]: () => end(trunk) };
   }
 
@@ -177,8 +187,9 @@ export class Link {
 
 /** A connection of a trunk has come. */
 function arrive(expected: ExpectedTrunk, trunk: Trunk): void {
-  const { last, renewed } = expected;
+  const { last, renewed, bytesPerSecond } = expected;
   if (trunk === last) return;
+  if (bytesPerSecond !== undefined) trunk.limitRate(bytesPerSecond);
   expected.last = trunk;
   expected.arrived.resolve(trunk);
   if (last === undefined) return;

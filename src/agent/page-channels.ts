@@ -3,6 +3,7 @@
  */
 import type { TrunkStream } from "../transfer/stream.ts";
 import { DmigrateError } from "../core/errors.ts";
+import type { TransferOrder } from "../core/schedule.ts";
 import { whenClosed } from "../memory/closed.ts";
 import { encodeMessage, type PageRun } from "../memory/page-protocol.ts";
 import { sendPages } from "../memory/page-sender.ts";
@@ -38,8 +39,9 @@ export class PagesBySource implements PageSource {
   readonly #streams: Readonly<Record<Urgency, TrunkStream>>;
   #isEnding = false;
 
-  constructor({ demanded, ahead }: PageChannels) {
-    this.#streams = { demanded, ahead };
+  /** @param order `fifo`: one page waits for the other, whoever wants it */
+  constructor({ demanded, ahead }: PageChannels, order: TransferOrder) {
+    this.#streams = { demanded: order === "fifo" ? ahead : demanded, ahead };
   }
 
   ask(runs: readonly PageRun[], urgency: Urgency): void {
@@ -47,7 +49,7 @@ export class PagesBySource implements PageSource {
   }
 
   receive(take: (run: PageRun, bytes: Uint8Array | undefined) => void, lost: (error: unknown) => void): void {
-    for (const stream of Object.values(this.#streams)) {
+    for (const stream of new Set(Object.values(this.#streams))) {
       stream.on("error", (error) => this.#lose(lost, error));
       whenClosed(stream, () =>
         this.#lose(lost, new DmigrateError("TRANSFER_FAILED", "The connection for pages was cut; check the network between the hosts")),
@@ -61,7 +63,7 @@ export class PagesBySource implements PageSource {
 
   end(): void {
     this.#isEnding = true;
-    for (const stream of Object.values(this.#streams)) stream.end();
+    for (const stream of new Set(Object.values(this.#streams))) stream.end();
   }
 
   #lose(lost: (error: unknown) => void, error: unknown): void {

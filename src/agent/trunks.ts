@@ -8,9 +8,9 @@ import { randomBytes } from "node:crypto";
 import type { TLSSocket } from "node:tls";
 import { DmigrateError } from "../core/errors.ts";
 import type { HostName, MigrationId } from "../core/ids.ts";
-import type { Lane } from "../core/schedule.ts";
+import type { Lane, TransferOrder } from "../core/schedule.ts";
 import { limitUnsent } from "../kernel/tcp.ts";
-import type { TrunkStream } from "../transfer/stream.ts";
+import { PACKING } from "../transfer/packer.ts";
 import { Trunk } from "../transfer/trunk.ts";
 import { SAME_RELEASE } from "../wire/failure.ts";
 import { encodeAcceptance, type Offer } from "../wire/hello.ts";
@@ -24,21 +24,13 @@ const UNSENT_BYTES_MAX = 128 << 10;
 /** A trunk is idle for long, and its connections outlive a link that is cut for a while: as long as the kernel tries to send over one. */
 const KEEP_ALIVE_MS = 900_000;
 
-/**
- * Dials a trunk for a migration. Throws PEER_UNREACHABLE, PROTOCOL, or what the peer refuses it with.
- * @param serve serves what the other side opens
- */
-export async function dialTrunk(
-  membership: Membership,
-  member: Member,
-  migration: MigrationId,
-  serve: (stream: TrunkStream) => void,
-): Promise<Trunk> {
+/** Dials the connections of a trunk for a migration. Throws PEER_UNREACHABLE, PROTOCOL, or what the peer refuses it with. */
+export async function dialTrunk(trunk: Trunk, membership: Membership, member: Member, migration: MigrationId): Promise<void> {
   const id = randomBytes(16).toString("hex");
   const open = async (connection: number, connections: number): Promise<Opened> =>
-    await openConnection(membership, member, { migration, trunk: id, connection, connections });
+    await openConnection(membership, member, { migration, trunk: id, connection, connections, packing: PACKING });
   const first = await open(0, CONNECTIONS);
-  const { connections } = first.acceptance;
+  const { connections, packing } = first.acceptance;
   const others = await Promise.allSettled(Array.from({ length: connections - 1 }, (_, index) => open(index + 1, connections)));
   const opened = [first, ...others.flatMap((each) => (each.status === "fulfilled" ? [each.value] : []))];
   const failed = others.find((each) => each.status === "rejected");
@@ -46,12 +38,11 @@ export async function dialTrunk(
     for (const { socket } of opened) socket.destroy();
     throw failed.reason;
   }
-  const trunk = new Trunk(serve);
+  if (packing !== "none") trunk.mayPack();
   for (const [connection, { socket, inlet }] of opened.entries()) {
     prepare(socket);
-    trunk.join(socket, laneOf(connection, opened.length), (take) => inlet.receive(take));
+    trunk.join(socket, laneOf(connection, opened.length), (use) => inlet.receive(use));
   }
-  return trunk;
 }
 
 /** A trunk that a peer has dialled. */
@@ -65,8 +56,13 @@ interface Arriving {
 
 /** The trunks that peers dial. */
 export class ArrivingTrunks {
+  readonly #order: TransferOrder;
   /** By the id that who dialled it gave it. */
   readonly #trunks = new Map<string, Arriving>();
+
+  constructor(order: TransferOrder) {
+    this.#order = order;
+  }
 
   /** Takes a connection that was offered for a trunk, by `peer`, into it; returns the trunk. Throws PROTOCOL. */
   join(socket: TLSSocket, offer: Offer, peer: HostName): Trunk {
@@ -74,7 +70,9 @@ export class ArrivingTrunks {
     joined.add(offer.connection);
     prepare(socket);
     const connections = Math.min(offer.connections, CONNECTIONS);
-    socket.write(encodeAcceptance({ connections }));
+    const packing = offer.packing === PACKING ? PACKING : "none";
+    socket.write(encodeAcceptance({ connections, packing }));
+    if (packing !== "none" && offer.connection === 0) trunk.mayPack();
     trunk.join(socket, laneOf(offer.connection, connections));
     return trunk;
   }
@@ -82,7 +80,8 @@ export class ArrivingTrunks {
   #trunkOf({ trunk: id, migration, connection }: Offer, peer: HostName): Arriving {
     const known = this.#trunks.get(id);
     if (known === undefined && connection === 0) {
-      const trunk = new Trunk((stream) => stream.refuse(new DmigrateError("PROTOCOL", `Only a source opens channels; ${SAME_RELEASE}`)));
+      const refusal = new DmigrateError("PROTOCOL", `Only a source opens channels; ${SAME_RELEASE}`);
+      const trunk = new Trunk((stream) => stream.refuse(refusal), this.#order);
       const arriving = { trunk, peer, migration, connections: new Set<number>() };
       this.#trunks.set(id, arriving);
       void trunk.over.then(() => this.#trunks.delete(id));

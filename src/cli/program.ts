@@ -259,6 +259,12 @@ function addSetup(program: Command, surroundings: Surroundings, run: Run): void 
         "who serves the pages of restored tasks: the agent, or `criu lazy-pages`; default: own",
       ).choices(["own", "criu"]),
     )
+    .addOption(
+      new Option(
+        "--order <order>",
+        "what it sends to other hosts leaves by priority, or as it comes (fifo), to show what that is worth; default: priority",
+      ).choices(["priority", "fifo"]),
+    )
     .addOption(new Option("--log-level <level>", "how much it says; default: info").choices(["debug", "info", "warn", "error", "silent"]))
     .option("--json", "if it can't start, print why as JSON on standard output; its log on standard error is always JSON")
     .action((flags: Readonly<Record<string, string>>) => surroundings.serve(flags));

@@ -34,6 +34,9 @@ const URGENT: readonly TransferClass[] = ["demanded", "handover"];
 /** After so many frames that were strictly first, one is given away. */
 const STRICT_RUN_MAX = 15;
 
+/** `fifo`: no class comes before another, to show what that is worth. */
+export type TransferOrder = "priority" | "fifo";
+
 export type Lane = "reserved" | "shared";
 
 /** A frame that was sent, or that there was none any more. */

@@ -8,6 +8,7 @@
 import { Durations } from "../core/durations.ts";
 import { DmigrateError } from "../core/errors.ts";
 import type { PageWaits } from "../core/migration.ts";
+import type { TransferOrder } from "../core/schedule.ts";
 import type { InputWatch } from "../kernel/epoll.ts";
 import { Userfaultfd, type UserfaultEvent } from "../kernel/userfaultfd.ts";
 import { FetchPlan, type FetchLimits, type IndexedRun, type Request } from "./fetch-plan.ts";
@@ -95,6 +96,7 @@ export class PageHandler implements Disposable {
    * @param keep makes a duplicate of a userfaultfd that outlives this process
    * @param hot what each process wrote last
    * @param store what was copied ahead, as it still holds
+   * @param order `fifo`: as much is on its way as may be, whoever waits
    */
   constructor(
     source: PageSource,
@@ -103,6 +105,7 @@ export class PageHandler implements Disposable {
     keep: (fd: number) => void,
     hot: ReadonlyMap<number, readonly PageRange[]>,
     store: PageStore,
+    order: TransferOrder = "priority",
   ) {
     this.finished = this.#settled.promise;
     this.finished.catch(() => {}); // told to whoever waits for it
@@ -113,7 +116,8 @@ export class PageHandler implements Disposable {
     this.#stored = [...this.#memories.values()].flatMap((memory) => storedOf(memory, store)).toReversed();
     this.#storedPages = this.#stored.reduce((sum, { pageCount }) => sum + pageCount, 0);
     for (const { memory, index, pageCount } of this.#stored) memory.copiedAhead(index, pageCount);
-    this.#plan = new FetchPlan(this.#memories, LIMITS, hot);
+    const { min, max } = LIMITS.inFlight;
+    this.#plan = new FetchPlan(this.#memories, { ...LIMITS, inFlight: { min: order === "fifo" ? max : min, max } }, hot);
     this.#connect(source);
     this.#goOn();
   }

@@ -108,11 +108,9 @@ export class TrunkStream extends Duplex {
     this.accepted.catch(() => {}); // told to whoever opened it
   }
 
-  /** Asks the other side for a stream; it is one when `accepted` says so. */
+  /** One that `open` is to be called of. */
   static opening(owner: StreamOwner, id: number, name: string, transferClass: TransferClass): TrunkStream {
-    const stream = new TrunkStream(owner, id, name, transferClass);
-    owner.control({ stream: id, place: stream.#takePlace(), content: { kind: "open", name, transferClass } });
-    return stream;
+    return new TrunkStream(owner, id, name, transferClass);
   }
 
   /** What the other side has asked for: to be accepted or refused. */
@@ -121,6 +119,12 @@ export class TrunkStream extends Duplex {
     stream.#nextPlace = 1;
     stream.#isAccepted = true;
     return stream;
+  }
+
+  /** Asks the other side for it; it is a stream when `accepted` says so. */
+  open(): void {
+    const { id, name, transferClass } = this;
+    this.#owner.control({ stream: id, place: this.#takePlace(), content: { kind: "open", name, transferClass } });
   }
 
   accept(): void {

@@ -144,6 +144,70 @@ test("what somebody waits for overtakes what has been written before", async () 
   near.close();
 });
 
+test("without priorities nothing overtakes what is on its way", async () => {
+  const arrived = { names: [] as string[], byteCount: 0 };
+  const near = new Trunk(() => assert.fail("nobody opens streams there"), "fifo");
+  const far = new Trunk((stream) => {
+    stream.accept();
+    stream.on("data", (chunk: Buffer) => {
+      arrived.names.push(stream.name);
+      arrived.byteCount += chunk.length;
+    });
+  }, "fifo");
+  for (const lane of ["reserved", "shared"] as const) {
+    const [here, there] = wire();
+    near.join(here, lane);
+    far.join(there, lane);
+  }
+  const [bulk, page] = [await near.open("layers", "layers"), await near.open("demanded", "demanded")];
+  for (let nth = 0; nth < 20; nth++) bulk.write(Buffer.alloc(65_536));
+  page.write(Buffer.alloc(1));
+  while (arrived.byteCount < 20 * 65_536 + 1) await turn();
+  assert.ok(arrived.names.indexOf("demanded") > 0, "it came first");
+  for (const stream of [bulk, page]) stream.destroy();
+  near.close();
+});
+
+test("a limit to the rate holds bulk back, and nothing that somebody waits for", async () => {
+  const bytes = { bulk: 0, urgent: 0 };
+  const { near } = trunks((stream) => {
+    stream.accept();
+    stream.on("data", (chunk: Buffer) => (bytes[stream.name === "demanded" ? "urgent" : "bulk"] += chunk.length));
+  });
+  near.limitRate(100_000);
+  const [bulk, urgent] = [await near.open("memory", "memory"), await near.open("demanded", "demanded")];
+  bulk.write(Buffer.alloc(2 << 20));
+  await new Promise((resolve) => urgent.write(Buffer.alloc(2 << 20), resolve));
+  while (bytes.urgent < 2 << 20) await turn();
+  assert.ok(bytes.bulk < 1 << 20, `${bytes.bulk} bytes of bulk came as well, which take 20 s`);
+  near.destroy();
+});
+
+test("over a slow connection what can be packed is, and arrives as it was", async () => {
+  const sleepy = (end: Duplex): Duplex => {
+    const write = end._write.bind(end);
+    end._write = (chunk: Buffer, encoding, done) => void setTimeout(() => write(chunk, encoding, done), 5);
+    return end;
+  };
+  let wireBytes = 0;
+  const near = new Trunk(() => assert.fail("nobody opens streams there"));
+  const far = new Trunk(echo);
+  for (const lane of ["reserved", "shared"] as const) {
+    const [here, there] = wire();
+    near.join(sleepy(here), lane);
+    far.join(there, lane);
+    there.on("data", (chunk: Buffer) => (wireBytes += chunk.length));
+  }
+  near.mayPack();
+  const stream = await near.open("layers", "layers");
+  const back = buffer(stream);
+  const text = Buffer.from("What can be packed is packed, if the link is slow. ".repeat(200_000));
+  stream.end(text);
+  assert.ok((await back).equals(text));
+  assert.ok(wireBytes < text.length / 2, `${wireBytes} bytes crossed of ${text.length}`);
+  near.close();
+});
+
 test("pages come as they are read when they leave, in any order, before what was written, and whoever waits for them first", async () => {
   const PAGE_BYTES = 4096;
   const arrived: string[] = [];

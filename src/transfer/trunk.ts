@@ -8,9 +8,11 @@
 import type { Duplex } from "node:stream";
 import { crc32 } from "node:zlib";
 import { DmigrateError } from "../core/errors.ts";
-import { Schedule, type Lane, type Sent, type TransferClass } from "../core/schedule.ts";
+import { RateLimit } from "../core/rate-limit.ts";
+import { Schedule, type Lane, type Sent, type TransferClass, type TransferOrder } from "../core/schedule.ts";
 import { SAME_RELEASE } from "../wire/failure.ts";
 import { decodeTrunkFrames, TRUNK_FRAME_BYTES_MAX, writeTrunkFrame, type PlainFrame, type TrunkFrame } from "../wire/trunk-frames.ts";
+import { FRAME_CODEC, Packer } from "./packer.ts";
 import { Pile } from "./pile.ts";
 import { TrunkStream, type OutgoingFrame, type StreamOwner } from "./stream.ts";
 
@@ -47,17 +49,22 @@ export class Trunk {
   /** What opens streams and gives credit: it crosses in this order, by the first connection. */
   readonly #control: PlainFrame[] = [];
   readonly #owner: StreamOwner;
+  readonly #order: TransferOrder;
+  #limit: RateLimit | undefined;
+  #packer: Packer | undefined;
+  #isHeldBack = false;
   #lastStream = 0;
   #isClosing = false;
   #isOver = false;
 
   /** @param opened serves a stream that the other side opened: accepts or refuses it */
-  constructor(opened: (stream: TrunkStream) => void) {
+  constructor(opened: (stream: TrunkStream) => void, order: TransferOrder = "priority") {
     this.over = this.#over.promise;
     this.#opened = opened;
+    this.#order = order;
     this.#owner = {
       ready: (stream) => {
-        this.#schedule.add(stream, stream.transferClass);
+        this.#schedule.add(stream, order === "fifo" ? "memory" : stream.transferClass);
         this.#pump();
       },
       control: (frame) => {
@@ -82,7 +89,7 @@ export class Trunk {
     this.#connections.push({ socket, lane, batch, batchFramesMax: 1, isBusy: false });
     receive((bytes) => {
       try {
-        return decodeTrunkFrames(bytes, crc32, (frame) => this.#take(frame));
+        return decodeTrunkFrames(bytes, FRAME_CODEC, (frame) => this.#take(frame));
       } catch (error) {
         this.destroy(DmigrateError.from(error, "PROTOCOL"));
         return bytes.length;
@@ -101,6 +108,7 @@ export class Trunk {
   async open(name: string, transferClass: TransferClass, signal?: AbortSignal): Promise<TrunkStream> {
     this.#lastStream += 1;
     const stream = this.#add(TrunkStream.opening(this.#owner, this.#lastStream, name, transferClass));
+    stream.open();
     if (this.#isOver) stream.destroy((await this.over) ?? new Error("the connection was closed"));
     const giveUp = (): void => void stream.destroy(new Error("it was given up"));
     if (signal?.aborted === true) giveUp();
@@ -111,6 +119,16 @@ export class Trunk {
     } finally {
       signal?.removeEventListener("abort", giveUp);
     }
+  }
+
+  /** From now on no more is sent in a second, but for what somebody waits for. */
+  limitRate(bytesPerSecond: number): void {
+    this.#limit = new RateLimit(bytesPerSecond);
+  }
+
+  /** The other side can unpack: what is worth it is packed from now on. */
+  mayPack(): void {
+    this.#packer = new Packer();
   }
 
   /** Ends it as soon as its streams have ended, and what they wrote has left. */
@@ -159,11 +177,12 @@ export class Trunk {
 
   #sendNext(connection: Connection): void {
     const { socket, batch, batchFramesMax } = connection;
+    const lane = this.#laneOf(connection);
     const written: (() => void)[] = [];
     let byteCount = 0;
     const end = batchFramesMax * TRUNK_FRAME_BYTES_MAX;
     while (byteCount + TRUNK_FRAME_BYTES_MAX <= end) {
-      const frame = this.#writeFrame(connection, batch.subarray(byteCount));
+      const frame = this.#writeFrame(connection, lane, batch.subarray(byteCount));
       if (frame === undefined) break;
       byteCount += frame.byteCount;
       written.push(frame.written);
@@ -171,27 +190,51 @@ export class Trunk {
     if (byteCount === 0) return;
     connection.isBusy = true;
     const beganAtMs = performance.now();
+    this.#limit?.sent(byteCount, beganAtMs);
     socket.write(batch.subarray(0, byteCount), (error) => {
       connection.isBusy = false;
       if (error !== undefined && error !== null) return;
-      const isQuick = performance.now() - beganAtMs < QUICK_MS;
+      const busyMs = performance.now() - beganAtMs;
+      const isQuick = busyMs < QUICK_MS;
+      this.#packer?.sent(byteCount, busyMs);
       connection.batchFramesMax = isQuick ? Math.min(BATCH_FRAMES_MAX, batchFramesMax * 2) : Math.max(1, batchFramesMax / 2);
       for (const each of written) each();
       setImmediate(() => this.#pump()); // after what has arrived meanwhile
     });
   }
 
+  /** What it may carry now. One of the others carries what the reserved one does as long as the limit to the rate is reached. */
+  #laneOf({ lane }: Connection): Lane {
+    const waitMs = this.#limit?.waitMs(performance.now()) ?? 0;
+    if (waitMs > 0) {
+      this.#pumpIn(waitMs);
+      return "reserved";
+    }
+    return this.#order === "fifo" ? "shared" : lane;
+  }
+
+  #pumpIn(ms: number): void {
+    if (this.#isHeldBack) return;
+    this.#isHeldBack = true;
+    setTimeout(() => {
+      this.#isHeldBack = false;
+      this.#pump();
+    }, ms);
+  }
+
   /** Undefined if there is nothing to send now. */
-  #writeFrame(connection: Connection, into: Uint8Array): OutgoingFrame | undefined {
+  #writeFrame(connection: Connection, lane: Lane, into: Uint8Array): OutgoingFrame | undefined {
     const control = connection === this.#connections[0] ? this.#control.shift() : undefined;
     if (control !== undefined) return { byteCount: writeTrunkFrame(into, control, crc32), written: () => {} };
     const written: OutgoingFrame[] = [];
     const write = (stream: TrunkStream): Sent => {
       const frame = stream.writeFrame(into);
-      if (frame !== undefined) written.push(frame);
-      return { byteCount: frame?.byteCount ?? 0, hasMore: stream.isReady };
+      const byteCount =
+        frame === undefined ? 0 : (this.#packer?.pack(stream.transferClass, into.subarray(0, frame.byteCount)) ?? frame.byteCount);
+      if (frame !== undefined) written.push({ ...frame, byteCount });
+      return { byteCount, hasMore: stream.isReady };
     };
-    while (written.length === 0 && this.#schedule.next(connection.lane, write)) {
+    while (written.length === 0 && this.#schedule.next(lane, write)) {
       // It had nothing after all: who is next?
     }
     return written[0];

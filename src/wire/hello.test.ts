@@ -26,11 +26,12 @@ const offers: fc.Arbitrary<Offer> = fc.integer({ min: 1, max: CONNECTIONS_MAX })
       trunk: fc.stringMatching(/^[0-9a-f]{32}$/),
       connection: fc.nat(connections - 1),
       connections: fc.constant(connections),
+      packing: fc.constantFrom("zstd", "none"),
     },
     { noNullPrototype: true },
   ),
 );
-const anOffer: Offer = { migration: newMigrationId(1n), trunk: "0".repeat(32), connection: 0, connections: 3 };
+const anOffer: Offer = { migration: newMigrationId(1n), trunk: "0".repeat(32), connection: 0, connections: 3, packing: "zstd" };
 
 /** Reads as a server does: the prefix, then as many bytes as it announces. */
 function decode(bytes: Uint8Array): Offer {
@@ -73,9 +74,12 @@ test("with any one byte changed it is another hello or refused, never anything e
 });
 
 test("bytes are laid out as documented", () => {
-  const json = `{"migration":"m000000000001","trunk":"${"0".repeat(32)}","connection":0,"connections":3}`;
+  const json = `{"migration":"m000000000001","trunk":"${"0".repeat(32)}","connection":0,"connections":3,"packing":"zstd"}`;
   assert.equal(Buffer.from(encodeHello(anOffer)).toString("latin1"), `DMIG\0\u0004\0${String.fromCharCode(json.length)}${json}`);
-  assert.equal(Buffer.from(encodeAcceptance({ connections: 2 })).toString("latin1"), '\u0002\0\0\u0011{"connections":2}');
+  assert.equal(
+    Buffer.from(encodeAcceptance({ connections: 2, packing: "none" })).toString("latin1"),
+    '\u0002\0\0\u0022{"connections":2,"packing":"none"}',
+  );
 });
 
 test("another version is refused by its number", () => {
@@ -111,7 +115,7 @@ test("an offer that can't be is refused", () => {
 });
 
 test("an answer says what the opener gets, or why it is refused", () => {
-  assert.deepEqual(decodeAnswer(encodeAcceptance({ connections: 2 })), { connections: 2 });
+  assert.deepEqual(decodeAnswer(encodeAcceptance({ connections: 2, packing: "zstd" })), { connections: 2, packing: "zstd" });
   const reason = new DmigrateError("PEER_REFUSED", "No; migrate again");
   assert.throws(() => decodeAnswer(encodeRefusal(reason)), { code: "PEER_REFUSED", message: reason.message });
   assert.throws(() => decodeAnswerPrefix(Buffer.from("HTTP")), protocolError);

@@ -5,16 +5,17 @@
  *          0      4  magic "DMIG"
  *          4      2  protocol version, big-endian
  *          6      2  length of the offer, big-endian
- *          8         the offer: JSON { migration, trunk, connection, connections }
+ *          8         the offer: JSON { migration, trunk, connection, connections, packing }
  *
  *     the answer
  *          0      1  kind: 2 accepted, 3 refused
  *          1      3  length, big-endian
- *          4         JSON: { connections }, or { code, message }
+ *          4         JSON: { connections, packing }, or { code, message }
  *
  * Magic, version and the form of an answer stay as they are in every version, so that two agents of different releases can always tell each
  * other why they do not understand one another. A connection is one of a trunk's, which everything of a migration shares: `connections` is
- * how many who dials would like that to have; the answer to the first says how many it gets.
+ * how many who dials would like that to have; the answer to the first says how many it gets. `packing` is what who dials can pack and
+ * unpack, and in the answer what may be used.
  */
 import { z } from "zod";
 import { DmigrateError } from "../core/errors.ts";
@@ -44,7 +45,12 @@ export interface Offer {
   /** Which connection of the trunk it is, from 0. */
   readonly connection: number;
   readonly connections: number;
+  readonly packing: PackingKind;
 }
+
+/** How payloads may be packed. */
+const PACKINGS = ["zstd", "none"] as const;
+export type PackingKind = (typeof PACKINGS)[number];
 
 const OfferJson = z
   .strictObject({
@@ -52,10 +58,11 @@ const OfferJson = z
     trunk: z.string().regex(/^[0-9a-f]{32}$/),
     connection: z.int().min(0),
     connections: z.int().min(1).max(CONNECTIONS_MAX),
+    packing: z.enum(PACKINGS),
   })
   .refine(({ connection, connections }) => connection < connections);
 
-const AcceptanceJson = z.object({ connections: z.int().min(1).max(CONNECTIONS_MAX) });
+const AcceptanceJson = z.object({ connections: z.int().min(1).max(CONNECTIONS_MAX), packing: z.enum(PACKINGS) });
 export type Acceptance = z.infer<typeof AcceptanceJson>;
 
 export function encodeHello(offer: Offer): Uint8Array {

@@ -1,15 +1,18 @@
 /** Frames come out of their bytes as they went in, however these are cut; what is none, or was damaged, is refused. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { crc32 } from "node:zlib";
+import { crc32, zstdCompressSync } from "node:zlib";
 import * as fc from "fast-check";
 import { DmigrateError } from "../core/errors.ts";
 import { TRANSFER_CLASSES } from "../core/schedule.ts";
+import { FRAME_CODEC } from "../transfer/packer.ts";
 import { Pile } from "../transfer/pile.ts";
 import {
   decodeTrunkFrames,
+  packable,
   pageRuns,
   PAGES_OFFSET,
+  repackFrame,
   sealPages,
   TRUNK_DATA_BYTES_MAX,
   TRUNK_FRAME_BYTES_MAX,
@@ -90,7 +93,7 @@ function decode(chunks: readonly Uint8Array[]): unknown[] {
   const frames: unknown[] = [];
   const pile = new Pile((bytes) => {
     const memory = Uint8Array.from(bytes);
-    const used = decodeTrunkFrames(memory, crc32, (each) => frames.push(comparable(each)));
+    const used = decodeTrunkFrames(memory, FRAME_CODEC, (each) => frames.push(comparable(each)));
     memory.fill(0xee);
     return used;
   });
@@ -155,6 +158,25 @@ test("what its kind can't be long is refused by its header alone", () => {
   ] as const) {
     assert.throws(() => decode([header(kind, length)]), { code: "PROTOCOL", message: new RegExp(`kind ${kind} with ${length} bytes`) });
   }
+});
+
+test("a packed frame is what it was before, and what is packed wrongly is refused", () => {
+  const pack = (bytes: Buffer, packed: (plain: Uint8Array) => Uint8Array): Buffer =>
+    bytes.subarray(0, repackFrame(bytes, packed(Uint8Array.from(packable(bytes))), crc32));
+  const room = (each: PlainFrame | PagesFrame): Buffer => Buffer.concat([bytesOf([each]), Buffer.alloc(100_000)]);
+  const text: PlainFrame = { stream: 1, place: 7, content: { kind: "data", pieces: [Buffer.from("abc".repeat(900))], byteCount: 2700 } };
+  const some: PagesFrame = { stream: 2, place: 8, process: 3, page: 4, values: [1, 0, 2, 2] };
+  for (const each of [text, some]) {
+    const plain = bytesOf([each]);
+    const packed = pack(Buffer.concat([plain]), zstdCompressSync);
+    assert.ok(packed.length < plain.length / 2);
+    assert.deepEqual(decode([packed, plain]), [comparable(each), comparable(each)]);
+    for (const wrong of [Buffer.alloc(40, 1), zstdCompressSync(Buffer.alloc(0)), zstdCompressSync(Buffer.alloc(70_000))])
+      assert.throws(() => decode([pack(room(each), () => wrong)]), { code: "PROTOCOL" });
+  }
+  const nothing = bytesOf([{ stream: 1, place: 1, content: { kind: "end" } }]);
+  nothing[0] = 129;
+  assert.throws(() => decode([nothing]), { code: "PROTOCOL", message: /kind 129/ });
 });
 
 test("a class that is none is refused", () => {

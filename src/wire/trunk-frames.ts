@@ -4,7 +4,7 @@
  * Numbers are big-endian; a frame has these 16 bytes, then its payload:
  *
  *     offset  bytes  content
- *          0      1  kind
+ *          0      1  kind; with 128 added if the payload is packed (zstd, RFC 8878): of data all of it, of pages their memory
  *          1      3  length of the payload
  *          4      4  stream, counted from 1 by the side that opens them
  *          8      4  place: the how-manieth frame of its stream in this direction, from 0; of a credit 0
@@ -49,6 +49,11 @@ export const TRUNK_FRAME_BYTES_MAX: number = PAGES_OFFSET + FRAME_PAGES_MAX * PA
 
 const KINDS = ["data", "end", "open", "accepted", "reset", "credit", "pages"] as const;
 type Kind = (typeof KINDS)[number];
+const PAGES = KINDS.indexOf("pages");
+/** Of a kind. */
+const PACKED = 128;
+/** Those that can be packed. */
+const PACKABLE: readonly Kind[] = ["data", "pages"];
 
 /** Shortest and longest payload. */
 const LENGTHS: Readonly<Record<Kind, readonly [number, number]>> = {
@@ -63,6 +68,8 @@ const LENGTHS: Readonly<Record<Kind, readonly [number, number]>> = {
 
 /** zlib's `crc32`: goes on from the checksum of what came before. */
 export type Checksum = (bytes: Uint8Array, before?: number) => number;
+/** The reverse of what packed the payload. Throws if the bytes are none, or would be more than so many. */
+export type Unpack = (bytes: Uint8Array, byteCountMax: number) => Uint8Array;
 
 /** Successive pages of one process: `page` is the address of the first one, divided by the page size. */
 export interface PageSpan {
@@ -149,6 +156,28 @@ export function sealPages(
   return end;
 }
 
+/**
+ * Puts something shorter in the place of the payload of a frame of data or pages.
+ * @param into has the frame
+ * @param packed what `packable` gave, packed
+ * @returns how long the frame is now
+ */
+export function repackFrame(into: Uint8Array, packed: Uint8Array, checksum: Checksum): number {
+  const view = viewOf(into);
+  const at = into[0] === PAGES ? PAGES_OFFSET : TRUNK_HEADER_BYTES;
+  into.set(packed, at);
+  const end = at + packed.length;
+  const kind = (into[0] ?? 0) | PACKED;
+  view.setUint32(0, kind * 2 ** 24 + end - TRUNK_HEADER_BYTES);
+  view.setUint32(CHECKED_BYTES, checksumOf(into, checkedOf(kind, into.subarray(TRUNK_HEADER_BYTES, end)), checksum));
+  return end;
+}
+
+/** The part of a frame of data or pages that can be packed. */
+export function packable(frame: Uint8Array): Uint8Array {
+  return frame.subarray(frame[0] === PAGES ? PAGES_OFFSET : TRUNK_HEADER_BYTES);
+}
+
 const ZERO_PAGE = new Uint8Array(PAGE_BYTES);
 /** Most pages that are not zeros show it in one of these bytes. */
 const PROBES = [0, 8, 64, 512, 1024, 2048, 3072, PAGE_BYTES - 1];
@@ -208,30 +237,63 @@ function checksumOf(header: Uint8Array, payload: Uint8Array, checksum: Checksum)
  * bytes they were: the others are to be given again with what follows them. Throws PROTOCOL for what is no frame, as soon as its header is
  * there, and for one that was damaged on its way.
  */
-export function decodeTrunkFrames(bytes: Uint8Array, checksum: Checksum, take: (frame: TrunkFrame) => void): number {
+export function decodeTrunkFrames(
+  bytes: Uint8Array,
+  { checksum, unpack }: { readonly checksum: Checksum; readonly unpack: Unpack },
+  take: (frame: TrunkFrame) => void,
+): number {
   const view = viewOf(bytes);
   let at = 0;
   while (bytes.length - at >= TRUNK_HEADER_BYTES) {
-    const { kind, length } = kindOf(view.getUint32(at));
+    const { kind, isPacked, length } = kindOf(view.getUint32(at));
     const end = at + TRUNK_HEADER_BYTES + length;
     if (end > bytes.length) break;
     const payload = bytes.subarray(at + TRUNK_HEADER_BYTES, end);
-    const checked = kind === "pages" ? payload.subarray(0, PAGES_AT) : payload;
-    if (view.getUint32(at + CHECKED_BYTES) !== checksumOf(bytes.subarray(at, at + CHECKED_BYTES), checked, checksum))
-      throw new DmigrateError("PROTOCOL", "A frame was damaged on its way, or its sender has a fault; migrate again");
-    take({ stream: view.getUint32(at + 4), place: view.getUint32(at + 8), content: contentOf(kind, payload) });
+    const checked = checkedOf(KINDS.indexOf(kind), payload);
+    if (view.getUint32(at + CHECKED_BYTES) !== checksumOf(bytes.subarray(at, at + CHECKED_BYTES), checked, checksum)) throw damaged();
+    const content = contentOf(kind, isPacked ? unpacked(kind, payload, unpack) : payload);
+    take({ stream: view.getUint32(at + 4), place: view.getUint32(at + 8), content });
     at = end;
   }
   return at;
 }
 
-function kindOf(word: number): { readonly kind: Kind; readonly length: number } {
-  const kind = KINDS[word >>> 24];
+function kindOf(word: number): { readonly kind: Kind; readonly isPacked: boolean; readonly length: number } {
+  const isPacked = word >>> 24 >= PACKED;
+  const kind = KINDS[(word >>> 24) % PACKED];
   const length = word & 0xff_ff_ff;
-  const [shortest, longest] = kind === undefined ? [1, 0] : LENGTHS[kind];
-  const isWhole = kind !== "pages" || (length - PAGES_AT) % PAGE_BYTES === 0;
-  if (kind !== undefined && length >= shortest && length <= longest && isWhole) return { kind, length };
+  const [shortest, longest] = kind === undefined || (isPacked && !PACKABLE.includes(kind)) ? [1, 0] : LENGTHS[kind];
+  const isWhole = kind !== "pages" || isPacked || (length - PAGES_AT) % PAGE_BYTES === 0;
+  if (kind !== undefined && length >= shortest && length <= longest && isWhole) return { kind, isPacked, length };
   throw new DmigrateError("PROTOCOL", `An agent sent what is no frame: kind ${word >>> 24} with ${length} bytes; ${SAME_RELEASE}`);
+}
+
+/** What of the payload the checksum is of. */
+function checkedOf(kind: number, payload: Uint8Array): Uint8Array {
+  return kind % PACKED === PAGES ? payload.subarray(0, PAGES_AT) : payload;
+}
+
+/** The payload as it was. Throws PROTOCOL. */
+function unpacked(kind: Kind, payload: Uint8Array, unpack: Unpack): Uint8Array {
+  const at = kind === "pages" ? PAGES_AT : 0;
+  const [, longest] = LENGTHS[kind];
+  try {
+    const rest = unpack(payload.subarray(at), longest - at);
+    if (kind === "data" && rest.length > 0 && rest.length <= longest) return rest;
+    if (kind === "pages" && rest.length % PAGE_BYTES === 0 && rest.length <= longest - at) {
+      const whole = new Uint8Array(at + rest.length);
+      whole.set(payload.subarray(0, at));
+      whole.set(rest, at);
+      return whole;
+    }
+  } catch (error) {
+    throw damaged(error);
+  }
+  throw damaged();
+}
+
+function damaged(cause?: unknown): DmigrateError {
+  return new DmigrateError("PROTOCOL", "A frame was damaged on its way, or its sender has a fault; migrate again", cause);
 }
 
 function contentOf(kind: Kind, payload: Uint8Array): FrameContent {

@@ -40,21 +40,35 @@ test("the link is cut for a while as memory crosses: it goes on", async () => {
   await assertClean(a, "redis");
 });
 
-test("it moves back, its memory copied ahead, and then there once more", async () => {
-  const { outcome, message, report } = await migrate(b, "redis", "a", {}, "warm");
+test("a firewall resets all connections between the agents as memory crosses: the target dials again, and nothing is lost", async () => {
+  const rule = ["INPUT", "-p", "tcp", "--sport", "7461", "-j", "REJECT", "--reject-with", "tcp-reset"];
+  const reset = async (): Promise<void> => {
+    await a.run("iptables", "-I", ...rule);
+    await sleep(1500);
+    await a.run("iptables", "-D", ...rule);
+  };
+  const { outcome, message, report } = await migrate(b, "redis", "a", { "post-copy": reset });
   assert.equal(outcome, "completed", message);
-  assert.ok((report?.pages["copiedAhead"] ?? 0) > 0);
+  assert.match(report?.warnings.join("\n") ?? "", /waits until a answers again/);
   await assertRuns(a, "redis");
   await assertClean(b, "redis");
-  await ordeal.assertMigrates();
+});
+
+test("it moves there, its memory copied ahead, and back once more", async () => {
+  const { outcome, message, report } = await migrate(a, "redis", "b", {}, "warm");
+  assert.equal(outcome, "completed", message);
+  assert.ok((report?.pages.copiedAhead ?? 0) > 0);
+  await assertRuns(b, "redis");
+  await assertClean(a, "redis");
+  await ordeal.assertMigrates(b, a);
 });
 
 test("a target that leaves its pages to the stock daemon gets them, and says that it had no use for what was copied ahead", async () => {
-  await ordeal.killAgent(a);
-  await startAgent(a, "--page-handler", "criu");
-  const { outcome, message, report } = await migrate(b, "redis", "a", {}, "warm");
+  await ordeal.killAgent(b);
+  await startAgent(b, "--page-handler", "criu");
+  const { outcome, message, report } = await migrate(a, "redis", "b", {}, "warm");
   assert.equal(outcome, "completed", message);
-  assert.equal(report?.pages["copiedAhead"], 0);
+  assert.equal(report?.pages.copiedAhead, 0);
   assert.match(report?.warnings.join("\n") ?? "", /runs with --page-handler criu/);
-  await assertRuns(a, "redis");
+  await assertRuns(b, "redis");
 });

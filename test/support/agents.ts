@@ -42,6 +42,7 @@ export async function startAgent(
       listen: { host: "127.0.0.1", port },
       dockerSocket: join(dir, "docker.sock"),
       pageHandler: "own",
+      order: "priority",
       logLevel: "silent",
     },
     (context) => {

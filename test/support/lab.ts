@@ -49,7 +49,7 @@ const report = z.looseObject({
   totalMs: z.number(),
   phases: z.array(z.looseObject({ name: z.string() })),
   bytes: z.record(z.string(), z.number()),
-  pages: z.record(z.string(), z.number()),
+  pages: z.looseObject({ copiedAhead: z.number(), zero: z.number(), demanded: z.number(), pushed: z.number() }),
   warnings: z.array(z.string()),
   error: z.looseObject({ code: z.string(), message: z.string() }).optional(),
 });

@@ -3,6 +3,7 @@
  */
 import { DmigrateError } from "../../core/errors.ts";
 import { NO_PAGES, type PageCounts } from "../../core/migration.ts";
+import type { TransferOrder } from "../../core/schedule.ts";
 import { startLazyPages, type LazyPages } from "../../criu/lazy-pages.ts";
 import { LazySocket } from "../../criu/lazy-socket.ts";
 import { readLazyRanges } from "../../criu/pagemap.ts";
@@ -53,10 +54,15 @@ export interface TaskPages extends AsyncDisposable {
  * Makes ready what can be made ready before the freeze.
  * @param store what was copied ahead; the stock daemon has no use for it
  */
-export function openTaskPages(kind: PageHandlerKind, folders: RestoreFolders, store: PageStore): TaskPages {
+export function openTaskPages(
+  kind: PageHandlerKind,
+  folders: RestoreFolders,
+  store: PageStore,
+  order: TransferOrder = "priority",
+): TaskPages {
   switch (kind) {
     case "own":
-      return new OwnPages(folders, store);
+      return new OwnPages(folders, store, order);
     case "criu":
       return new CriuPages(folders);
   }
@@ -65,6 +71,7 @@ export function openTaskPages(kind: PageHandlerKind, folders: RestoreFolders, st
 class OwnPages implements TaskPages {
   readonly #images: string;
   readonly #store: PageStore;
+  readonly #order: TransferOrder;
   readonly #open = new AsyncDisposableStack();
   readonly #watch: InputWatch;
   readonly #socket: LazySocket;
@@ -72,7 +79,8 @@ class OwnPages implements TaskPages {
   #handler: PageHandler | undefined;
   lazy: LazyRanges = new Map();
 
-  constructor({ folder, images, work }: RestoreFolders, store: PageStore) {
+  constructor({ folder, images, work }: RestoreFolders, store: PageStore, order: TransferOrder) {
+    this.#order = order;
     this.#images = images;
     this.#store = store;
     this.#watch = this.#open.use(new InputWatch());
@@ -91,17 +99,18 @@ class OwnPages implements TaskPages {
     const written = readWrittenPages(this.#images);
     this.#store.settle(written);
     this.#handler = new PageHandler(
-      new PagesBySource(channels),
+      new PagesBySource(channels, this.#order),
       this.lazy,
       this.#watch,
       (fd) => this.#keeper.keep(fd),
       written,
       this.#store,
+      this.#order,
     );
   }
 
   resume(channels: PageChannels): void {
-    needed(this.#handler).resume(new PagesBySource(channels));
+    needed(this.#handler).resume(new PagesBySource(channels, this.#order));
   }
 
   giveUp(error: unknown): void {

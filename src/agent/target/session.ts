@@ -192,7 +192,7 @@ export class TargetSession {
     staging.started().catch((error: unknown) => void this.#giveUp(error));
     files.continueAt(staging.rootfs);
     this.#staging = staging;
-    this.#pages = this.#running.use(openTaskPages(this.#context.config.pageHandler, staging, this.#store));
+    this.#pages = this.#running.use(openTaskPages(this.#context.config.pageHandler, staging, this.#store, this.#context.config.order));
     const renamed = renamedInterfaces(interfaceNames, namesByAddress(interfacesOf(staging.namespace)));
     return this.#isWarm && this.#context.config.pageHandler === "criu" ? [...renamed, NOT_WARM] : renamed;
   }
