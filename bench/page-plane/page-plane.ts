@@ -1,6 +1,7 @@
 /**
  * The page plane: how fast memory crosses, how long a task waits for a page, and what of that a client sees.
  */
+import type { TransferOrder } from "../../src/core/schedule.ts";
 import { PAGE_BYTES } from "../../src/memory/page-protocol.ts";
 import { atLeast, atMost, quantile, type Row } from "../rows.ts";
 import { Plane } from "./plane.ts";
@@ -10,6 +11,11 @@ import { demo, type DemoResult } from "./redis.ts";
 const PAGE_COUNT = 131_072;
 const RUNS = 5;
 const FAULTS = 2_000;
+/** So many pages are demanded, that far from each other, as the others cross: from the end of the memory down to the middle at most. */
+const DEMANDED = 300;
+const DEMANDED_STRIDE = 211;
+/** What the priorities are worth at least. */
+const MANY_TIMES = 4;
 const SMALL_MEGABYTES = 64;
 const LARGE_MEGABYTES = 4096;
 /** What a link of 1 Gbit/s carries. */
@@ -22,6 +28,9 @@ export async function pagePlane(say: (line: string) => void): Promise<Row[]> {
   const tls = await repeated(() => gigabytesPerSecond("tls"));
   say(`${FAULTS} faults on pages that are there already`);
   const faults = await localFaultsUs();
+  say("Pages that a task demands while all others cross a link of 1 Gbit/s, with the priorities and without");
+  const demanded = await demandedMs("priority");
+  const unordered = await demandedMs("fifo");
   say("The demo's redis, ten times");
   const downtimeMs = downtimeOf(await demo({ moves: 10 }));
   say(`A redis of ${SMALL_MEGABYTES} MB and one of ${LARGE_MEGABYTES}, six times each`);
@@ -36,7 +45,17 @@ export async function pagePlane(say: (line: string) => void): Promise<Row[]> {
     atLeast("page plane on loopback, in TLS", quantile(tls), "GB/s", 1),
     atLeast("memory on a link of 1 Gbit/s", linkShare * 100, "%", 90),
     atMost("local fault, p50", quantile(faults), "us", 150),
+    atMost("a demanded page behind a full link of 1 Gbit/s, p99", quantile(demanded, 0.99), "ms", 3),
+    atLeast("the same with the priorities off", quantile(unordered, 0.99), "ms", 3 * MANY_TIMES),
   ];
+}
+
+/** How long a task waits for pages that are far from each other, while all of its memory crosses a link that this fills. */
+async function demandedMs(order: TransferOrder): Promise<number[]> {
+  await using plane = await Plane.open("tls", PAGE_COUNT, { order, rate: LINK_BYTES_PER_SECOND * 8 });
+  plane.fetchAhead();
+  const waits = await plane.touch(PAGE_COUNT - 1, DEMANDED, -DEMANDED_STRIDE); // the others come in ascending order
+  return waits.map((us) => us / 1000);
 }
 
 async function repeated(measure: () => Promise<number>): Promise<number[]> {
@@ -57,7 +76,7 @@ async function gigabytesPerSecond(kind: "clear" | "tls"): Promise<number> {
 /** How long a task waits for each of some pages that were copied ahead. */
 async function localFaultsUs(): Promise<number[]> {
   await using plane = await Plane.open("clear", FAULTS, { isCopiedAhead: true });
-  return await plane.touch(FAULTS);
+  return await plane.touch(0, FAULTS, 1);
 }
 
 function downtimeOf({ moves }: DemoResult): number {

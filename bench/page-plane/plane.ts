@@ -18,13 +18,14 @@ import { InputWatch } from "../../src/kernel/epoll.ts";
 import { ArenaProcess } from "../../src/memory/arena-process.fixture.ts";
 import { Inlet } from "../../src/agent/inlet.ts";
 import { PagesBySource } from "../../src/agent/page-channels.ts";
-import type { Lane } from "../../src/core/schedule.ts";
+import type { Lane, TransferOrder } from "../../src/core/schedule.ts";
 import { PageHandler } from "../../src/memory/page-handler.ts";
 import type { Urgency } from "../../src/memory/page-source.ts";
 import type { TrunkStream } from "../../src/transfer/stream.ts";
 import { Trunk } from "../../src/transfer/trunk.ts";
 import { PAGE_BYTES } from "../../src/memory/page-protocol.ts";
 import { PageStore } from "../../src/memory/page-store.ts";
+import { ShapedLink } from "./shaped-link.ts";
 
 /** As the source numbers it. */
 export const PROCESS = 1;
@@ -47,14 +48,23 @@ export class Plane implements AsyncDisposable {
     this.#pageCount = pageCount;
   }
 
-  /** A restored task that lacks all of its memory. */
-  static async open(kind: "clear" | "tls", pageCount: number, { isCopiedAhead = false } = {}): Promise<Plane> {
+  /**
+   * A restored task that lacks all of its memory.
+   * @param rate of the link between them, in bits a second; none if they are to share this host's loopback interface
+   */
+  static async open(
+    kind: "clear" | "tls",
+    pageCount: number,
+    { isCopiedAhead = false, order = "priority", rate }: { isCopiedAhead?: boolean; order?: TransferOrder; rate?: number } = {},
+  ): Promise<Plane> {
     await using open = new AsyncDisposableStack();
     const folder = mkdtempSync(path.join(tmpdir(), "dmigrate-bench-"));
     open.defer(() => rmSync(folder, { recursive: true }));
-    const source = open.adopt(spawn(process.execPath, [SOURCE, kind, String(pageCount)], { stdio: ["pipe", "pipe", "inherit"] }), end);
+    const link = rate === undefined ? undefined : open.use(await ShapedLink.create(rate));
+    const argv = [...(link?.prefix ?? []), process.execPath, SOURCE, kind, String(pageCount), order];
+    const source = open.adopt(spawn(argv[0] ?? "", argv.slice(1), { stdio: ["pipe", "pipe", "inherit"] }), end);
     const [port = 0, firstPage = 0] = (await firstLine(source)).split(" ").map(Number);
-    const { trunk, streams } = await trunkTo(kind, port);
+    const { trunk, streams } = await trunkTo(kind, link?.address ?? "127.0.0.1", port, order);
     open.defer(() => trunk.destroy());
 
     const store = open.use(new PageStore(isCopiedAhead ? pageCount : 0));
@@ -62,7 +72,7 @@ export class Plane implements AsyncDisposable {
     const watch = open.use(new InputWatch());
     const lazy = new Map([[PROCESS, [{ page: firstPage, pageCount }]]]);
     const handler = open.use(
-      new PageHandler(new PagesBySource({ ...streams, criu: streams.ahead }, "priority"), lazy, watch, () => {}, new Map(), store),
+      new PageHandler(new PagesBySource({ ...streams, criu: streams.ahead }, order), lazy, watch, () => {}, new Map(), store, order),
     );
     const adopted = Promise.withResolvers<void>();
     const task = open.use(new ArenaProcess(pageCount, pageCount, { file: path.join(folder, "lazy-pages.socket"), process: PROCESS }));
@@ -89,9 +99,14 @@ export class Plane implements AsyncDisposable {
     await this.#handler.finished;
   }
 
-  /** Has the task touch its first pages, one after the other. Returns for how long it waited for each, in microseconds. */
-  async touch(pageCount: number): Promise<number[]> {
-    return (await this.#task.tell(0, "touch", 0, pageCount)).split(" ").map((nanoseconds) => Number(nanoseconds) / 1000);
+  /** Has the task touch pages, that far from each other. Returns for how long it waited for each, in microseconds. */
+  async touch(from: number, pageCount: number, stride: number): Promise<number[]> {
+    return (await this.#task.tell(0, "touch", from, pageCount, stride)).split(" ").map((nanoseconds) => Number(nanoseconds) / 1000);
+  }
+
+  /** Lets all pages come, as after a handover; `fetchAll` returns when they have. */
+  fetchAhead(): void {
+    this.#handler.fetchAhead();
   }
 
   /** Every 1000th page is the source's. */
@@ -119,16 +134,21 @@ export function laneOf(connection: number): Lane {
   return connection === 0 ? "reserved" : "shared";
 }
 
-async function trunkTo(kind: "clear" | "tls", port: number): Promise<{ trunk: Trunk; streams: Readonly<Record<Urgency, TrunkStream>> }> {
+async function trunkTo(
+  kind: "clear" | "tls",
+  host: string,
+  port: number,
+  order: TransferOrder,
+): Promise<{ trunk: Trunk; streams: Readonly<Record<Urgency, TrunkStream>> }> {
   const streams = new Map<string, TrunkStream>();
   const opened = Promise.withResolvers<void>();
   const trunk = new Trunk((stream) => {
     stream.accept();
     if (streams.set(stream.name, stream).size === 2) opened.resolve();
-  });
+  }, order);
   for (let connection = 0; connection < CONNECTIONS; connection++) {
     const inlet = new Inlet();
-    trunk.join(await dial(kind, port, inlet), laneOf(connection), (take) => inlet.receive(take));
+    trunk.join(await dial(kind, host, port, inlet), laneOf(connection), (use) => inlet.receive(use));
   }
   await opened.promise;
   const [demanded, ahead] = [streams.get("demanded"), streams.get("ahead")];
@@ -136,8 +156,8 @@ async function trunkTo(kind: "clear" | "tls", port: number): Promise<{ trunk: Tr
   return { trunk, streams: { demanded, ahead } };
 }
 
-async function dial(kind: "clear" | "tls", port: number, { onread }: Inlet): Promise<Socket> {
-  const at = { host: "127.0.0.1", port, onread };
+async function dial(kind: "clear" | "tls", host: string, port: number, { onread }: Inlet): Promise<Socket> {
+  const at = { host, port, onread };
   // The source is a child of this process; who it is has no part in what is measured.
   const socket = kind === "clear" ? connect(at) : connectTls({ ...at, minVersion: "TLSv1.3", rejectUnauthorized: false });
   await once(socket, kind === "clear" ? "connect" : "secureConnect");

@@ -20,7 +20,7 @@ import { openConnection, type Opened } from "./handshake.ts";
 /** One is reserved for what somebody waits for; two share the rest, so that one that has lost a packet does not hold up all of it. */
 const CONNECTIONS = 3;
 /** What is written to a connection next is not behind more than this, and what is on its way. */
-const UNSENT_BYTES_MAX = 128 << 10;
+export const UNSENT_BYTES_MAX: number = 128 << 10;
 /** A trunk is idle for long, and its connections outlive a link that is cut for a while: as long as the kernel tries to send over one. */
 const KEEP_ALIVE_MS = 900_000;
 

@@ -95,8 +95,11 @@ sub move_pages {
 
 my %commands = (
   read  => sub { my ($page, $count) = @_; return join ' ', map { value_at($_) } $page .. $page + $count - 1 },
-  # How long it waits for each page, in nanoseconds.
-  touch => sub { my ($page, $count) = @_; return join ' ', map { wait_for($_) } $page .. $page + $count - 1 },
+  # How long it waits for each of so many pages, that far from each other, in nanoseconds; a millisecond between them if they are apart.
+  touch => sub {
+    my ($page, $count, $stride) = @_;
+    return join ' ', map { Time::HiRes::usleep(1000) if abs($stride) > 1; wait_for($page + $_ * $stride) } 0 .. $count - 1;
+  },
   write => sub { write_value(@_) },
   # Each page gets the next value.
   fill  => sub { my ($page, $count, $value) = @_; write_value($page + $_, $value + $_) for 0 .. $count - 1 },

@@ -8,7 +8,7 @@ import type { PageRun } from "./page-protocol.ts";
 import type { PageRange } from "./page-ranges.ts";
 import { rangesOf } from "./ranges.fixture.ts";
 
-const LIMITS: FetchLimits = { inFlight: { min: 4, max: 16 }, get: 4, touched: 2, around: 8, hot: 3, small: 5 };
+const LIMITS: FetchLimits = { inFlight: { min: 4, max: 16 }, get: 4, touched: 2, around: 8, aroundMax: 32, hot: 3, small: 5 };
 
 function planOf(...all: readonly (readonly PageRange[])[]): { memories: Map<number, LazyMemory>; plan: FetchPlan } {
   const memories = new Map(all.map((ranges, at) => [at + 1, new LazyMemory(at + 1, ranges)]));
@@ -88,6 +88,23 @@ test("small ranges come first; a touched page comes before all that is not on it
   plan.arrived({ process: 1, page: 130, pageCount: 2 }, 0);
   assert.deepEqual(plan.next(Infinity, 0), { run: { process: 1, page: 124, pageCount: 1 }, isTouched: false });
   assert.equal(plan.demandedPages, 1);
+});
+
+test("who goes through its memory gets more and more of what lies ahead, and little again once it goes elsewhere", () => {
+  const memory = new LazyMemory(1, [{ page: 1000, pageCount: 400 }]);
+  const plan = new FetchPlan(new Map([[1, memory]]), LIMITS); // the rest does not come before the tasks run
+  /** How many pages come because one is touched. */
+  const touch = (index: number): number => {
+    let pageCount = 0;
+    plan.touch(memory, index);
+    for (let runs = gets(plan); runs.length > 0; runs = gets(plan)) {
+      for (const run of runs) plan.arrived(run, 0);
+      pageCount += runs.reduce((sum, run) => sum + run.pageCount, 0);
+    }
+    return pageCount;
+  };
+  assert.deepEqual([touch(3), touch(8), touch(24), touch(56), touch(88)], [8, 16, 32, 32, 32]);
+  assert.deepEqual([touch(300), touch(200), touch(208)], [8, 8, 16]);
 });
 
 test("before the tasks run only what they wrote last comes, and not more of it than may, and small ranges", () => {

@@ -1,7 +1,8 @@
 /**
  * The judgement of the page handler: what to ask the source next. Pure: it knows no sockets and no clock.
  *
- * First the pages that tasks touched, then those around them, since tasks touch neighbours; then those that they wrote last, and small
+ * First the pages that tasks touched, then those around them, since tasks touch neighbours, the more of them the longer a task goes through
+ * its memory; then those that they wrote last, and small
  * ranges, because that is where a task's stack, its libraries' data and its own lie: these even before the tasks run. At last all others.
  */
 import { DmigrateError } from "../core/errors.ts";
@@ -21,8 +22,12 @@ export interface FetchLimits {
   readonly get: number;
   /** Asked for at once where a task touched a page, from that one on. */
   readonly touched: number;
-  /** Asked for a little later: the aligned block that the touched page lies in. */
+  /**
+   * Asked for a little later: the aligned block of this size that the touched page lies in; twice as much each time that the next touched
+   * page lies just behind what was asked for, up to `aroundMax`, and this again when it lies elsewhere.
+   */
   readonly around: number;
+  readonly aroundMax: number;
   /** Of what was written last so many pages are asked for before the tasks run: more would take the processors from the restore. */
   readonly hot: number;
   /** Up to here a range is a small one. */
@@ -58,6 +63,8 @@ export class FetchPlan {
   readonly #limits: FetchLimits;
   #touched: { readonly memory: LazyMemory; readonly index: number }[] = [];
   readonly #around: Trail[] = [];
+  /** Where the last block around a touched page ended, and how large it was. */
+  readonly #lastAround = new Map<LazyMemory, { readonly end: number; readonly size: number }>();
   /** Written last on the source; then small ranges. The next one last. */
   readonly #early: Trail[];
   /** The next one last. */
@@ -92,8 +99,17 @@ export class FetchPlan {
   touch(memory: LazyMemory, index: number): void {
     if (!memory.isWanted(index)) return; // on its way
     this.#touched.push({ memory, index });
+    this.#around.push(this.#blockAround(memory, index));
+  }
+
+  #blockAround(memory: LazyMemory, index: number): Trail {
+    const before = this.#lastAround.get(memory);
+    const goesOn = before !== undefined && index >= before.end && index < before.end + before.size;
+    const size = goesOn ? Math.min(this.#limits.aroundMax, before.size * 2) : this.#limits.around;
     const from = index - (index % this.#limits.around);
-    this.#around.push({ memory, from, end: Math.min(from + this.#limits.around, memory.ranges.pageCount) });
+    const end = Math.min(from + size, memory.ranges.pageCount);
+    this.#lastAround.set(memory, { end, size });
+    return { memory, from, end };
   }
 
   /** The tasks run from now on: all pages are wanted, and what they touch must not queue behind many others. */

@@ -25,7 +25,8 @@ const LIMITS: FetchLimits = {
   inFlight: { min: MEBIBYTE / 16, max: 4 * MEBIBYTE },
   get: MEBIBYTE / 2,
   touched: 16,
-  around: 64,
+  around: 32,
+  aroundMax: 2 * MEBIBYTE,
   hot: 4 * MEBIBYTE,
   small: MEBIBYTE,
 };
