@@ -4,7 +4,7 @@
  */
 import type { Mount } from "./mountinfo.ts";
 
-/** A process's place in a hierarchy that freezes. */
+/** A process's place in a hierarchy. */
 export interface FreezerGroup {
   readonly version: "v1" | "v2";
   /** The hierarchy as /proc/PID/cgroup names it, like `6:freezer`; `0:` for v2. */
@@ -21,24 +21,27 @@ export const FREEZER_FILES = {
 } as const;
 
 /**
- * That of v1 comes before that of v2: where both are mounted, engines use v1.
+ * The cgroups by which a process can be frozen. That of v1 comes before that of v2: where both are mounted, engines use v1.
  * @param cgroups /proc/PID/cgroup of the process (proc_pid_cgroup(5)): it names hierarchies that are mounted nowhere, too
  * @param mounts those of the host
  */
 export function freezerGroups(cgroups: string, mounts: readonly Pick<Mount, "path" | "type" | "options">[]): FreezerGroup[] {
+  return groupsWith("freezer", cgroups, mounts);
+}
+
+/** The same of any controller, like `memory`. */
+export function groupsWith(
+  controller: string,
+  cgroups: string,
+  mounts: readonly Pick<Mount, "path" | "type" | "options">[],
+): FreezerGroup[] {
+  const names = (list: string): boolean => list.split(",").includes(controller);
   return cgroups.split("\n").flatMap((line): FreezerGroup[] => {
     const [, hierarchy, controllers, group] = /^(\d+:([^:]*)):(.*)$/.exec(line) ?? [];
     if (hierarchy === undefined || controllers === undefined || group === undefined) return [];
-    const version = controllers === "" ? "v2" : hasFreezer(controllers) ? "v1" : undefined;
-    const mountPoint = version && mounts.find((mount) => isOf(version, mount))?.path;
+    const version = controllers === "" ? "v2" : names(controllers) ? "v1" : undefined;
+    const type = version === "v2" ? "cgroup2" : "cgroup";
+    const mountPoint = version && mounts.find((mount) => mount.type === type && (version === "v2" || names(mount.options)))?.path;
     return version === undefined || mountPoint === undefined ? [] : [{ version, hierarchy, mountPoint, group }];
   });
-}
-
-function isOf(version: FreezerGroup["version"], { type, options }: Pick<Mount, "type" | "options">): boolean {
-  return version === "v2" ? type === "cgroup2" : type === "cgroup" && hasFreezer(options);
-}
-
-function hasFreezer(list: string): boolean {
-  return list.split(",").includes("freezer");
 }

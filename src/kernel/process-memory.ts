@@ -29,6 +29,39 @@ export function readMemory(pid: number, address: number, into: Uint8Array): numb
   return result;
 }
 
+/** So many pieces can be read at once (IOV_MAX). */
+export const PIECES_MAX = 1024;
+
+/**
+ * Reads pieces of a process's memory, one behind the other, on another thread: while it copies, this one is free. Returns how many bytes
+ * could be read: fewer than asked for where a piece lies in what is not there, or can't be read. `into` must not be used meanwhile.
+ * Throws KERNEL, with cause ESRCH if the process has ended.
+ *
+ * Each call holds a thread of libuv's pool as long as it reads (see `readable` in libc.ts).
+ * @param pieces up to PIECES_MAX; as long as `into` together
+ */
+export async function readMemoryApart(
+  pid: number,
+  pieces: readonly { readonly address: number; readonly byteCount: number }[],
+  into: Uint8Array,
+): Promise<number> {
+  const from = new BigUint64Array(2 * pieces.length);
+  for (const [at, { address, byteCount }] of pieces.entries()) {
+    from[2 * at] = BigInt(address);
+    from[2 * at + 1] = BigInt(byteCount);
+  }
+  const to = new BigUint64Array([addressOf(into), BigInt(into.length)]);
+  const result = await new Promise<number>((resolve, reject) => {
+    readv.async(pid, to, 1, from, pieces.length, 0, (error: unknown, count: number) => {
+      if (error !== null) reject(DmigrateError.from(error));
+      else resolve(Math.min(orErrno(count), into.length)); // `into` has to be there until now, and the kernel does not keep it
+    });
+  });
+  if (result === -EFAULT) return 0;
+  if (result < 0) throw kernelError("process_vm_readv", -result);
+  return result;
+}
+
 /**
  * Reads all of it, also what the process may not read itself just now (mprotect(2)): slower. Throws KERNEL if there is no mapping, or the
  * process has ended.
