@@ -36,6 +36,7 @@ const report: Report = {
   steps: [],
   bytes: { memory: 1, files: 2, layers: 3, metadata: 4, total: 10 },
   pages: { total: 5, copiedAhead: 4, demanded: 3, pushed: 2, zero: 1, waits: { count: 0, p50Ms: 0, p99Ms: 0, maxMs: 0 } },
+  plans: [],
   warnings: ["slow"],
   error: { code: "CANCELLED", message: "Cancelled by its user" },
 };

@@ -12,6 +12,8 @@ test("nothing given: the paths of a package", () => {
     dockerSocket: "/var/run/docker.sock",
     pageHandler: "own",
     order: "priority",
+    dumpPlan: "measured",
+    cpuBudget: 10,
     logLevel: "info",
   });
 });
@@ -29,6 +31,8 @@ test("what is wrong is named", () => {
     code: "USAGE",
     message: /stateDir: must be an absolute path, logLevel: /,
   });
+  for (const cpuBudget of ["", "0", "101", "all", "-1"])
+    assert.throws(() => parseConfig({ cpuBudget }), { code: "USAGE", message: /cpuBudget: / }, cpuBudget);
   assert.throws(() => parseConfig({ listen: "a b" }), { code: "USAGE", message: /"a b" is no address/ });
 });
 

@@ -20,6 +20,10 @@ export interface AgentConfig {
   readonly pageHandler: "own" | "criu";
   /** In which order what this agent sends leaves; `fifo` to show what the priorities are worth. */
   readonly order: TransferOrder;
+  /** How a container is copied while it runs: as measurements say (src/core/dump-plan.ts), or always in the same way. */
+  readonly dumpPlan: "measured" | "fixed";
+  /** Percent of the machine's processor time that copying may take where nothing is idle. */
+  readonly cpuBudget: number;
   readonly logLevel: "debug" | "info" | "warn" | "error" | "silent";
 }
 
@@ -27,8 +31,8 @@ export interface AgentConfig {
 export type RawConfig = { readonly [Key in keyof AgentConfig]?: string | undefined };
 
 /**
- * Flags win over DMIGRATE_STATE_DIR, DMIGRATE_RUN_DIR, DMIGRATE_LISTEN, DMIGRATE_DOCKER_SOCKET, DMIGRATE_PAGE_HANDLER, DMIGRATE_ORDER
- * and DMIGRATE_LOG_LEVEL.
+ * Flags win over DMIGRATE_STATE_DIR, DMIGRATE_RUN_DIR, DMIGRATE_LISTEN, DMIGRATE_DOCKER_SOCKET, DMIGRATE_PAGE_HANDLER, DMIGRATE_ORDER,
+ * DMIGRATE_DUMP_PLAN, DMIGRATE_CPU_BUDGET and DMIGRATE_LOG_LEVEL.
  */
 export function rawConfig(flags: RawConfig, env: Readonly<Record<string, string | undefined>>): RawConfig {
   return {
@@ -38,6 +42,8 @@ export function rawConfig(flags: RawConfig, env: Readonly<Record<string, string 
     dockerSocket: flags.dockerSocket ?? env["DMIGRATE_DOCKER_SOCKET"],
     pageHandler: flags.pageHandler ?? env["DMIGRATE_PAGE_HANDLER"],
     order: flags.order ?? env["DMIGRATE_ORDER"],
+    dumpPlan: flags.dumpPlan ?? env["DMIGRATE_DUMP_PLAN"],
+    cpuBudget: flags.cpuBudget ?? env["DMIGRATE_CPU_BUDGET"],
     logLevel: flags.logLevel ?? env["DMIGRATE_LOG_LEVEL"],
   };
 }
@@ -54,6 +60,8 @@ const Config = z.object({
   dockerSocket: absolutePath.default("/var/run/docker.sock"),
   pageHandler: z.enum(["own", "criu"]).default("own"),
   order: z.enum(["priority", "fifo"]).default("priority"),
+  dumpPlan: z.enum(["measured", "fixed"]).default("measured"),
+  cpuBudget: z.coerce.number("must be a number").min(1).max(100).default(10),
   logLevel: z.enum(["debug", "info", "warn", "error", "silent"]).default("info"),
 });
 

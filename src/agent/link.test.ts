@@ -233,6 +233,22 @@ test("only the target may dial, and only what it accepts is opened", async (t) =
   await assert.rejects(b.link.dial(a.name, id), { code: "PEER_REFUSED", message: /from a host that is not in the cluster/ });
 });
 
+test("a trunk has no more connections than its source wants", async (t) => {
+  const [a, b] = (await linkedHosts(t, "a", "b")) as Two;
+  const served = t.mock.method(a.link, "serve");
+  for (const connections of [2, 3]) {
+    served.mock.resetCalls();
+    using _expecting = a.link.expect(b.name, id, undefined, () => ({ connections, compression: "none" }));
+    using _trunk = await b.link.dial(a.name, id);
+    using _accepting = b.link.accept(a.name, id, "files", async (channel) => await sendAll(channel, [await gather(channel)]));
+    const channel = await a.link.open(b.name, id, kind("files"));
+    await sendAll(channel, [Buffer.from("over them")]);
+    assert.equal((await gather(channel)).toString(), "over them");
+    await channel.close();
+    assert.equal(served.mock.callCount(), connections);
+  }
+});
+
 test("a trunk ends with its migration, once what is on it has ended", async (t) => {
   const [a, b] = (await linkedHosts(t, "a", "b")) as Two;
   using _expecting = a.link.expect(b.name, id);

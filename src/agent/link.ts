@@ -13,7 +13,7 @@ import type { ChannelKind } from "./channels.ts";
 import type { Cluster } from "./cluster.ts";
 import { connectionLost } from "./dial.ts";
 import { readOffer, refuse } from "./handshake.ts";
-import { ArrivingTrunks, dialTrunk } from "./trunks.ts";
+import { ArrivingTrunks, dialTrunk, type TrunkPlan } from "./trunks.ts";
 
 export { type Channel, receiveAll, sendAll, sendStream } from "./channel.ts";
 
@@ -33,6 +33,7 @@ interface ExpectedTrunk {
   readonly arrived: PromiseWithResolvers<Trunk>;
   /** What may be sent by it. */
   readonly bytesPerSecond: number | undefined;
+  readonly plan: TrunkPlan | undefined;
   last: Trunk | undefined;
   /** Fulfilled when another one comes. */
   renewed: PromiseWithResolvers<void>;
@@ -66,11 +67,12 @@ export class Link {
   /**
    * On a source: lets `peer`, the target, dial a trunk for a migration, until disposed of: that ends it, once what is on it has ended.
    * @param bytesPerSecond what may be sent by it that nobody waits for
+   * @param plan of how it is sent
    */
-  expect(peer: HostName, migration: MigrationId, bytesPerSecond?: number): Disposable {
+  expect(peer: HostName, migration: MigrationId, bytesPerSecond?: number, plan?: TrunkPlan): Disposable {
     const arrived = Promise.withResolvers<Trunk>();
     arrived.promise.catch(() => {}); // told to who opens a channel
-    const expected: ExpectedTrunk = { peer, arrived, bytesPerSecond, last: undefined, renewed: Promise.withResolvers() };
+    const expected: ExpectedTrunk = { peer, arrived, bytesPerSecond, plan, last: undefined, renewed: Promise.withResolvers() };
     this.#expectedTrunks.set(migration, expected);
     return {
       [Symbol.dispose]: () => {
@@ -150,7 +152,7 @@ export class Link {
       const { migration } = offer;
       const expected = this.#expectedTrunks.get(migration);
       if (peer === undefined || expected?.peer !== peer) throw notExpected("trunk", migration, peer);
-      arrive(expected, this.#arriving.join(socket, offer, peer));
+      arrive(expected, this.#arriving.join(socket, offer, peer, expected.plan));
     } catch (error) {
       const refusal = DmigrateError.from(error, "PROTOCOL");
       this.#log.warn({ from: socket.remoteAddress, peer, err: refusal }, "refused a connection");

@@ -72,6 +72,7 @@ function memoryLost(id: MigrationId): Report {
     steps: [],
     bytes: { memory: 0, files: 0, layers: 0, metadata: 0, total: 0 },
     pages: { total: 0, copiedAhead: 0, demanded: 0, pushed: 0, zero: 0, waits: { count: 0, p50Ms: 0, p99Ms: 0, maxMs: 0 } },
+    plans: [],
     warnings: [],
     error: { code: "MEMORY_LOST", message: "The link broke; restart it" },
   };

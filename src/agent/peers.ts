@@ -8,6 +8,7 @@ import { hostFacts } from "../core/preflight-facts.ts";
 import { PeerService } from "../gen/dmigrate/v1/peer_pb.js";
 import { JOURNAL_STATES, memberToProto, oneOf, pagesFromProto, parseJson, stepsFromProto } from "./api/convert.ts";
 import { fromConnectError } from "./api/errors.ts";
+import { parsePeerAddress } from "./address.ts";
 import { callsOver, type CallsTransport } from "./api/transport.ts";
 import type { Cluster, Member, Membership } from "./cluster.ts";
 import { ALPN, connectionLost, dialMember } from "./dial.ts";
@@ -54,6 +55,11 @@ export class Peers implements Disposable {
     const peer = peerOver(createClient(PeerService, calls.transport), member);
     this.#connections.set(host, { member, keys: membership.keys, calls, peer });
     return peer;
+  }
+
+  /** The name or IP address at which a host is reached. Throws HOST_UNKNOWN. */
+  address(host: HostName): string {
+    return parsePeerAddress(this.#cluster.member(host).address).host;
   }
 
   [Symbol.dispose](): void {

@@ -7,6 +7,7 @@
 import { randomBytes } from "node:crypto";
 import type { TLSSocket } from "node:tls";
 import { DmigrateError } from "../core/errors.ts";
+import type { DumpPlan } from "../core/dump-plan.ts";
 import type { HostName, MigrationId } from "../core/ids.ts";
 import type { Lane, TransferOrder } from "../core/schedule.ts";
 import { limitUnsent } from "../kernel/tcp.ts";
@@ -45,6 +46,9 @@ export async function dialTrunk(trunk: Trunk, membership: Membership, member: Me
   }
 }
 
+/** How many connections a source wants, and whether it has time to compress, as of now. */
+export type TrunkPlan = () => Pick<DumpPlan, "connections" | "compression">;
+
 /** A trunk that a peer has dialled. */
 interface Arriving {
   readonly trunk: Trunk;
@@ -65,14 +69,14 @@ export class ArrivingTrunks {
   }
 
   /** Takes a connection that was offered for a trunk, by `peer`, into it; returns the trunk. Throws PROTOCOL. */
-  join(socket: TLSSocket, offer: Offer, peer: HostName): Trunk {
+  join(socket: TLSSocket, offer: Offer, peer: HostName, plan?: TrunkPlan): Trunk {
     const { trunk, connections: joined } = this.#trunkOf(offer, peer);
     joined.add(offer.connection);
     prepare(socket);
-    const connections = Math.min(offer.connections, CONNECTIONS);
+    const connections = Math.min(offer.connections, plan?.().connections ?? CONNECTIONS, CONNECTIONS);
     const packing = offer.packing === PACKING ? PACKING : "none";
     socket.write(encodeAcceptance({ connections, packing }));
-    if (packing !== "none" && offer.connection === 0) trunk.mayPack();
+    if (packing !== "none" && offer.connection === 0) trunk.mayPack(() => plan?.().compression !== "none");
     trunk.join(socket, laneOf(offer.connection, connections));
     return trunk;
   }

@@ -51,6 +51,7 @@ export const REPORT: Report = {
     zero: 221,
     waits: { count: 2988, p50Ms: 1.1, p99Ms: 4.2, maxMs: 9.3 },
   },
+  plans: [],
   warnings: [],
 };
 

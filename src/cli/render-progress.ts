@@ -1,7 +1,9 @@
 /** A running migration, from its events to what a terminal or a log shows of it. */
 import type { StreamedEvent } from "../agent/client.ts";
-import { PHASES, type ByteCounts, type Phase } from "../core/migration.ts";
-import { bytes, duration, padEnd, padStart, type Paint } from "./text.ts";
+import { PHASES, type ByteCounts, type Phase, type PlanChange } from "../core/migration.ts";
+import { bytes, duration, padEnd, padStart, plural, type Paint } from "./text.ts";
+
+const PAGE_BYTES = 4096;
 
 /** What the events so far amount to. */
 export interface Progress {
@@ -42,6 +44,8 @@ export function advance(progress: Progress, event: StreamedEvent): Progress {
       const remaining = remainingMs === undefined ? {} : { remaining: { phase, untilMs: event.atMs + remainingMs } };
       return { ...rest, ...remaining, rate, bytes: event.bytes };
     }
+    case "planned":
+      return next;
     case "warning":
       return { ...next, warnings: [...progress.warnings, event.message] };
     case "ended":
@@ -97,6 +101,11 @@ export function kindsOf({ memory, files, layers, metadata }: ByteCounts): ByteCo
   return { memory, files, layers, metadata };
 }
 
+/** A plan in a few words. */
+export function planOf({ cpuCores, workers, chunkPages, why }: PlanChange): string {
+  return `${plural(workers, "reader")}, ${bytes(chunkPages * PAGE_BYTES)} at a time, up to ${cpuCores.toFixed(1)} processors: ${why}`;
+}
+
 /** How often a log is told of bytes, at most. */
 const LOG_PROGRESS_MS = 2000;
 
@@ -121,6 +130,8 @@ export function logLine(before: Progress, event: StreamedEvent, lastLineMs: numb
       const sent = kinds.map(([kind, sum]) => `${kind} ${bytes(sum)}`).join(", ");
       return `${at}  ${event.phase}: sent ${sent === "" ? "nothing yet" : sent}; ${bytes(event.rate)}/s${left}`;
     }
+    case "planned":
+      return `${at}  plan: ${planOf(event.plan)}`;
     case "warning":
       return `${at}  warning: ${event.message}`;
     case "ended":

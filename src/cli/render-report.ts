@@ -1,6 +1,6 @@
 /** The report of a migration as a person reads it: what happened, how long it took, and a picture of where the time went. */
 import type { PhaseSpan, Report, Step } from "../core/migration.ts";
-import { kindsOf } from "./render-progress.ts";
+import { kindsOf, planOf } from "./render-progress.ts";
 import { bar, bytes, count, duration, padEnd, padStart, plural, type Paint, type Tone } from "./text.ts";
 
 /** Phases in which nobody runs the container. */
@@ -69,7 +69,7 @@ function waterfall(spans: readonly (PhaseSpan | Step)[], columns: number, paint:
   );
 }
 
-function amounts({ bytes: sent, pages, totalMs }: Report, paint: Paint): string[] {
+function amounts({ bytes: sent, pages, plans, totalMs }: Report, paint: Paint): string[] {
   const kinds = Object.entries(kindsOf(sent)).map(([kind, sum]) => `${kind} ${bytes(sum)}`);
   const rate = totalMs > 0 ? `, ${bytes((sent.total / totalMs) * 1000)}/s` : "";
   const lines = [`  ${paint("quiet", "sent")}   ${bytes(sent.total)}${rate}: ${kinds.join(", ")}`];
@@ -81,5 +81,7 @@ function amounts({ bytes: sent, pages, totalMs }: Report, paint: Paint): string[
     if (waits.count > 0)
       lines.push(`         tasks waited ${plural(waits.count, "time")} for one: ${middle} in the middle, ${most} at 99 %`);
   }
+  const last = plans.at(-1);
+  if (last !== undefined) lines.push(`  ${paint("quiet", "plan")}   ${planOf(last)} (${plural(plans.length, "plan")} in all)`);
   return lines;
 }

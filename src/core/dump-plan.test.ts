@@ -12,7 +12,6 @@ const QUIET: Measurements = {
   container: { swappedBytes: 0 },
   sentRate: 0,
   sendingShare: 0,
-  isCompressionKnown: true,
   budget: 0.1,
 };
 const FIRST = firstPlan(16, 0.1);
@@ -41,7 +40,6 @@ const measurements: fc.Arbitrary<Measurements> = fc.record({
   sentRate: rate,
   sendingShare: share,
   readerRate: maybe(rate),
-  isCompressionKnown: fc.boolean(),
   budget: fc.double({ min: 0.01, max: 1, noNaN: true }),
 });
 
@@ -185,14 +183,11 @@ void describe("the plan", () => {
     assert.equal(planDump({ ...waits, sendingShare: 0.1 }, { ...FIRST, cpuCores: 16 }).linkRate, undefined, "what gives it was");
   });
 
-  void test("it compresses only with a processor to spare, for a link that is the bottleneck, and for who can read it", () => {
-    const slow = { ...QUIET, sentRate: 12e6, sendingShare: 0.9, host: { ...IDLE, ownCores: 0.1 } };
-    const before = { ...FIRST, cpuCores: 16 };
-    assert.equal(planDump(slow, before).compression, 1);
-    assert.equal(planDump({ ...slow, isCompressionKnown: false }, before).compression, "none");
-    assert.equal(planDump({ ...slow, sentRate: 900e6 }, before).compression, "none");
-    assert.equal(planDump(withHost(slow, { idleCores: 0.5 }), before).compression, "none");
-    assert.equal(planDump(withHost(slow, { ownCores: 3 }), before).compression, "none", "the link is not what it waits for");
+  void test("there is time to compress only where processors are idle", () => {
+    assert.equal(planDump(QUIET, FIRST).compression, "zstd");
+    assert.equal(planDump(withHost(QUIET, { idleCores: 0, ownCores: 1 }), FIRST).compression, "none");
+    assert.equal(planDump(withHost(QUIET, { cpuPressure: 1 }), FIRST).compression, "none");
+    assert.equal(FIRST.compression, "none");
   });
 
   void test("the longest is next, and what is empty never", () => {

@@ -1,7 +1,7 @@
 /**
  * How memory and files are copied while the container runs: the paper's resource-aware parallel dump. From what was measured follows how
- * much processor time the copy may take, how many readers read memory at once, in what chunks, over how many connections, whether what
- * crosses is compressed, and in which order. Asked a few times a second; may change its mind each time. Pure.
+ * much processor time the copy may take, how many readers read memory at once, in what chunks, over how many connections, whether there is
+ * time to compress it, and in which order. Asked a few times a second; may change its mind each time. Pure.
  *
  * docs/resource-aware-dump.md tells where each rule comes from and what it is worth.
  */
@@ -32,8 +32,6 @@ export interface Measurements {
   readonly sendingShare: number;
   /** What one reader reads, bytes a second; undefined until it was measured. */
   readonly readerRate?: number | undefined;
-  /** Whether the other side takes compressed bytes. */
-  readonly isCompressionKnown: boolean;
   /** Share of the machine's processor time that the copy may take if nothing is idle: more than 0, at most 1. */
   readonly budget: number;
 }
@@ -50,9 +48,9 @@ export interface DumpPlan {
   readonly chunkPages: number;
   /** Connections of a trunk that is opened now: 2 or 3, one of them reserved for what somebody waits for. */
   readonly connections: number;
-  /** Level of zstd. */
-  readonly compression: "none" | number;
-  readonly limit: Limit;
+  /** Whether there is processor time to compress what that is worth for (packing.ts). */
+  readonly compression: "none" | "zstd";
+  readonly limit: Limit | "unmeasured" | "fixed";
   /** The highest rate at which the link was seen to be what everything waited for, bytes a second. */
   readonly linkRate: number | undefined;
   /** For people: what decided the number of readers. */
@@ -81,8 +79,6 @@ export const BUFFERS_PER_WORKER = 2;
 const MEMORY_PRESSURE_MAX = 0.1;
 /** On a link that is no faster, connections that share the rest only take from the reserved one: TCP gives each the same. */
 const SLOW_LINK_RATE = 12.5e6;
-/** What a processor compresses with zstd at level 1, bytes a second; it leaves less than half. */
-const COMPRESSION = { level: 1, rate: 200e6 };
 
 /** How to begin, as long as nothing was measured: with the budget alone. */
 export function firstPlan(cores: number, budget: number): DumpPlan {
@@ -92,7 +88,7 @@ export function firstPlan(cores: number, budget: number): DumpPlan {
     chunkPages: 128,
     connections: 3,
     compression: "none",
-    limit: "budget",
+    limit: "unmeasured",
     linkRate: undefined,
     why: "nothing was measured yet",
   };
@@ -100,7 +96,7 @@ export function firstPlan(cores: number, budget: number): DumpPlan {
 
 /** A plan that nothing changes, by which the copy takes all the processor time it can get: for comparison. */
 export function fixedPlan(cores: number): DumpPlan {
-  return { ...firstPlan(cores, 1), limit: "readers", why: "the plan is fixed" };
+  return { ...firstPlan(cores, 1), compression: "zstd", limit: "fixed", why: "the plan is fixed" };
 }
 
 /** @param previous the plan by which was done what was measured */
@@ -133,7 +129,7 @@ export function planDump(measured: Measurements, previous: DumpPlan): DumpPlan {
     workers,
     chunkPages,
     connections: carriedRate <= SLOW_LINK_RATE ? 2 : 3,
-    compression: measured.isCompressionKnown && paysToCompress(linkRate, host) ? COMPRESSION.level : "none",
+    compression: isBusy ? "none" : "zstd",
     limit,
     linkRate,
     why: reason(limit, measured, { cpuCores, carriedRate }),
@@ -167,11 +163,6 @@ function seenLinkRate({ host, sentRate, sendingShare }: Measurements, { cpuCores
     sendingShare > WAITS_FOR_LINK.sendingShare && host.ownCores < WAITS_FOR_LINK.coresMax * Math.min(1, cpuCores) && sentRate > 0;
   if (linkRate === undefined) return isWaitingForLink ? sentRate : undefined;
   return Math.max(sentRate, linkRate);
-}
-
-/** A processor that has nothing else to do makes at least half as much again of the link. */
-function paysToCompress(linkRate: number | undefined, { idleCores, cpuPressure }: HostLoad): boolean {
-  return linkRate !== undefined && linkRate * 2 < COMPRESSION.rate && idleCores * (1 - cpuPressure) >= 1;
 }
 
 /** The largest power of two that is not more, within its bounds. */

@@ -75,6 +75,22 @@ export type Outcome = "completed" | "rolled-back" | "failed";
  */
 export type JournalState = "running" | "committed" | "prepared" | "owner" | Outcome;
 
+/** What was decided on how the container is copied while it runs (docs/resource-aware-dump.md), from a moment on. */
+export interface PlanChange {
+  readonly atMs: number;
+  /** Processors that the source's agent may use meanwhile, on average. */
+  readonly cpuCores: number;
+  /** Readers of memory at the same time, and pages that one of them reads at once. */
+  readonly workers: number;
+  readonly chunkPages: number;
+  /** Connections to the target that a trunk has if it is opened then. */
+  readonly connections: number;
+  /** What may be compressed, where it is worth that. */
+  readonly compression: "none" | "zstd";
+  /** What decided that, in words. */
+  readonly why: string;
+}
+
 /** A phase's place on the time line, in milliseconds since the migration began. */
 export interface PhaseSpan {
   readonly name: Phase;
@@ -100,6 +116,8 @@ export interface Report {
   readonly steps: readonly Step[];
   readonly bytes: ByteCounts & { readonly total: number };
   readonly pages: PageCounts;
+  /** How it was copied while it ran, and each change of that: 32 at most. */
+  readonly plans: readonly PlanChange[];
   readonly warnings: readonly string[];
   readonly error?: { readonly code: string; readonly message: string };
 }
@@ -125,5 +143,6 @@ export type MigrationEvent =
       /** Milliseconds until the phase ends, if it can be told. */
       readonly remainingMs?: number;
     }
+  | { readonly kind: "planned"; readonly atMs: number; readonly plan: PlanChange }
   | { readonly kind: "warning"; readonly atMs: number; readonly message: string }
   | { readonly kind: "ended"; readonly atMs: number; readonly report: Report };

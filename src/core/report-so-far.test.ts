@@ -5,13 +5,23 @@ import type { MigrationEvent } from "./migration.ts";
 import { reportSoFar } from "./report-so-far.ts";
 
 const bytes = { memory: 1, files: 2, layers: 3, metadata: 4 };
+const plan = {
+  atMs: 20,
+  cpuCores: 1,
+  workers: 1,
+  chunkPages: 256,
+  connections: 3,
+  compression: "none" as const,
+  why: "1.0 of 2 processors are to spare",
+};
 
-test("phases, bytes and warnings are as they were told, the last phase as long as it was heard of", () => {
+test("phases, bytes, plans and warnings are as they were told, the last phase as long as it was heard of", () => {
   const events: MigrationEvent[] = [
     { kind: "phase-began", atMs: 0, phase: "preflight" },
     { kind: "warning", atMs: 5, message: "slow" },
     { kind: "phase-ended", atMs: 10, phase: "preflight" },
     { kind: "phase-began", atMs: 10, phase: "copy" },
+    { kind: "planned", atMs: 20, plan },
     { kind: "progress", atMs: 200, phase: "copy", bytes: { ...bytes, files: 0 }, rate: 1 },
     { kind: "progress", atMs: 400, phase: "copy", bytes, rate: 1 },
   ];
@@ -22,12 +32,19 @@ test("phases, bytes and warnings are as they were told, the last phase as long a
     ],
     downtimeMs: 0,
     bytes,
+    plans: [plan],
     warnings: ["slow"],
   });
 });
 
 test("a migration that said nothing did nothing", () => {
-  assert.deepEqual(reportSoFar([]), { phases: [], downtimeMs: 0, bytes: { memory: 0, files: 0, layers: 0, metadata: 0 }, warnings: [] });
+  assert.deepEqual(reportSoFar([]), {
+    phases: [],
+    downtimeMs: 0,
+    bytes: { memory: 0, files: 0, layers: 0, metadata: 0 },
+    plans: [],
+    warnings: [],
+  });
 });
 
 test("the downtime is what was told of it", () => {

@@ -1,7 +1,7 @@
 /**
  * What a migration said before its agent ended: its events are all that is left of what that knew.
  */
-import type { ByteCounts, MigrationEvent, Phase, PhaseSpan } from "./migration.ts";
+import type { ByteCounts, MigrationEvent, Phase, PhaseSpan, PlanChange } from "./migration.ts";
 
 /** As much of a report as the events tell. */
 export interface ReportSoFar {
@@ -11,12 +11,14 @@ export interface ReportSoFar {
   readonly downtimeMs: number;
   /** As of the last progress. */
   readonly bytes: ByteCounts;
+  readonly plans: readonly PlanChange[];
   readonly warnings: readonly string[];
 }
 
 /** @param events of one migration, in their order */
 export function reportSoFar(events: Iterable<MigrationEvent>): ReportSoFar {
   const phases: PhaseSpan[] = [];
+  const plans: PlanChange[] = [];
   const warnings: string[] = [];
   let bytes: ByteCounts = { memory: 0, files: 0, layers: 0, metadata: 0 };
   let begun: { readonly name: Phase; readonly startMs: number } | undefined;
@@ -34,6 +36,9 @@ export function reportSoFar(events: Iterable<MigrationEvent>): ReportSoFar {
       case "progress":
         ({ bytes } = event);
         break;
+      case "planned":
+        plans.push(event.plan);
+        break;
       case "warning":
         warnings.push(event.message);
         break;
@@ -45,5 +50,5 @@ export function reportSoFar(events: Iterable<MigrationEvent>): ReportSoFar {
   const frozenAtMs = phases.find(({ name }) => name === "freeze")?.startMs;
   const standing = phases.findLast(({ name }) => name === "freeze" || name === "handover");
   const downtimeMs = frozenAtMs === undefined || standing === undefined ? 0 : standing.endMs - frozenAtMs;
-  return { phases, downtimeMs, bytes, warnings };
+  return { phases, downtimeMs, bytes, plans, warnings };
 }

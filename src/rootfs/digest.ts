@@ -35,8 +35,7 @@ export class Digester {
   }
 
   /** The digest of `snapshot`. Files that `contents` lacks are read, and added. Throws ROOTFS if one has vanished. */
-  async digest(snapshot: Snapshot, contents: Map<BytePath, Content>): Promise<TreeDigest> {
-    const slices = new Slices();
+  async digest(snapshot: Snapshot, contents: Map<BytePath, Content>, slices = new Slices()): Promise<TreeDigest> {
     const paths: BytePath[] = [];
     const digests: string[] = [];
     const root = openRoot(this.#tree.root);

@@ -53,11 +53,10 @@ export function isSettled(ctimeNs: bigint, nowNs: bigint): boolean {
  * Walks a tree. Entries that have not changed since `previous` are the same objects. What vanishes meanwhile is left out.
  * Throws ROOTFS if the root is not there or something in it can't be copied.
  */
-export async function scan(tree: Tree, previous?: Snapshot): Promise<Snapshot> {
+export async function scan(tree: Tree, previous?: Snapshot, slices = new Slices()): Promise<Snapshot> {
   const root = openRoot(tree.root);
   try {
     const walk = new Walk(tree.kind, root, previous);
-    const slices = new Slices();
     for (const _ of walk.visits()) if (slices.over) await slices.next();
     return walk;
   } finally {

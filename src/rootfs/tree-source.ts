@@ -30,6 +30,8 @@ import { Slices } from "./slices.ts";
 export interface RoundOptions {
   /** Nothing may write to the tree any more; the round ends with the tree's digest. */
   readonly frozen: boolean;
+  /** Resolves when a round that is not urgent may go on. */
+  readonly turn?: () => Promise<void>;
 }
 
 /**
@@ -59,16 +61,17 @@ export class TreeSource {
    * broken off this throws INTERNAL, and the copy must begin anew. Throws ROOTFS if something can't be copied or, in a frozen round,
    * changes.
    */
-  async *round({ frozen }: RoundOptions): AsyncGenerator<Uint8Array, void> {
+  async *round({ frozen, turn }: RoundOptions): AsyncGenerator<Uint8Array, void> {
     if (this.#isBroken) throw new DmigrateError("INTERNAL", "What the target has is unknown after a broken round; copy the tree anew");
     this.#isBroken = true;
-    const current = await scan(this.#tree, this.#sent);
+    const slices = new Slices(turn);
+    const current = await scan(this.#tree, this.#sent, slices);
     const root = openRoot(this.#tree.root);
     try {
       const round = new Round(root, current, this.#contents, this.#ids, frozen);
-      yield* round.steps(difference(this.#sent, current));
+      yield* round.steps(difference(this.#sent, current), slices);
       this.#forget(current);
-      const { digest, prefixes } = await this.#digester.digest(current, this.#contents);
+      const { digest, prefixes } = await this.#digester.digest(current, this.#contents, slices);
       yield* round.end(frozen ? { digest, prefixes } : undefined);
     } finally {
       closeSync(root);
@@ -109,8 +112,7 @@ class Round {
     this.#frozen = frozen;
   }
 
-  async *steps(steps: Iterable<Step>): AsyncGenerator<Uint8Array, void> {
-    const slices = new Slices();
+  async *steps(steps: Iterable<Step>, slices: Slices): AsyncGenerator<Uint8Array, void> {
     for (const step of steps) {
       try {
         if (step.frame === "put" && step.inode.kind.type === "file") {

@@ -27,8 +27,13 @@ export const FRAME_CODEC: { readonly checksum: Checksum; readonly unpack: Unpack
 
 export class Packer {
   readonly #packing = new Packing();
+  readonly #hasTime: () => boolean;
   #load = performance.eventLoopUtilization();
   #window = { sinceMs: performance.now(), byteCount: 0, busyMs: 0 };
+
+  constructor(hasTime: () => boolean) {
+    this.#hasTime = hasTime;
+  }
 
   /**
    * Packs a frame of data or pages in its place, if that is worth it.
@@ -37,7 +42,7 @@ export class Packer {
    */
   pack(of: TransferClass, frame: Uint8Array): number {
     const plain = packable(frame);
-    if (plain.length < BYTES_MIN || !this.#packing.isWorth(of)) return frame.length;
+    if (plain.length < BYTES_MIN || !this.#hasTime() || !this.#packing.isWorth(of)) return frame.length;
     const beganAtMs = performance.now();
     const packed = zstdCompressSync(plain, LEVEL);
     this.#packing.packed(of, plain.length, packed.length, performance.now() - beganAtMs);

@@ -126,9 +126,12 @@ export class Trunk {
     this.#limit = new RateLimit(bytesPerSecond);
   }
 
-  /** The other side can unpack: what is worth it is packed from now on. */
-  mayPack(): void {
-    this.#packer = new Packer();
+  /**
+   * The other side can unpack: what is worth it is packed from now on.
+   * @param hasTime whether there is processor time for it at the moment
+   */
+  mayPack(hasTime: () => boolean = () => true): void {
+    this.#packer = new Packer(hasTime);
   }
 
   /** Ends it as soon as its streams have ended, and what they wrote has left. */

@@ -56,5 +56,10 @@ test("a report has every field of its contract, with numbers that add up", async
     report.phases.map(({ name }) => name),
     ["preflight", "reserve", "copy", "stage", "freeze", "handover", "post-copy", "finish"],
   );
+  for (const { atMs, cpuCores, workers, chunkPages, connections } of report.plans) {
+    assert.ok(atMs > 0 && atMs < report.totalMs && cpuCores > 0);
+    assert.ok(workers >= 1 && chunkPages >= 16 && connections >= 2);
+  }
+  assert.ok(report.plans.length > 0, "no plan was made");
   assert.ok(report.downtimeMs > 0 && report.downtimeMs < report.totalMs);
 });

@@ -43,6 +43,8 @@ export async function startAgent(
       dockerSocket: join(dir, "docker.sock"),
       pageHandler: "own",
       order: "priority",
+      dumpPlan: "measured",
+      cpuBudget: 10,
       logLevel: "silent",
     },
     (context) => {

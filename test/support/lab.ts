@@ -50,6 +50,17 @@ const report = z.looseObject({
   phases: z.array(z.looseObject({ name: z.string() })),
   bytes: z.record(z.string(), z.number()),
   pages: z.looseObject({ copiedAhead: z.number(), zero: z.number(), demanded: z.number(), pushed: z.number() }),
+  plans: z.array(
+    z.object({
+      atMs: z.number(),
+      cpuCores: z.number(),
+      workers: z.number(),
+      chunkPages: z.number(),
+      connections: z.number(),
+      compression: z.string(),
+      why: z.string(),
+    }),
+  ),
   warnings: z.array(z.string()),
   error: z.looseObject({ code: z.string(), message: z.string() }).optional(),
 });

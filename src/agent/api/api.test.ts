@@ -85,6 +85,16 @@ const record = <T>(model: { [K in keyof T]: fc.Arbitrary<T[K]> }): fc.Arbitrary<
 
 const bytes = record({ memory: small, files: small, layers: small, metadata: small });
 
+const plan = record({
+  atMs: ms,
+  cpuCores: ms,
+  workers: small,
+  chunkPages: small,
+  connections: small,
+  compression: fc.constantFrom("none" as const, "zstd" as const),
+  why: message,
+});
+
 const report: { [K in keyof Omit<Report, "error">]: fc.Arbitrary<Report[K]> } = {
   id,
   container: message,
@@ -108,6 +118,7 @@ const report: { [K in keyof Omit<Report, "error">]: fc.Arbitrary<Report[K]> } = 
     zero: count,
     waits: record({ count, p50Ms: ms, p99Ms: ms, maxMs: ms }),
   }),
+  plans: fc.array(plan),
   warnings: fc.array(message),
 };
 const reports: fc.Arbitrary<Report> = fc.oneof(
@@ -135,6 +146,7 @@ const events: fc.Arbitrary<StreamedEvent> = fc.oneof(
     rate: ms,
     remainingMs: ms,
   }),
+  record<StreamedEvent & { kind: "planned" }>({ kind: fc.constant("planned"), atMs: ms, plan }),
   record<StreamedEvent & { kind: "warning" }>({ kind: fc.constant("warning"), atMs: ms, message }),
   record<StreamedEvent & { kind: "ended" }>({ kind: fc.constant("ended"), atMs: ms, report: reports }),
 );

@@ -12,6 +12,7 @@ import {
   type JournalState,
   type MigrationEvent,
   type PageCounts,
+  type PlanChange,
   type Report,
   type Step,
 } from "../../core/migration.ts";
@@ -58,6 +59,8 @@ export function eventToProto(event: StreamedEvent): MessageInitShape<typeof Even
         },
       };
     }
+    case "planned":
+      return { atMs, kind: { case: "planned", value: event.plan } };
     case "warning":
       return { atMs, kind: { case: "warning", value: event.message } };
     case "ended":
@@ -77,6 +80,8 @@ export function eventFromProto({ atMs, kind }: pb.Event): StreamedEvent {
       return { kind: "phase-ended", atMs, phase: oneOf(PHASES, kind.value, "phase") };
     case "progress":
       return { kind: "progress", atMs, ...progressFromProto(kind.value) };
+    case "planned":
+      return { kind: "planned", atMs, plan: planFromProto(kind.value) };
     case "warning":
       return { kind: "warning", atMs, message: kind.value };
     case "ended":
@@ -96,13 +101,14 @@ function progressFromProto({ phase, rate, bytes, remainingMs }: pb.Progress): Om
 }
 
 export function reportToProto(report: Report): MessageInitShape<typeof ReportSchema> {
-  const { phases, steps, bytes, pages, warnings, ...rest } = report;
+  const { phases, steps, bytes, pages, plans, warnings, ...rest } = report;
   return {
     ...rest,
     phases: [...phases],
     steps: [...steps],
     bytes: bytesToProto(bytes),
     pages: pagesToProto(pages),
+    plans: [...plans],
     warnings: [...warnings],
   };
 }
@@ -124,9 +130,15 @@ export function reportFromProto(report: pb.Report): Report {
     steps: stepsFromProto(report.steps),
     bytes: { ...bytes, total: bytes.memory + bytes.files + bytes.layers + bytes.metadata },
     pages: pagesFromProto(report.pages),
+    plans: report.plans.map(planFromProto),
     warnings,
     ...(error === undefined ? {} : { error: { code: error.code, message: error.message } }),
   };
+}
+
+function planFromProto({ atMs, cpuCores, workers, chunkPages, connections, compression, why }: pb.Plan): PlanChange {
+  const kind = oneOf(["none", "zstd"] as const, compression, "compression");
+  return { atMs, cpuCores, workers, chunkPages, connections, compression: kind, why };
 }
 
 export function stepsFromProto(steps: readonly pb.Span[]): Step[] {

@@ -15,6 +15,7 @@ import { CHANNELS, treeChannel, type ChannelKind } from "../channels.ts";
 import { idMapOfProcess } from "../id-maps.ts";
 import { sendAll, type Channel } from "../link.ts";
 import { treeSubjects, type TreeSubject } from "../trees.ts";
+import { paced, type Pace } from "./pace.ts";
 
 /** Rounds go on while they send more than this: what the last running round sends is about what the freeze will. */
 const SETTLED_BYTES = 1024 * 1024;
@@ -52,17 +53,17 @@ export class SourceFiles implements AsyncDisposable {
   }
 
   /** Copies everything while the container runs, until little changes from one round to the next. */
-  async copy(): Promise<void> {
+  async copy(pace: Pace): Promise<void> {
     for (const index of this.#trees.keys()) {
       for (let round = 0; round < RUNNING_ROUNDS_MAX; round++) {
         const channel = await this.#open(treeChannel(index, false));
-        await this.#round(channel, index, false);
+        await this.#round(channel, index, pace);
         if (channel.counts.sent <= SETTLED_BYTES) break;
       }
     }
     if (this.#log === undefined) return;
     const channel = await this.#open(CHANNELS.logFiles);
-    await sendAll(channel, this.#log.files());
+    await sendAll(channel, paced(pace, this.#log.files()));
     await channel.close();
   }
 
@@ -72,7 +73,7 @@ export class SourceFiles implements AsyncDisposable {
     const logChannel = this.#log === undefined ? undefined : await this.#open(CHANNELS.logOutput);
     return {
       send: async () => {
-        await Promise.all([untilRead(this.#pipes), ...channels.map((channel, index) => this.#round(channel, index, true))]);
+        await Promise.all([untilRead(this.#pipes), ...channels.map((channel, index) => this.#round(channel, index))]);
         if (this.#log === undefined || logChannel === undefined) return;
         await sendAll(logChannel, this.#log.output());
         await logChannel.close();
@@ -80,10 +81,12 @@ export class SourceFiles implements AsyncDisposable {
     };
   }
 
-  async #round(channel: Channel, index: number, frozen: boolean): Promise<void> {
+  /** @param pace of a container that runs; the round of one that is frozen has none */
+  async #round(channel: Channel, index: number, pace?: Pace): Promise<void> {
     const tree = this.#trees[index];
     if (tree === undefined) throw new DmigrateError("INTERNAL", `There is no tree ${index}; report this as a bug`);
-    await sendAll(channel, tree.round({ frozen }));
+    const bytes = pace === undefined ? tree.round({ frozen: true }) : paced(pace, tree.round({ frozen: false, turn: () => pace.turn() }));
+    await sendAll(channel, bytes);
     await channel.close();
   }
 

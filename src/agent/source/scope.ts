@@ -3,7 +3,8 @@
  * what crosses them, and whom it tells what.
  */
 import type { MigrationId } from "../../core/ids.ts";
-import type { ByteCounts, MigrationEvent } from "../../core/migration.ts";
+import type { DumpPlan } from "../../core/dump-plan.ts";
+import { PHASES, totalBytes, type ByteCounts, type MigrationEvent, type PlanChange } from "../../core/migration.ts";
 import type { ContainerDescription } from "../../docker/description.ts";
 import type { Engine } from "../../docker/engine.ts";
 import type { AgentContext } from "../context.ts";
@@ -12,6 +13,10 @@ import type { Channel } from "../link.ts";
 import type { CallOptions, MigrateRequest, PeerCalls } from "../migrations.ts";
 import { Timeline } from "../timeline.ts";
 import type { SourceDetail } from "./detail.ts";
+import { paceOf, type Pace } from "./pace.ts";
+
+/** So many changes of the plan are told. */
+const PLANS_MAX = 32;
 
 /** What a migration is about. */
 export interface SourceSubject {
@@ -29,6 +34,8 @@ export class SourceScope {
   readonly subject: SourceSubject;
   readonly target: PeerCalls;
   readonly timeline: Timeline;
+  /** Of what is copied while the container runs. */
+  readonly pace: Pace;
   /** Undone on a rollback, the newest first. */
   readonly undo = new AsyncDisposableStack();
   /** Closed when the migration ended, however it did. */
@@ -36,6 +43,7 @@ export class SourceScope {
   /** Aborted by the user, or, until the commit, by the loss of the target. */
   cancelled: AbortSignal;
   readonly #counters: { readonly kind: keyof ByteCounts; readonly read: () => number }[] = [];
+  readonly #plans: PlanChange[] = [];
   readonly #warnings: string[] = [];
 
   constructor(context: AgentContext, engine: Engine, subject: SourceSubject, cancelled: AbortSignal) {
@@ -45,6 +53,13 @@ export class SourceScope {
     this.target = context.peers.to(subject.request.target);
     this.timeline = new Timeline((event) => this.tell(event));
     this.cancelled = cancelled;
+    const { config, peers } = context;
+    const copied = {
+      initPid: subject.initPid,
+      targetAddress: peers.address(subject.request.target),
+      sentBytes: () => totalBytes(this.bytes),
+    };
+    this.pace = paceOf(config, copied, (plan) => this.#planned(plan));
   }
 
   /** For calls that end with the migration. */
@@ -71,6 +86,27 @@ export class SourceScope {
     const bytes = { memory: 0, files: 0, layers: 0, metadata: 0 };
     for (const { kind, read } of this.#counters) bytes[kind] += read();
     return bytes;
+  }
+
+  get plans(): readonly PlanChange[] {
+    return this.#plans;
+  }
+
+  #planned({ cpuCores, workers, chunkPages, connections, compression, why }: DumpPlan): void {
+    // What is frozen, or runs on the target, is not copied by plan.
+    if (this.#plans.length === PLANS_MAX || PHASES.indexOf(this.timeline.current) >= PHASES.indexOf("freeze")) return;
+    const atMs = this.timeline.now();
+    const plan = {
+      atMs,
+      cpuCores: Math.round(cpuCores * 100) / 100,
+      workers,
+      chunkPages,
+      connections,
+      compression,
+      why,
+    };
+    this.#plans.push(plan);
+    this.tell({ kind: "planned", atMs, plan });
   }
 
   get warnings(): readonly string[] {

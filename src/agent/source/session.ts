@@ -30,6 +30,7 @@ import type { Doubts } from "./doubts.ts";
 import { SourceFiles } from "./files.ts";
 import { Freeze, type Frozen } from "./freeze.ts";
 import { Guard } from "./guard.ts";
+import { paced, pacedPages } from "./pace.ts";
 import type { PageServing } from "./page-serving.ts";
 import { refuseBlockers, runPreflight } from "./preflight.ts";
 import type { SourceScope } from "./scope.ts";
@@ -133,7 +134,7 @@ export class SourceSession {
     this.#vigil = scope.open.use(new Vigil({ id, container: description.name, host: scope.subject.request.target, calls: scope.target }));
     scope.cancelled = AbortSignal.any([scope.cancelled, presence.signal, this.#vigil.signal]);
     scope.undo.defer(() => this.#abortTarget());
-    scope.open.use(scope.context.link.expect(scope.subject.request.target, id));
+    scope.open.use(scope.context.link.expect(scope.subject.request.target, id, undefined, () => scope.pace.plan));
     const request = { migration: id, source: scope.context.self(), description: writeDescription(description) };
     return await scope.target.reserve(request, scope.options);
   }
@@ -148,11 +149,11 @@ export class SourceSession {
     open.defer(() => removeMigrationFolder(config, id));
     this.#guard = open.use(new Guard(config, id));
     const layers = await scope.channel(CHANNELS.layers, "layers");
-    await sendAll(layers, exportImage(engine, description.image, new Set(presentLayers)));
+    await sendAll(layers, paced(scope.pace, exportImage(engine, description.image, new Set(presentLayers))));
     await layers.close();
     scope.warn(...(await target.createContainer(id, options)));
     this.#files = open.use(await SourceFiles.of(engine, description, initPid, (kind) => scope.channel(kind, "files")));
-    await this.#files.copy();
+    await this.#files.copy(scope.pace);
     if (subject.request.mode === "warm") await this.#copyMemory(this.#guard);
   }
 
@@ -180,7 +181,7 @@ export class SourceSession {
   /** @returns how many bytes it had */
   async #memoryRound(rounds: MemoryRounds): Promise<number> {
     const channel = await this.#scope.channel(CHANNELS.memory, "memory");
-    await sendStream(channel, () => rounds.round(channel));
+    await sendStream(channel, () => rounds.round(pacedPages(this.#scope.pace, channel)));
     await channel.close();
     return channel.counts.sent;
   }
@@ -422,7 +423,7 @@ export class SourceSession {
   }
 
   #report(outcome: Outcome, error?: unknown): Report {
-    const { bytes, context, subject, timeline, warnings } = this.#scope;
+    const { bytes, context, plans, subject, timeline, warnings } = this.#scope;
     const { id, request, description } = subject;
     const known = error === undefined ? undefined : DmigrateError.from(error);
     return {
@@ -439,6 +440,7 @@ export class SourceSession {
       steps: timeline.steps,
       bytes: { ...bytes, total: totalBytes(bytes) },
       pages: this.#pages,
+      plans,
       warnings,
       ...(known === undefined ? {} : { error: { code: known.code, message: known.message } }),
     };

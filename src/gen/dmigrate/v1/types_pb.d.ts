@@ -244,6 +244,11 @@ export declare type Report = Message<"dmigrate.v1.Report"> & {
    * @generated from field: optional dmigrate.v1.ErrorInfo error = 15;
    */
   error?: ErrorInfo | undefined;
+
+  /**
+   * @generated from field: repeated dmigrate.v1.Plan plans = 20;
+   */
+  plans: Plan[];
 };
 
 /**
@@ -251,6 +256,56 @@ export declare type Report = Message<"dmigrate.v1.Report"> & {
  * Use `create(ReportSchema)` to create a new message.
  */
 export declare const ReportSchema: GenMessage<Report>;
+
+/**
+ * How the container is copied while it runs, from a moment on.
+ *
+ * @generated from message dmigrate.v1.Plan
+ */
+export declare type Plan = Message<"dmigrate.v1.Plan"> & {
+  /**
+   * @generated from field: double at_ms = 1;
+   */
+  atMs: number;
+
+  /**
+   * @generated from field: double cpu_cores = 2;
+   */
+  cpuCores: number;
+
+  /**
+   * @generated from field: uint32 workers = 3;
+   */
+  workers: number;
+
+  /**
+   * @generated from field: uint32 chunk_pages = 4;
+   */
+  chunkPages: number;
+
+  /**
+   * @generated from field: uint32 connections = 5;
+   */
+  connections: number;
+
+  /**
+   * "none" or "zstd"
+   *
+   * @generated from field: string compression = 6;
+   */
+  compression: string;
+
+  /**
+   * @generated from field: string why = 7;
+   */
+  why: string;
+};
+
+/**
+ * Describes the message dmigrate.v1.Plan.
+ * Use `create(PlanSchema)` to create a new message.
+ */
+export declare const PlanSchema: GenMessage<Plan>;
 
 /**
  * @generated from message dmigrate.v1.Event
@@ -302,6 +357,12 @@ export declare type Event = Message<"dmigrate.v1.Event"> & {
      */
     value: Began;
     case: "began";
+  } | {
+    /**
+     * @generated from field: dmigrate.v1.Plan planned = 20;
+     */
+    value: Plan;
+    case: "planned";
   } | { case: undefined; value?: undefined };
 };
 
