@@ -2,7 +2,7 @@
  * Which pages of a process are there, and which were written since they were looked at last (proc_pid_pagemap(5), and PAGEMAP_SCAN of the
  * kernel's Documentation/admin-guide/mm/pagemap.rst, Linux 6.7).
  */
-import { closeSync, openSync, readSync } from "node:fs";
+import { closeSync, openSync, readSync, writeFileSync } from "node:fs";
 import { addressOf, declare, kernelError, orErrno } from "./libc.ts";
 
 const PAGEMAP_SCAN = 0xc0606610;
@@ -26,11 +26,13 @@ const PAGE_IS = { WRITTEN: 2n, FILE: 4n, PRESENT: 8n, SWAPPED: 16n, ZERO: 32n };
 const REGION_WORDS = 3; // struct page_region: u64 start, end, categories
 const REGIONS_MAX = 4096;
 const EPERM = 1;
-/** Of an entry of the file: bits 63 and 62. */
+/** An entry of the file is two words; of the higher one, bits 63, 62, 61 and 55 of the entry. */
 const ENTRY_BYTES = 8;
-const ENTRY_HIGH = { PRESENT: 1 << 31, SWAPPED: 1 << 30 };
-const ENTRY_FILE_HIGH = 1 << 29;
+const ENTRY_HIGH = { PRESENT: 1 << 31, SWAPPED: 1 << 30, FILE: 1 << 29, SOFT_DIRTY: 1 << 23 };
+const ENTRY_FRAME_HIGH = ENTRY_HIGH.SOFT_DIRTY - 1;
 const ENTRIES_MAX = 1 << 16;
+/** What to write into /proc/PID/clear_refs: CLEAR_REFS_SOFT_DIRTY (proc_pid_clear_refs(5)). */
+const SOFT_DIRTY = "4";
 const PAGE_BYTES = 4096;
 
 const ioctl = declare<(fd: number, request: number, argument: BigUint64Array) => number>(
@@ -47,6 +49,14 @@ export interface AddressRange {
 export function canScan(): boolean {
   using own = new Pagemap(process.pid);
   return own.scans;
+}
+
+/**
+ * Begins anew to note which pages of a process are written (the kernel's Documentation/admin-guide/mm/soft-dirty.rst). What it writes
+ * between a `Pagemap.read` and this is forgotten. A kernel that can't note it does nothing. Throws ENOENT or ESRCH if it has ended.
+ */
+export function cleanSoftDirty(pid: number): void {
+  writeFileSync(`/proc/${pid}/clear_refs`, SOFT_DIRTY);
 }
 
 /** The page tables of one address space: of what the process runs at the time when this is opened, even if it runs something else later. */
@@ -71,20 +81,31 @@ export class Pagemap implements Disposable {
   }
 
   /** Like `present`, on any kernel, many times as slow; with pages that nobody wrote among them. */
-  presentByReading({ start, end }: AddressRange): AddressRange[] {
+  presentByReading(range: AddressRange): AddressRange[] {
     const found: AddressRange[] = [];
-    const entries = Buffer.alloc(Math.min(ENTRIES_MAX, (end - start) / PAGE_BYTES) * ENTRY_BYTES);
+    this.read(range, (address) => appendRange(found, address, address + PAGE_BYTES));
+    return found;
+  }
+
+  /**
+   * Tells of each page of `presentByReading` where its content lies, and whether it was perhaps written since the last `cleanSoftDirty`.
+   * @param each gets for `frame` a number that no two pages of the system have in common but such as share their content; 0, if that is
+   * not for this process to know
+   */
+  read({ start, end }: AddressRange, each: (address: number, frame: number, isSoftDirty: boolean) => void): void {
+    const words = new Int32Array(2 * Math.min(ENTRIES_MAX, (end - start) / PAGE_BYTES));
+    const bytes = new Uint8Array(words.buffer);
     for (let at = start; at < end;) {
-      const wanted = Math.min(entries.length, ((end - at) / PAGE_BYTES) * ENTRY_BYTES);
-      const got = readSync(this.#fd, entries, 0, wanted, (at / PAGE_BYTES) * ENTRY_BYTES);
+      const wanted = Math.min(bytes.length, ((end - at) / PAGE_BYTES) * ENTRY_BYTES);
+      const got = readSync(this.#fd, bytes, 0, wanted, (at / PAGE_BYTES) * ENTRY_BYTES);
       if (got === 0) break; // the process has ended
-      for (let offset = 4; offset < got; offset += ENTRY_BYTES, at += PAGE_BYTES) {
-        const high = entries.readInt32LE(offset);
-        if ((high & (ENTRY_HIGH.PRESENT | ENTRY_HIGH.SWAPPED)) !== 0 && (high & ENTRY_FILE_HIGH) === 0)
-          appendRange(found, at, at + PAGE_BYTES);
+      for (let word = 0; word < got / 4; word += 2, at += PAGE_BYTES) {
+        const high = words[word + 1] ?? 0;
+        if ((high & (ENTRY_HIGH.PRESENT | ENTRY_HIGH.SWAPPED)) === 0 || (high & ENTRY_HIGH.FILE) !== 0) continue;
+        const frame = (high & ENTRY_FRAME_HIGH) * 2 ** 32 + ((words[word] ?? 0) >>> 0);
+        each(at, (high & ENTRY_HIGH.SWAPPED) === 0 ? frame : -frame - 1, (high & ENTRY_HIGH.SOFT_DIRTY) !== 0);
       }
     }
-    return found;
   }
 
   /**

@@ -1,7 +1,7 @@
 /**
- * The memory of other processes, read without stopping them (process_vm_readv(2), proc_pid_mem(5)).
+ * The memory of other processes, read and written without stopping them (process_vm_readv(2), proc_pid_mem(5)).
  */
-import { closeSync, openSync, readSync } from "node:fs";
+import { closeSync, openSync, readSync, writeSync } from "node:fs";
 import { DmigrateError } from "../core/errors.ts";
 import { addressOf, declare, kernelError, orErrno } from "./libc.ts";
 
@@ -78,6 +78,16 @@ export function readAllMemory(pid: number, address: number, into: Uint8Array): v
     }
   } catch (error) {
     throw DmigrateError.from(error, "KERNEL");
+  } finally {
+    closeSync(memory);
+  }
+}
+
+/** Writes into the memory of a process, also where it may not write itself (proc_pid_mem(5)). */
+export function writeMemory(pid: number, address: number, bytes: Uint8Array): void {
+  const memory = openSync(`/proc/${pid}/mem`, "r+");
+  try {
+    writeSync(memory, bytes, 0, bytes.length, address);
   } finally {
     closeSync(memory);
   }

@@ -3,10 +3,10 @@
  * alone. When this is disposed of, or this process dies, it ends: it has no program to run. On x86-64.
  */
 import { execFile } from "node:child_process";
-import { closeSync, openSync, writeSync } from "node:fs";
 import { promisify } from "node:util";
 import type { AddressRange } from "./pagemap.ts";
 import { killProcess } from "./pidfd.ts";
+import { writeMemory } from "./process-memory.ts";
 import { StoppedThread, SYSCALL } from "./remote-call.ts";
 
 const CALL = { mmap: 9, munmap: 11 } as const;
@@ -49,7 +49,7 @@ export class Puppet implements Disposable {
       using held = new DisposableStack();
       const thread = held.use(await StoppedThread.of(pid, START_LIMIT_MS));
       await thread.call("mmap", CALL.mmap, [free, PAGE_BYTES, PROTECTION.READ_EXECUTE, FIXED, -1, 0]);
-      write(pid, free, SYSCALL);
+      writeMemory(pid, free, SYSCALL);
       const puppet = new Puppet(pid, thread, free);
       await puppet.clear();
       held.move();
@@ -68,29 +68,20 @@ export class Puppet implements Disposable {
 
   /** Has memory there, every page of it. Throws KERNEL. */
   async populate({ start, end }: AddressRange): Promise<void> {
-    await this.#call("mmap", CALL.mmap, [start, end - start, PROTECTION.READ_WRITE, POPULATED, -1, 0]);
+    await this.call("mmap", CALL.mmap, [start, end - start, PROTECTION.READ_WRITE, POPULATED, -1, 0]);
   }
 
   async #unmap({ start, end }: AddressRange): Promise<void> {
-    await this.#call("munmap", CALL.munmap, [start, end - start]);
+    await this.call("munmap", CALL.munmap, [start, end - start]);
   }
 
-  async #call(name: string, number: number, args: readonly number[]): Promise<void> {
-    await this.#thread.call(name, number, args, BigInt(this.#instruction));
+  /** Makes a system call; returns its result or throws KERNEL. */
+  call(name: string, number: number, args: readonly (number | bigint)[]): Promise<bigint> {
+    return this.#thread.call(name, number, args, BigInt(this.#instruction));
   }
 
   [Symbol.dispose](): void {
     this.#thread[Symbol.dispose](); // first: else its end would be told to us, and nobody take notice of it
     killProcess(this.pid);
-  }
-}
-
-/** Writes into the memory of a process, wherever it may not write itself (proc_pid_mem(5)). */
-function write(pid: number, address: number, bytes: Uint8Array): void {
-  const memory = openSync(`/proc/${pid}/mem`, "r+");
-  try {
-    writeSync(memory, bytes, 0, bytes.length, address);
-  } finally {
-    closeSync(memory);
   }
 }

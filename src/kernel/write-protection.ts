@@ -9,7 +9,7 @@ import { closeSync } from "node:fs";
 import { declare, failedWith, must } from "./libc.ts";
 import type { AddressRange } from "./pagemap.ts";
 import { duplicateFrom } from "./pidfd.ts";
-import { callIn } from "./remote-call.ts";
+import { callIn, type StoppedThread } from "./remote-call.ts";
 
 /** Numbers of x86-64. */
 const CALL = { close: 3, userfaultfd: 323 } as const;
@@ -33,14 +33,20 @@ export type OpenUserfaultfd = (pid: number) => Promise<number>;
  * other one is left in the middle of a call that it never made: so this is for a process that nobody kills (src/agent/guard-process.ts).
  */
 export function openUserfaultfd(pid: number): Promise<number> {
-  return callIn(pid, async (thread) => {
-    const remote = await thread.call("userfaultfd", CALL.userfaultfd, [FLAGS]);
-    try {
-      return duplicateFrom(pid, Number(remote));
-    } finally {
-      await thread.call("close", CALL.close, [remote]);
-    }
-  });
+  return callIn(pid, (thread) => openUserfaultfdBy(thread, pid));
+}
+
+/**
+ * Makes one by system calls of the process.
+ * @param thread of it, stopped
+ */
+export async function openUserfaultfdBy(thread: Pick<StoppedThread, "call">, pid: number): Promise<number> {
+  const remote = await thread.call("userfaultfd", CALL.userfaultfd, [FLAGS]);
+  try {
+    return duplicateFrom(pid, Number(remote));
+  } finally {
+    await thread.call("close", CALL.close, [remote]);
+  }
 }
 
 /** The write protection of one address space. Disposing of it ends it. */

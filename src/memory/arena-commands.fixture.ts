@@ -5,6 +5,11 @@ import assert from "node:assert/strict";
 import * as fc from "fast-check";
 import { SLOTS, type ArenaProcess } from "./arena-process.fixture.ts";
 
+/** Pages that one table of the kernel's has: 2 MB. */
+export const TABLE_PAGES = 512;
+/** MADV_* (madvise(2)). */
+export const ADVICE = { hugePages: 14, noHugePages: 15, cold: 20, pageOut: 21, collapse: 25 } as const;
+
 /** Commands with places anywhere. */
 const commandIn = (arenaPages: number) => {
   const where = { page: fc.nat(arenaPages - 1), pageCount: fc.integer({ min: 1, max: 40 }) };
@@ -19,11 +24,34 @@ const commandIn = (arenaPages: number) => {
     fc.record({ do: fc.constant("fork" as const) }),
   );
 };
-type RandomCommand = ReturnType<typeof commandIn> extends fc.Arbitrary<infer T> ? T : never;
+
+/** Commands that change nothing of what is in memory but how it is there, and moves of whole page tables. */
+const rearrangementIn = (arenaPages: number) => {
+  const where = { page: fc.nat(arenaPages - 1), pageCount: fc.integer({ min: 1, max: 600 }) };
+  const table = fc.nat(arenaPages / TABLE_PAGES - 1).map((at) => at * TABLE_PAGES);
+  return fc.oneof(
+    fc.record({ do: fc.constant("protect" as const), ...where }),
+    fc.record({ do: fc.constant("advise" as const), ...where, advice: fc.constantFrom(...Object.values(ADVICE)) }),
+    fc.record({
+      do: fc.constant("move" as const),
+      page: table,
+      pageCount: fc.constant(TABLE_PAGES),
+      to: table,
+      keepsOld: fc.boolean(),
+    }),
+  );
+};
+type Generated<T> = T extends fc.Arbitrary<infer Value> ? Value : never;
+type RandomCommand = Generated<ReturnType<typeof commandIn>> | Generated<ReturnType<typeof rearrangementIn>>;
 
 /** Sequences of commands, each with a number that says for which of the processes it is. */
 export function arenaCommands(arenaPages: number, constraints: fc.ArrayConstraints): fc.Arbitrary<[number, RandomCommand][]> {
   return fc.array(fc.tuple(fc.nat(), commandIn(arenaPages)), constraints);
+}
+
+/** The same with whatever else may be done to memory that is not lazy. */
+export function allCommands(arenaPages: number, constraints: fc.ArrayConstraints): fc.Arbitrary<[number, RandomCommand][]> {
+  return fc.array(fc.tuple(fc.nat(), fc.oneof({ weight: 2, arbitrary: commandIn(arenaPages) }, rearrangementIn(arenaPages))), constraints);
 }
 
 /** What each page of a process should be: undefined if it is not accessible. */
@@ -54,6 +82,14 @@ export async function obey(task: ArenaProcess, models: Model[], slot: number, ra
     case "read":
       while (pageCount > 0 && !isAll(page, (value) => value !== undefined)) pageCount--;
       assert.deepEqual(await task.read(slot, page, pageCount), model.slice(page, page + pageCount));
+      return;
+    case "protect":
+      while (pageCount > 0 && !isAll(page, (value) => value !== undefined)) pageCount--;
+      if (pageCount === 0) return;
+      for (const isWritable of [0, 1]) await task.tell(slot, "protect", page, pageCount, isWritable);
+      return;
+    case "advise":
+      await task.tell(slot, "advise", page, pageCount, random.advice);
       return;
     case "unmap":
     case "map":

@@ -11,18 +11,18 @@ use strict;
 use warnings;
 use POSIX ();
 use Socket;
-use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
+use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC CLOCK_PROCESS_CPUTIME_ID);
 
 use constant PAGE => 4096;
-use constant { NONE => 0, RW => 3, RWX => 7 };                       # PROT_*
-use constant { ANONYMOUS => 0x22, FIXED => 0x10, DONTNEED => 4 };    # MAP_PRIVATE | MAP_ANONYMOUS, MAP_FIXED, MADV_DONTNEED
+use constant { NONE => 0, RO => 1, RW => 3, RWX => 7 };              # PROT_*
+use constant { ANONYMOUS => 0x22, FIXED => 0x10, HUGE => 0x40000, DONTNEED => 4 };    # MAP_PRIVATE | MAP_ANONYMOUS, MAP_*, MADV_DONTNEED
 use constant { MOVE => 3, KEEP => 4 };                               # MREMAP_MAYMOVE | MREMAP_FIXED, MREMAP_DONTUNMAP
 use constant { API => 0xc018aa3f, REGISTER => 0xc020aa00 };          # UFFDIO_*
 use constant FEATURES => 0x4e;                                       # UFFD_FEATURE_EVENT_FORK, _REMAP, _REMOVE, _UNMAP
 
 my %numbers = (POSIX::uname())[4] eq 'x86_64'
-  ? (read => 0, mmap => 9, mprotect => 10, munmap => 11, ioctl => 16, mremap => 25, madvise => 28, sendmsg => 46, userfaultfd => 323, io_setup => 206)
-  : (read => 63, mmap => 222, mprotect => 226, munmap => 215, ioctl => 29, mremap => 216, madvise => 233, sendmsg => 211, userfaultfd => 282, io_setup => 0);
+  ? (read => 0, mmap => 9, mprotect => 10, munmap => 11, ioctl => 16, mremap => 25, madvise => 28, sendmsg => 46, userfaultfd => 323, io_setup => 206, mlock => 149)
+  : (read => 63, mmap => 222, mprotect => 226, munmap => 215, ioctl => 29, mremap => 216, madvise => 233, sendmsg => 211, userfaultfd => 282, io_setup => 0, mlock => 228);
 
 sub try_call { my ($name, @arguments) = @_; return syscall($numbers{$name}, @arguments) }
 sub call { my $result = try_call(@_); die "$_[0]: $!" if $result == -1; return $result }
@@ -74,6 +74,15 @@ sub wait_for {
   return int((clock_gettime(CLOCK_MONOTONIC) - $began) * 1e9);
 }
 
+# All of it in one system call. Returns how many nanoseconds of a processor that took.
+sub write_zeros {
+  my ($page, $count) = @_;
+  open(my $zeros, '<', '/dev/zero') or die $!;
+  my $began = clock_gettime(CLOCK_PROCESS_CPUTIME_ID);
+  die unless call('read', fileno($zeros), at($page), $count * PAGE) == $count * PAGE;
+  return int((clock_gettime(CLOCK_PROCESS_CPUTIME_ID) - $began) * 1e9);
+}
+
 sub write_value {
   my ($page, $value) = @_;
   pipe(my $from, my $to) or die $!;
@@ -101,6 +110,7 @@ my %commands = (
     return join ' ', map { Time::HiRes::usleep(1000) if abs($stride) > 1; wait_for($page + $_ * $stride) } 0 .. $count - 1;
   },
   write => sub { write_value(@_) },
+  zero  => sub { return write_zeros(@_) },
   # Each page gets the next value.
   fill  => sub { my ($page, $count, $value) = @_; write_value($page + $_, $value + $_) for 0 .. $count - 1 },
   # Afterwards the range is not accessible.
@@ -113,6 +123,18 @@ my %commands = (
   # Cuts the mapping into several.
   split => sub { call('mprotect', at($_[0]), PAGE, RWX) },
   move  => sub { return move_pages(@_) },
+  # Makes a range longer where it is.
+  grow  => sub { my ($page, $count, $more) = @_;
+    call('munmap', at($page + $count), $more * PAGE);
+    call('mremap', at($page), $count * PAGE, ($count + $more) * PAGE, 0, 0) },
+  # Cuts the mapping, unless the range is accessible as it was for writing.
+  protect => sub { my ($page, $count, $writable) = @_; call('mprotect', at($page), $count * PAGE, $writable ? RW : RO) },
+  # 1 if the kernel did it, else 0.
+  advise => sub { my ($page, $count, $advice) = @_; return try_call('madvise', at($page), $count * PAGE, $advice) == -1 ? 0 : 1 },
+  lock  => sub { my ($page, $count) = @_; call('mlock', at($page), $count * PAGE) },
+  # A range of huge pages, of 512 pages each; 0 if the kernel has none.
+  huge  => sub { my ($page, $count) = @_;
+    return try_call('mmap', at($page), $count * PAGE, RW, ANONYMOUS | FIXED | HUGE, -1, 0) == -1 ? 0 : 1 },
   fork  => sub { my $child = fork(); die $! unless defined $child; $control = $_[0] if $child == 0 },
   # Has a context for asynchronous I/O from now on.
   asynchronous => sub { my $context = pack('Q', 0); call('io_setup', 8, unpack('Q', pack('P', $context))) },
@@ -130,5 +152,5 @@ if (defined $socket_file) {
 for (;;) {
   my ($command, @arguments) = split ' ', hear();
   my $answer = $commands{$command}->(map { 0 + $_ } @arguments);
-  say_line($command =~ /^(read|touch|move)$/ ? $answer : 'done');
+  say_line($command =~ /^(read|touch|zero|move|advise|huge)$/ ? $answer : 'done');
 }

@@ -7,14 +7,12 @@
  * Memory into which something writes that does not stand still (src/kernel/unseen-writers.ts) is not copied ahead, nor is what can't be
  * tracked or read: it stays with the source until it is asked for (docs/decisions/0015-warm.md).
  */
-import { readMemory } from "../kernel/process-memory.ts";
 import { processIn } from "../kernel/tasks.ts";
 import { hasUnseenWriters } from "../kernel/unseen-writers.ts";
 import type { AddressRange } from "../kernel/pagemap.ts";
-import type { OpenUserfaultfd } from "../kernel/write-protection.ts";
 import { encodeMessage, PAGE_BYTES, type PageRun } from "./page-protocol.ts";
 import type { PageRange } from "./page-ranges.ts";
-import type { WrittenPages } from "./tracking/tracker.ts";
+import { pagesOf, type BeginTracking, type DirtyTracker, type WrittenPages } from "./tracking/tracker.ts";
 import { WriteProtectionTracker } from "./tracking/write-protection-tracker.ts";
 
 /** The tasks of a container, which come and go. */
@@ -47,13 +45,13 @@ interface Asked {
 interface TrackedTask {
   /** Its process id inside the container. */
   readonly process: number;
-  readonly tracker: WriteProtectionTracker;
+  readonly tracker: DirtyTracker;
 }
 
 export class MemoryRounds implements WrittenPages, Disposable {
   readonly isRest = true;
   readonly #source: Tasks;
-  readonly #openUserfaultfd: OpenUserfaultfd | undefined;
+  readonly #begin: BeginTracking;
   /** By process id on this host; undefined for a task that can't be tracked. */
   readonly #tasks = new Map<number, TrackedTask | undefined>();
   #unseenCount = 0;
@@ -63,9 +61,9 @@ export class MemoryRounds implements WrittenPages, Disposable {
     return this.#unseenCount;
   }
 
-  constructor(source: Tasks, open?: OpenUserfaultfd) {
+  constructor(source: Tasks, begin: BeginTracking = (pid) => WriteProtectionTracker.begin(pid)) {
     this.#source = source;
-    this.#openUserfaultfd = open;
+    this.#begin = begin;
   }
 
   /** Sends the next round. The tasks run. */
@@ -92,7 +90,7 @@ export class MemoryRounds implements WrittenPages, Disposable {
         if (hasUnseenWriters(pid)) {
           this.#unseenCount += 1;
           this.#lose(pid);
-        } else all.push({ pid, process: task.process, ranges: await task.tracker.written() });
+        } else all.push({ pid, process: task.process, ranges: task.tracker.written() });
       } catch {
         this.#lose(pid); // it has ended, or runs another program that can't be tracked
       }
@@ -107,11 +105,7 @@ export class MemoryRounds implements WrittenPages, Disposable {
       const task = this.#tasks.get(pid);
       if (task?.process !== process) continue;
       try {
-        const ranges = task.tracker.writtenByNow();
-        all.set(
-          process,
-          ranges.map(({ start, end }) => ({ page: start / PAGE_BYTES, pageCount: (end - start) / PAGE_BYTES })),
-        );
+        all.set(process, pagesOf(task.tracker.writtenByNow()));
       } catch {
         this.#lose(pid);
       }
@@ -124,7 +118,7 @@ export class MemoryRounds implements WrittenPages, Disposable {
     if (this.#tasks.has(pid)) return await this.#tasks.get(pid)?.tracker.follow();
     let task: TrackedTask | undefined;
     try {
-      task = { process: processIn(pid), tracker: await WriteProtectionTracker.begin(pid, this.#openUserfaultfd) };
+      task = { process: processIn(pid), tracker: await this.#begin(pid) };
     } catch {
       // It has ended, is traced, or the kernel can't do this.
     }
@@ -139,9 +133,10 @@ export class MemoryRounds implements WrittenPages, Disposable {
 
   /** Returns how many pages could be read. */
   #read(pid: number | undefined, { page }: PageRun, into: Uint8Array): number {
-    if (pid === undefined || this.#tasks.get(pid) === undefined) return 0;
+    const task = pid === undefined ? undefined : this.#tasks.get(pid);
+    if (pid === undefined || task === undefined) return 0;
     try {
-      return Math.floor(readMemory(pid, page * PAGE_BYTES, into) / PAGE_BYTES);
+      return Math.floor(task.tracker.read(page * PAGE_BYTES, into) / PAGE_BYTES);
     } catch {
       this.#lose(pid); // it has ended: the next of that id is another one
       return 0;
@@ -156,6 +151,5 @@ export class MemoryRounds implements WrittenPages, Disposable {
 }
 
 function* runsOf(asked: readonly Asked[]): Generator<PageRun, void> {
-  for (const { process, ranges } of asked)
-    for (const { start, end } of ranges) yield { process, page: start / PAGE_BYTES, pageCount: (end - start) / PAGE_BYTES };
+  for (const { process, ranges } of asked) for (const pages of pagesOf(ranges)) yield { process, ...pages };
 }

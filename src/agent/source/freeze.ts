@@ -24,6 +24,7 @@ import { pidsIn, stoppedIn, tasksIn } from "../../kernel/tasks.ts";
 import type { MemoryRounds } from "../../memory/rounds.ts";
 import { RecentWrites } from "../../memory/tracking/recent-writes.ts";
 import type { WrittenPages } from "../../memory/tracking/tracker.ts";
+import type { Trackers } from "../../memory/tracking/trackers.ts";
 import { HeldNetwork } from "../../network/hold.ts";
 import { unsettledCount } from "../../network/unsettled.ts";
 import { CHANNELS } from "../channels.ts";
@@ -32,7 +33,6 @@ import { sendAll, type Channel } from "../link.ts";
 import { migrationFolder } from "../migration-folder.ts";
 import { openPageChannels, type PageChannels } from "../page-channels.ts";
 import type { LastRound, SourceFiles } from "./files.ts";
-import type { Guard } from "./guard.ts";
 import { PageServing } from "./page-serving.ts";
 import type { SourceScope } from "./scope.ts";
 import { restoreRestartPolicy } from "./policy.ts";
@@ -49,7 +49,7 @@ interface Copied {
   readonly files: SourceFiles;
   /** Of memory, if that is copied ahead. */
   readonly rounds: MemoryRounds | undefined;
-  readonly guard: Guard;
+  readonly trackers: Trackers;
   /** What the preflight found that this container needs. */
   readonly criuOptions: readonly string[];
 }
@@ -107,14 +107,14 @@ export class Freeze {
    * Makes everything ready that can be before it; the container runs. Throws PREFLIGHT_BLOCKED if it is not any more what it was when
    * the migration began.
    */
-  static async prepare(scope: SourceScope, { files, rounds, guard, criuOptions }: Copied): Promise<Freeze> {
+  static async prepare(scope: SourceScope, { files, rounds, trackers, criuOptions }: Copied): Promise<Freeze> {
     const { context, engine, open, undo, subject } = scope;
     const { id, description, initPid, request } = subject;
     await assertUnchanged(scope);
     const folder = migrationFolder(context.config, id);
     const configuration = dumpConfiguration((await stat(`/proc/${initPid}/ns/net`)).ino, criuOptions);
     const freezer = await freezerOf(initPid);
-    const written = rounds ?? open.use(await RecentWrites.begin(pidsIn(freezer.folder), (pid) => guard.openUserfaultfd(pid)));
+    const written = rounds ?? open.use(await RecentWrites.begin(pidsIn(freezer.folder), trackers.note));
     const dump = open.use(await prepareDump({ container: description.id, initPid, folder, configuration }));
     const decoys = open.use(new PageDecoys());
     if (PageDecoys.isPossible) await decoys.prepare(pidsIn(freezer.folder), (decoyPid, pid) => dump.show(decoyPid, pid));

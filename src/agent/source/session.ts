@@ -19,6 +19,7 @@ import { NetworkNamespace } from "../../kernel/netns.ts";
 import { anonymousBytesOf, pidsIn } from "../../kernel/tasks.ts";
 import { PAGE_BYTES } from "../../memory/page-protocol.ts";
 import { MemoryRounds, type Tasks } from "../../memory/rounds.ts";
+import { choose, Trackers, trackingFeatures } from "../../memory/tracking/trackers.ts";
 import type { HeldNetwork } from "../../network/hold.ts";
 import { interfacesOf, namesByAddress } from "../../network/interfaces.ts";
 import type { TrunkStream } from "../../transfer/stream.ts";
@@ -63,7 +64,7 @@ export class SourceSession {
   #lostTarget: AbortSignal | undefined;
   #vigil: Vigil | undefined;
   #criuOptions: readonly string[] = [];
-  #guard: Guard | undefined;
+  #trackers: Trackers | undefined;
   #files: SourceFiles | undefined;
   #rounds: MemoryRounds | undefined;
   #freezing: Freeze | undefined;
@@ -147,25 +148,35 @@ export class SourceSession {
     const { config } = scope.context;
     await mkdir(migrationFolder(config, id), { recursive: true, mode: 0o700 });
     open.defer(() => removeMigrationFolder(config, id));
-    this.#guard = open.use(new Guard(config, id));
+    this.#trackers = await this.#chooseTrackers(open.use(new Guard(config, id)));
     const layers = await scope.channel(CHANNELS.layers, "layers");
     await sendAll(layers, paced(scope.pace, exportImage(engine, description.image, new Set(presentLayers))));
     await layers.close();
     scope.warn(...(await target.createContainer(id, options)));
     this.#files = open.use(await SourceFiles.of(engine, description, initPid, (kind) => scope.channel(kind, "files")));
     await this.#files.copy(scope.pace);
-    if (subject.request.mode === "warm") await this.#copyMemory(this.#guard);
+    if (subject.request.mode === "warm") await this.#copyMemory(this.#trackers);
+  }
+
+  /** How writes to memory are tracked. */
+  async #chooseTrackers(guard: Guard): Promise<Trackers> {
+    const { context, subject } = this.#scope;
+    const means = choose(await trackingFeatures());
+    context.log.info({ migration: subject.id, tracking: means[0] ?? "comparison" }, "writes to memory are tracked");
+    if (subject.request.mode === "warm" && means.length === 0)
+      this.#scope.warn("The kernel here does not note which pages are written: of more than 16 MB nothing is copied ahead");
+    return new Trackers(means, (pid) => guard.openUserfaultfd(pid));
   }
 
   /** Copies memory while the container runs, as long as each round has less left than the one before. */
-  async #copyMemory(guard: Guard): Promise<void> {
+  async #copyMemory(trackers: Trackers): Promise<void> {
     const { context, open, subject } = this.#scope;
     const freezer = await freezerOf(subject.initPid);
     const anonymousBytes = pidsIn(freezer.folder).reduce((sum, pid) => sum + anonymousBytesOf(pid), 0);
     this.#expected = { copy: (this.#expected.copy ?? 0) + anonymousBytes };
     this.#scope.note({ volumes: [], heldPid: subject.initPid });
     const tasks = holding(freezer, heldMarker(migrationFolder(context.config, subject.id)));
-    const rounds = open.use(new MemoryRounds(tasks, (pid) => guard.openUserfaultfd(pid)));
+    const rounds = open.use(new MemoryRounds(tasks, trackers.track));
     this.#rounds = rounds;
     let byteCount = Infinity;
     for (let round = 0; round < MEMORY_ROUNDS_MAX && byteCount > SETTLED_BYTES; round++) {
@@ -189,12 +200,12 @@ export class SourceSession {
   /** Does all that is slow before the freeze, on both hosts; copies memory for the last time. */
   async #stage(): Promise<Freeze> {
     const { options, subject, target } = this.#scope;
-    if (this.#files === undefined || this.#guard === undefined)
+    if (this.#files === undefined || this.#trackers === undefined)
       throw new DmigrateError("INTERNAL", "The stage came before the copy; report this as a bug");
     using namespace = NetworkNamespace.open(`/proc/${subject.initPid}/ns/net`);
     const interfaceNames = namesByAddress(interfacesOf(namespace));
     this.#scope.warn(...(await target.stage(subject.id, { criuOptions: this.#criuOptions, interfaceNames }, options)));
-    const copied = { files: this.#files, rounds: this.#rounds, guard: this.#guard, criuOptions: this.#criuOptions };
+    const copied = { files: this.#files, rounds: this.#rounds, trackers: this.#trackers, criuOptions: this.#criuOptions };
     this.#freezing = await Freeze.prepare(this.#scope, copied);
     if (this.#rounds !== undefined) await this.#memoryRound(this.#rounds);
     return this.#freezing;

@@ -1,70 +1,108 @@
 /**
- * Tracks by comparison: reads all memory at each call and keeps a digest of every page. For kernels without any other means; costs the
- * process nothing, and the host about a second of a processor for each gigabyte and call.
+ * Tracks by comparison with what was copied, for what no kernel notes: costs the process nothing, and each call 0.5 ms for each megabyte
+ * of it, in which the process stands still. So this is for little memory, of which it keeps a copy (docs/dirty-tracking.md).
  */
-import { hash } from "node:crypto";
-import { setImmediate as letOthersRun } from "node:timers/promises";
+import { DmigrateError } from "../../core/errors.ts";
 import { appendRange, Pagemap, type AddressRange } from "../../kernel/pagemap.ts";
 import { readMemory } from "../../kernel/process-memory.ts";
 import { PAGE_BYTES } from "../page-protocol.ts";
 import { trackedMappings, type DirtyTracker } from "./tracker.ts";
 
-/** So much is read at once, and has its digests in one buffer. */
-const BLOCK_BYTES = 1 << 20;
-const ALGORITHM = "sha1"; // the quickest that Node has
-const DIGEST_BYTES = 16;
-const NO_DIGEST = Buffer.alloc(DIGEST_BYTES);
+/** So much is compared at once. */
+const READ_BYTES = 1 << 20;
+
+/** How many pages may be compared, of several processes together. */
+export class ComparisonBudget {
+  #left: number;
+
+  constructor(pageCount: number) {
+    this.#left = pageCount;
+  }
+
+  /** Takes some more, or gives some back. Throws KERNEL if they are not left. */
+  take(pageCount: number): void {
+    if (pageCount > this.#left) throw new DmigrateError("KERNEL", `${pageCount} pages are too many to be compared in the freeze`);
+    this.#left -= pageCount;
+  }
+}
 
 export class ComparisonTracker implements DirtyTracker {
   readonly #pid: number;
-  /** Of each page, at its place in the buffer of its block, what it was when it was told; zeros for one that was not. */
-  #digests = new Map<number, Buffer>();
+  readonly #budget: ComparisonBudget;
+  #takenCount = 0;
+  /** The pages that were read, by their addresses. */
+  #copies = new Map<number, Buffer>();
 
-  constructor(pid: number) {
+  private constructor(pid: number, budget: ComparisonBudget) {
     this.#pid = pid;
+    this.#budget = budget;
+  }
+
+  /** Throws KERNEL if it has more memory than may be compared; ENOENT or ESRCH if it has ended. */
+  static async begin(pid: number, budget: ComparisonBudget): Promise<ComparisonTracker> {
+    const tracker = new ComparisonTracker(pid, budget);
+    tracker.#present();
+    return tracker;
   }
 
   async follow(): Promise<void> {
     // Memory is compared, whatever program it is of.
   }
 
-  async written(): Promise<readonly AddressRange[]> {
-    using pagemap = new Pagemap(this.#pid);
-    const digests = new Map<number, Buffer>();
-    const found: AddressRange[] = [];
-    for (const mapping of trackedMappings(this.#pid)) {
-      for (const { start, end } of pagemap.presentByReading(mapping)) {
-        for (let at = start; at < end;) {
-          const next = Math.min(end, at - (at % BLOCK_BYTES) + BLOCK_BYTES);
-          this.#compare(at, next, digests, found);
-          at = next;
-          await letOthersRun();
-        }
-      }
-    }
-    this.#digests = digests;
+  written(): AddressRange[] {
+    const ranges = this.#present();
+    const copies = new Map<number, Buffer>();
+    const found = this.#differing(ranges, (address, copy) => copies.set(address, copy));
+    this.#copies = copies;
     return found;
   }
 
-  /** Compares pages of one block. */
-  #compare(start: number, end: number, digests: Map<number, Buffer>, found: AddressRange[]): void {
-    const block = Math.floor(start / BLOCK_BYTES);
-    const old = this.#digests.get(block);
-    const now = digests.get(block) ?? Buffer.alloc((BLOCK_BYTES / PAGE_BYTES) * DIGEST_BYTES);
-    digests.set(block, now);
-    const bytes = Buffer.allocUnsafe(end - start);
-    const readBytes = readMemory(this.#pid, start, bytes);
-    for (let at = start; at < end; at += PAGE_BYTES) {
-      const offset = at - start;
-      const place = ((at % BLOCK_BYTES) / PAGE_BYTES) * DIGEST_BYTES;
-      const isRead = offset + PAGE_BYTES <= readBytes; // what can't be read is told each time
-      if (isRead) hash(ALGORITHM, bytes.subarray(offset, offset + PAGE_BYTES), "buffer").copy(now, place, 0, DIGEST_BYTES);
-      const digest = now.subarray(place, place + DIGEST_BYTES);
-      if (!isRead || !digest.equals(old?.subarray(place, place + DIGEST_BYTES) ?? NO_DIGEST)) appendRange(found, at, at + PAGE_BYTES);
+  writtenByNow(): AddressRange[] {
+    return this.#differing(this.#present(), () => {});
+  }
+
+  /** What was read between two calls may be neither what was there at the first nor at the second: so it is kept, not what was compared. */
+  read(address: number, into: Uint8Array): number {
+    const readBytes = readMemory(this.#pid, address, into);
+    for (let at = 0; at < into.length; at += PAGE_BYTES) {
+      if (at + PAGE_BYTES <= readBytes) this.#copies.set(address + at, Buffer.from(into.subarray(at, at + PAGE_BYTES)));
+      else this.#copies.delete(address + at);
     }
+    return readBytes;
+  }
+
+  /** The pages that are there. Throws KERNEL if they are too many. */
+  #present(): AddressRange[] {
+    using pagemap = new Pagemap(this.#pid);
+    const ranges = trackedMappings(this.#pid).flatMap((mapping) => pagemap.presentByReading(mapping));
+    const pageCount = ranges.reduce((sum, { start, end }) => sum + (end - start) / PAGE_BYTES, 0);
+    this.#budget.take(pageCount - this.#takenCount);
+    this.#takenCount = pageCount;
+    return ranges;
+  }
+
+  /** @param same gets the pages that do not differ */
+  #differing(ranges: readonly AddressRange[], same: (address: number, copy: Buffer) => void): AddressRange[] {
+    const found: AddressRange[] = [];
+    const bytes = Buffer.allocUnsafe(READ_BYTES);
+    for (const { start, end } of ranges) {
+      for (let from = start; from < end; from += READ_BYTES) {
+        const block = bytes.subarray(0, Math.min(READ_BYTES, end - from));
+        const readBytes = readMemory(this.#pid, from, block);
+        for (let at = 0; at < block.length; at += PAGE_BYTES) {
+          const copy = this.#copies.get(from + at);
+          const isSame = at + PAGE_BYTES <= readBytes && copy?.equals(block.subarray(at, at + PAGE_BYTES)) === true;
+          if (isSame) same(from + at, copy);
+          else appendRange(found, from + at, from + at + PAGE_BYTES);
+        }
+      }
+    }
+    return found;
   }
 
   [Symbol.dispose](): void {
-    this.#digests.clear();
+    this.#budget.take(-this.#takenCount);
+    this.#takenCount = 0;
+    this.#copies.clear();
   }
 }

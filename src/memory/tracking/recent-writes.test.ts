@@ -1,12 +1,15 @@
-/** What tasks wrote last is told, and afterwards nothing is left in them. Needs root, and Linux 6.7. */
+/** What tasks wrote last is told, and afterwards nothing is left in them. Needs root, and a kernel that notes writes. */
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { describe, it } from "node:test";
 import { ArenaProcess } from "../arena-process.fixture.ts";
+import { openUserfaultfd } from "../../kernel/write-protection.ts";
 import type { PageRange } from "../page-ranges.ts";
 import { RecentWrites } from "./recent-writes.ts";
+import { choose, Trackers, trackingFeatures } from "./trackers.ts";
 
 const PROCESS = 7;
+const { note } = new Trackers(choose(await trackingFeatures()), openUserfaultfd);
 
 function holds(ranges: readonly PageRange[] | undefined, page: number): boolean {
   return ranges?.some((range) => page >= range.page && page < range.page + range.pageCount) === true;
@@ -18,7 +21,7 @@ void describe("recent writes", { skip: process.arch !== "x64", timeout: 60_000 }
     await task.started();
     for (let page = 0; page < 256; page++) await task.tell(0, "write", page, 1 + page);
     {
-      using writes = await RecentWrites.begin([task.pid]);
+      using writes = await RecentWrites.begin([task.pid], note);
       await task.tell(0, "write", 17, 5);
       await task.tell(0, "write", 200, 6);
       const told = writes.told(new Map([[PROCESS, task.pid]])).get(PROCESS);
@@ -35,7 +38,7 @@ void describe("recent writes", { skip: process.arch !== "x64", timeout: 60_000 }
     await ended.started();
     const { pid } = ended;
     await ended[Symbol.asyncDispose]();
-    using writes = await RecentWrites.begin([pid]);
+    using writes = await RecentWrites.begin([pid], note);
     assert.deepEqual(writes.told(new Map([[PROCESS, task.pid]])), new Map());
   });
 });

@@ -3,49 +3,43 @@
  *
  * A hint: what this does not tell comes later or when it is touched. Whatever fails here costs time and nothing else.
  */
-import { Pagemap, type AddressRange } from "../../kernel/pagemap.ts";
-import { WriteProtection, type OpenUserfaultfd } from "../../kernel/write-protection.ts";
 import type { PageRange } from "../page-ranges.ts";
-import { PAGE_BYTES } from "../page-protocol.ts";
-import { trackedMappings, type WrittenPages } from "./tracker.ts";
+import { pagesOf, type BeginTracking, type DirtyTracker, type WrittenPages } from "./tracker.ts";
 
 export class RecentWrites implements WrittenPages, Disposable {
   readonly isRest = false;
-  readonly #protections = new Map<number, WriteProtection>();
+  readonly #trackers = new Map<number, DirtyTracker>();
 
   /** From now on the tasks' writes are noted, as far as that can be. Each of them is stopped for some hundred microseconds. */
-  static async begin(pids: Iterable<number>, open?: OpenUserfaultfd): Promise<RecentWrites> {
+  static async begin(pids: Iterable<number>, begin: BeginTracking): Promise<RecentWrites> {
     const writes = new RecentWrites();
-    for (const pid of pids) await writes.#watch(pid, open).catch(() => {}); // it has ended, is traced, or the kernel can't do this
+    for (const pid of pids) await writes.#watch(pid, begin).catch(() => {}); // it has ended, is traced, or the kernel can't do this
     return writes;
   }
 
-  async #watch(pid: number, open: OpenUserfaultfd | undefined): Promise<void> {
-    const protection = await WriteProtection.begin(pid, open);
-    this.#protections.set(pid, protection);
-    using pagemap = new Pagemap(pid);
-    for (const mapping of trackedMappings(pid)) if (protection.add(mapping)) pagemap.written(mapping); // which begins anew
+  async #watch(pid: number, begin: BeginTracking): Promise<void> {
+    const tracker = await begin(pid);
+    this.#trackers.set(pid, tracker);
+    tracker.written(); // which begins anew
   }
 
   /** What was written since. */
   told(tasks: ReadonlyMap<number, number>): Map<number, readonly PageRange[]> {
     const all = new Map<number, readonly PageRange[]>();
     for (const [process, pid] of tasks) {
-      if (!this.#protections.has(pid)) continue;
-      const pages = writtenBy(pid).map(({ start, end }) => ({ page: start / PAGE_BYTES, pageCount: (end - start) / PAGE_BYTES }));
-      all.set(process, pages);
+      const tracker = this.#trackers.get(pid);
+      try {
+        if (tracker !== undefined) all.set(process, pagesOf(tracker.writtenByNow()));
+      } catch {
+        // It runs another program, or what tracks it has failed.
+      }
     }
     return all;
   }
 
   /** Ends it: nothing is left in the tasks. */
   [Symbol.dispose](): void {
-    for (const protection of this.#protections.values()) protection[Symbol.dispose]();
-    this.#protections.clear();
+    for (const tracker of this.#trackers.values()) tracker[Symbol.dispose]();
+    this.#trackers.clear();
   }
-}
-
-function writtenBy(pid: number): AddressRange[] {
-  using pagemap = new Pagemap(pid);
-  return trackedMappings(pid).flatMap((mapping) => pagemap.writtenByNow(mapping) ?? []);
 }

@@ -1,11 +1,12 @@
 /**
  * Which pages of a running process must be copied again: the port that the rounds of a migration use, with an adapter for each means
- * that a kernel may have.
+ * that a kernel may have (docs/dirty-tracking.md).
  *
  * Tracked is private memory: what a process has to itself, or shares with its forked parent until one of them writes.
  */
 import { mappingsOf, type MapsEntry } from "../../kernel/maps.ts";
 import type { AddressRange } from "../../kernel/pagemap.ts";
+import { PAGE_BYTES } from "../page-protocol.ts";
 import type { PageRange } from "../page-ranges.ts";
 
 /** Watches one process, whatever program it runs. Disposing of it leaves the process as it was, and so does the death of this one. */
@@ -17,10 +18,25 @@ export interface DirtyTracker extends Disposable {
   follow(): Promise<void>;
   /**
    * The pages that hold something of the process's own and were perhaps written since the last call, the first time all of them; in
-   * ascending order. What is written after a page was looked at is told by the next call, so who reads the pages afterwards misses nothing.
-   * Throws ENOENT, ESRCH or KERNEL if the process has ended.
+   * ascending order. The process stands still, and no system call of it is under way; what it writes afterwards is told by the next call.
+   * Throws ENOENT, ESRCH or KERNEL if it has ended, or can't be tracked any more.
    */
-  written(): Promise<readonly AddressRange[]>;
+  written(): AddressRange[];
+  /** Like `written`, without a new beginning: the next call will tell them again. */
+  writtenByNow(): AddressRange[];
+  /**
+   * Reads pages that `written` told, to copy them; the process may run. Returns and throws what `readMemory` does
+   * (src/kernel/process-memory.ts).
+   */
+  read(address: number, into: Uint8Array): number;
+}
+
+/** Begins to track a process. Throws KERNEL if it can't be tracked. */
+export type BeginTracking = (pid: number) => Promise<DirtyTracker>;
+
+/** The pages of these addresses. */
+export function pagesOf(ranges: readonly AddressRange[]): PageRange[] {
+  return ranges.map(({ start, end }) => ({ page: start / PAGE_BYTES, pageCount: (end - start) / PAGE_BYTES }));
 }
 
 /** Who knows what tasks wrote last. */

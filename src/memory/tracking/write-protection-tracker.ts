@@ -7,6 +7,7 @@
 import { readFileSync } from "node:fs";
 import { DmigrateError } from "../../core/errors.ts";
 import { Pagemap, type AddressRange } from "../../kernel/pagemap.ts";
+import { readMemory } from "../../kernel/process-memory.ts";
 import { WriteProtection, type OpenUserfaultfd } from "../../kernel/write-protection.ts";
 import { trackedMappings, type DirtyTracker } from "./tracker.ts";
 
@@ -36,7 +37,7 @@ export class WriteProtectionTracker implements DirtyTracker {
     if (programOf(this.#pid) !== this.#program) await this.#renew();
   }
 
-  async written(): Promise<readonly AddressRange[]> {
+  written(): AddressRange[] {
     using pagemap = new Pagemap(this.#pid);
     const found: AddressRange[] = [];
     for (const mapping of trackedMappings(this.#pid)) {
@@ -52,13 +53,13 @@ export class WriteProtectionTracker implements DirtyTracker {
     return found;
   }
 
-  /**
-   * What was written since the last call of `written`, which will tell it again. The process stands still. Throws ENOENT, ESRCH or KERNEL
-   * if it has ended.
-   */
   writtenByNow(): AddressRange[] {
     using pagemap = new Pagemap(this.#pid);
     return trackedMappings(this.#pid).flatMap((mapping) => pagemap.writtenByNow(mapping) ?? pagemap.present(mapping));
+  }
+
+  read(address: number, into: Uint8Array): number {
+    return readMemory(this.#pid, address, into);
   }
 
   /** The process runs another program, whose memory knows nothing of the old descriptor. */
