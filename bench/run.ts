@@ -5,11 +5,12 @@
 import { parseArgs } from "node:util";
 import { pagePlane } from "./page-plane/page-plane.ts";
 import { renderRows, type Row } from "./rows.ts";
+import { tracking } from "./tracking.ts";
 
 /** @param say is told what is being measured */
 type Benchmark = (say: (line: string) => void) => Promise<Row[]>;
 
-const BENCHMARKS: Readonly<Record<string, Benchmark>> = { "page-plane": pagePlane };
+const BENCHMARKS: Readonly<Record<string, Benchmark>> = { "page-plane": pagePlane, tracking };
 
 const { positionals, values } = parseArgs({ allowPositionals: true, options: { json: { type: "boolean", default: false } } });
 const [name = "", ...others] = positionals;
