@@ -2,6 +2,7 @@
  * What it costs to track which pages are written, by each means that this kernel has (docs/dirty-tracking.md).
  */
 import { ADAPTERS } from "../src/memory/tracking/adapters.fixture.ts";
+import { readMemory } from "../src/kernel/process-memory.ts";
 import { ArenaProcess } from "../src/memory/arena-process.fixture.ts";
 import { PAGE_BYTES } from "../src/memory/page-protocol.ts";
 import type { BeginTracking, DirtyTracker } from "../src/memory/tracking/tracker.ts";
@@ -60,7 +61,7 @@ async function costs(begin: BeginTracking) {
   await zero();
   const plainWrite = await median(zero);
   using tracker = await begin(task.pid);
-  const round = (): void => copyAll(tracker);
+  const round = (): void => copyAll(task.pid, tracker);
   round();
   const idle = await median(async () => timed(() => tracker.written()) / PAGES);
   const freeze = await median(async () => timed(() => tracker.writtenByNow()) / PAGES);
@@ -81,10 +82,13 @@ async function costs(begin: BeginTracking) {
 }
 
 /** As a round does. */
-function copyAll(tracker: DirtyTracker): void {
+function copyAll(pid: number, tracker: DirtyTracker): void {
   for (const { start, end } of tracker.written()) {
     const bytes = Buffer.allocUnsafe(Math.min(end - start, 128 * PAGE_BYTES));
-    for (let at = start; at < end; at += bytes.length) tracker.read(at, bytes.subarray(0, end - at));
+    for (let at = start; at < end; at += bytes.length) {
+      const part = bytes.subarray(0, end - at);
+      tracker.copied(at, part.subarray(0, readMemory(pid, at, part)));
+    }
   }
 }
 

@@ -55,7 +55,10 @@ export class Packing {
   packed(of: TransferClass, plainBytes: number, packedBytes: number, tookMs: number): void {
     const sample = { costMs: tookMs / plainBytes, ratio: packedBytes / plainBytes };
     const known = this.#classes.get(of) ?? sample;
-    const mixed = (before: number, now: number): number => before + (now - before) * WEIGHT;
     this.#classes.set(of, { costMs: mixed(known.costMs, sample.costMs), ratio: mixed(known.ratio, sample.ratio) });
   }
+}
+
+function mixed(before: number, now: number): number {
+  return before + (now - before) * WEIGHT;
 }

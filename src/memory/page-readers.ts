@@ -7,7 +7,7 @@
  * chunks that it was given for long keeps the readers waiting.
  */
 import { BUFFERS_PER_WORKER, longest, type DumpPlan } from "../core/dump-plan.ts";
-import { PIECES_MAX, readMemoryApart } from "../kernel/process-memory.ts";
+import { PIECES_MAX, readMemory, readMemoryApart } from "../kernel/process-memory.ts";
 import { PAGE_BYTES } from "./page-protocol.ts";
 import type { PageRange } from "./page-ranges.ts";
 
@@ -21,15 +21,21 @@ export interface ReadTask {
   readonly ranges: readonly PageRange[];
 }
 
-/** Pages that lie one behind the other in a task, and what they are. */
-export type ReadRun = PageRange &
-  (
-    | { readonly kind: "content"; readonly bytes: Uint8Array }
-    /** Nothing but zeros. */
-    | { readonly kind: "zeros" }
-    /** They can't be read: what was mapped there is gone, or is not accessible. */
-    | { readonly kind: "unreadable" }
-  );
+/** Pages that lie one behind the other in a task. */
+export interface ReadContent extends PageRange {
+  readonly kind: "content";
+  readonly bytes: Uint8Array;
+}
+
+/** Pages that can't be read: what was mapped there is gone, or is not accessible. */
+interface Unreadable extends PageRange {
+  readonly kind: "unreadable";
+}
+
+export type ReadRun = ReadContent | Unreadable;
+
+/** How many read at once, and how much at a time. */
+export type ReadPlan = () => Pick<DumpPlan, "workers" | "chunkPages">;
 
 /** What a reader has read; `runs` and their bytes are valid until it is disposed of. */
 export interface ReadChunk extends Disposable {
@@ -46,6 +52,12 @@ export interface LostTask {
   readonly error: unknown;
 }
 
+/** Some memory of a task. */
+interface Piece {
+  readonly address: number;
+  readonly byteCount: number;
+}
+
 /** What is left of a task. */
 interface Cursor {
   readonly task: ReadTask;
@@ -57,7 +69,7 @@ interface Cursor {
 }
 
 export class PageReaders {
-  readonly #plan: () => Pick<DumpPlan, "workers" | "chunkPages">;
+  readonly #plan: ReadPlan;
   /** Buffers that nobody uses. */
   readonly #free: Uint8Array[] = [];
   /** Wakes who waits for a chunk, or for a buffer. */
@@ -66,7 +78,7 @@ export class PageReaders {
   #bufferCount = 0;
   #bestRate = 0;
 
-  constructor(plan: () => Pick<DumpPlan, "workers" | "chunkPages">) {
+  constructor(plan: ReadPlan) {
     this.#plan = plan;
   }
 
@@ -80,7 +92,7 @@ export class PageReaders {
    * to go on. When it returns, or was left, nothing is read any more. One at a time.
    */
   async *read(tasks: Iterable<ReadTask>): AsyncGenerator<ReadChunk | LostTask, void> {
-    const cursors = new Set(Array.from(tasks, cursorOf));
+    const cursors = new Set(Array.from(tasks, cursorOf).filter(({ byteCount }) => byteCount > 0));
     const reading = new Set<Promise<void>>();
     const done: (ReadChunk | LostTask)[] = [];
     try {
@@ -130,10 +142,11 @@ export class PageReaders {
     const pageCount = ranges.reduce((sum, range) => sum + range.pageCount, 0);
     const unreadable = new Set<number>();
     const beganAt = performance.now();
-    for (let at = 0; at < pageCount; at++) {
+    for (let at = 0; at < pageCount;) {
       const into = buffer.subarray(at * PAGE_BYTES, pageCount * PAGE_BYTES);
       at += Math.floor((await readMemoryApart(task.pid, piecesFrom(ranges, at), into)) / PAGE_BYTES);
-      if (at < pageCount) unreadable.add(at);
+      // What can't be read is seldom a page alone, and to find that out costs less than to have another thread do it.
+      for (; at < pageCount && !isReadable(task.pid, piecesFrom(ranges, at), buffer.subarray(at * PAGE_BYTES)); at++) unreadable.add(at);
     }
     const seconds = (performance.now() - beganAt) / 1000;
     if (unreadable.size === 0) this.#bestRate = Math.max(this.#bestRate, (pageCount * PAGE_BYTES) / seconds);
@@ -150,6 +163,11 @@ export class PageReaders {
     this.#free.push(buffer);
     this.#changed.resolve();
   }
+}
+
+/** Whether the first page of these can be read. */
+function isReadable(pid: number, [first]: readonly Piece[], into: Uint8Array): boolean {
+  return first !== undefined && readMemory(pid, first.address, into.subarray(0, PAGE_BYTES)) === PAGE_BYTES;
 }
 
 function cursorOf(task: ReadTask): Cursor {
@@ -176,7 +194,7 @@ function take(cursor: Cursor, pagesMax: number): PageRange[] {
 }
 
 /** The pages behind the first `skippedPages` of all. */
-function piecesFrom(ranges: readonly PageRange[], skippedPages: number): { readonly address: number; readonly byteCount: number }[] {
+function piecesFrom(ranges: readonly PageRange[], skippedPages: number): Piece[] {
   let skipped = skippedPages;
   return ranges.flatMap(({ page, pageCount }) => {
     const skip = Math.min(skipped, pageCount);
@@ -188,31 +206,18 @@ function piecesFrom(ranges: readonly PageRange[], skippedPages: number): { reado
 /** @param unreadable places in the buffer */
 function runsOf(ranges: readonly PageRange[], buffer: Uint8Array, unreadable: ReadonlySet<number>): ReadRun[] {
   const runs: ReadRun[] = [];
-  const words = new Int32Array(buffer.buffer, buffer.byteOffset, buffer.length / Int32Array.BYTES_PER_ELEMENT);
   let place = 0;
   for (const { page, pageCount } of ranges) {
     for (let from = 0; from < pageCount;) {
-      const kind = kindOf(buffer, words, place, unreadable);
+      const isUnreadable = unreadable.has(place);
       let count = 1;
-      while (from + count < pageCount && kindOf(buffer, words, place + count, unreadable) === kind) count += 1;
+      while (from + count < pageCount && unreadable.has(place + count) === isUnreadable) count += 1;
       const run = { page: page + from, pageCount: count };
-      runs.push(
-        kind === "content" ? { ...run, kind, bytes: buffer.subarray(place * PAGE_BYTES, (place + count) * PAGE_BYTES) } : { ...run, kind },
-      );
+      const bytes = buffer.subarray(place * PAGE_BYTES, (place + count) * PAGE_BYTES);
+      runs.push(isUnreadable ? { ...run, kind: "unreadable" } : { ...run, kind: "content", bytes });
       from += count;
       place += count;
     }
   }
   return runs;
-}
-
-const ZEROS = Buffer.alloc(PAGE_BYTES);
-const PAGE_WORDS = PAGE_BYTES / Int32Array.BYTES_PER_ELEMENT;
-
-function kindOf(buffer: Uint8Array, words: Int32Array, place: number, unreadable: ReadonlySet<number>): ReadRun["kind"] {
-  if (unreadable.has(place)) return "unreadable";
-  // Most pages with content have some at one of these places, which spares the call.
-  const at = place * PAGE_WORDS;
-  if (words[at] !== 0 || words[at + 2] !== 0 || words[at + PAGE_WORDS / 2] !== 0 || words[at + PAGE_WORDS - 1] !== 0) return "content";
-  return ZEROS.equals(buffer.subarray(place * PAGE_BYTES, (place + 1) * PAGE_BYTES)) ? "zeros" : "content";
 }

@@ -9,11 +9,14 @@
  */
 import { processIn } from "../kernel/tasks.ts";
 import { hasUnseenWriters } from "../kernel/unseen-writers.ts";
-import type { AddressRange } from "../kernel/pagemap.ts";
 import { encodeMessage, PAGE_BYTES, type PageRun } from "./page-protocol.ts";
 import type { PageRange } from "./page-ranges.ts";
+import { PageReaders, type ReadChunk, type ReadContent, type ReadPlan, type ReadTask } from "./page-readers.ts";
 import { pagesOf, type BeginTracking, type DirtyTracker, type WrittenPages } from "./tracking/tracker.ts";
 import { WriteProtectionTracker } from "./tracking/write-protection-tracker.ts";
+
+/** Where nobody says how to read. */
+const READ_PLAN = { workers: 1, chunkPages: 128 };
 
 /** The tasks of a container, which come and go. */
 export interface Tasks {
@@ -34,13 +37,6 @@ export interface RoundSink {
   send(bytes: Uint8Array): Promise<void>;
 }
 
-/** What of a process is to cross. */
-interface Asked {
-  readonly pid: number;
-  readonly process: number;
-  readonly ranges: readonly AddressRange[];
-}
-
 /** A task whose writes are tracked. */
 interface TrackedTask {
   /** Its process id inside the container. */
@@ -52,6 +48,7 @@ export class MemoryRounds implements WrittenPages, Disposable {
   readonly isRest = true;
   readonly #source: Tasks;
   readonly #begin: BeginTracking;
+  readonly #readers: PageReaders;
   /** By process id on this host; undefined for a task that can't be tracked. */
   readonly #tasks = new Map<number, TrackedTask | undefined>();
   #unseenCount = 0;
@@ -61,36 +58,79 @@ export class MemoryRounds implements WrittenPages, Disposable {
     return this.#unseenCount;
   }
 
-  constructor(source: Tasks, begin: BeginTracking = (pid) => WriteProtectionTracker.begin(pid)) {
+  /** What one reader reads, bytes a second; undefined until it was measured. */
+  get readerRate(): number | undefined {
+    return this.#readers.readerRate;
+  }
+
+  /** @param plan how many read at once, and how much at a time; asked again and again */
+  constructor(source: Tasks, begin: BeginTracking = (pid) => WriteProtectionTracker.begin(pid), plan: ReadPlan = () => READ_PLAN) {
     this.#source = source;
     this.#begin = begin;
+    this.#readers = new PageReaders(plan);
   }
 
   /** Sends the next round. The tasks run. */
   async round(sink: RoundSink): Promise<void> {
     for (const pid of this.#source.pids()) await this.#track(pid);
-    const asked = await this.#ask();
-    const pids = new Map(asked.map(({ pid, process }) => [process, pid]));
     const unread: PageRun[] = [];
-    await sink.sendPages(runsOf(asked), (run, into) => {
-      const pageCount = this.#read(pids.get(run.process), run, into);
-      if (pageCount < run.pageCount) unread.push({ ...run, page: run.page + pageCount, pageCount: run.pageCount - pageCount });
-      return pageCount;
-    });
+    const sending = new Set<Promise<void>>();
+    const failures: unknown[] = [];
+    for await (const read of this.#readers.read(await this.#ask())) {
+      if (read.kind === "lost") this.#lose(read.task.pid); // it has ended: the next of that id is another one
+      else {
+        const sent = this.#send(read, sink, unread)
+          .catch((error: unknown) => void failures.push(error))
+          .finally(() => {
+            read[Symbol.dispose]();
+            sending.delete(sent);
+          });
+        sending.add(sent);
+      }
+      if (failures.length > 0) break;
+    }
+    await Promise.all(sending);
+    if (failures.length > 0) throw failures[0];
     for (const run of unread) await sink.send(encodeMessage({ kind: "hole", run }));
   }
 
+  /** Sends what was read, and notes what could not be. */
+  async #send({ task: { pid, process }, runs }: ReadChunk, sink: RoundSink, unread: PageRun[]): Promise<void> {
+    const tracker = this.#tasks.get(pid)?.tracker;
+    if (tracker === undefined) return;
+    const content: ReadContent[] = [];
+    for (const run of runs) {
+      if (run.kind === "unreadable") unread.push({ process, page: run.page, pageCount: run.pageCount });
+      else {
+        tracker.copied(run.page * PAGE_BYTES, run.bytes);
+        content.push(run);
+      }
+    }
+    let next = 0;
+    await sink.sendPages(
+      content.map(({ page, pageCount }) => ({ process, page, pageCount })),
+      ({ page }, into) => {
+        while ((content[next]?.page ?? Infinity) + (content[next]?.pageCount ?? 0) <= page) next += 1;
+        const run = content[next];
+        if (run === undefined) return 0;
+        const from = (page - run.page) * PAGE_BYTES;
+        into.set(run.bytes.subarray(from, from + into.length));
+        return into.length / PAGE_BYTES;
+      },
+    );
+  }
+
   /** What was written since the last round. */
-  async #ask(): Promise<Asked[]> {
+  async #ask(): Promise<ReadTask[]> {
     await using _standing = await this.#source.hold();
-    const all: Asked[] = [];
+    const all: ReadTask[] = [];
     for (const [pid, task] of this.#tasks) {
       if (task === undefined) continue;
       try {
         if (hasUnseenWriters(pid)) {
           this.#unseenCount += 1;
           this.#lose(pid);
-        } else all.push({ pid, process: task.process, ranges: task.tracker.written() });
+        } else all.push({ pid, process: task.process, ranges: pagesOf(task.tracker.written()) });
       } catch {
         this.#lose(pid); // it has ended, or runs another program that can't be tracked
       }
@@ -131,25 +171,9 @@ export class MemoryRounds implements WrittenPages, Disposable {
     this.#tasks.set(pid, undefined);
   }
 
-  /** Returns how many pages could be read. */
-  #read(pid: number | undefined, { page }: PageRun, into: Uint8Array): number {
-    const task = pid === undefined ? undefined : this.#tasks.get(pid);
-    if (pid === undefined || task === undefined) return 0;
-    try {
-      return Math.floor(task.tracker.read(page * PAGE_BYTES, into) / PAGE_BYTES);
-    } catch {
-      this.#lose(pid); // it has ended: the next of that id is another one
-      return 0;
-    }
-  }
-
   /** Ends the tracking: nothing is left in the tasks. */
   [Symbol.dispose](): void {
     for (const task of this.#tasks.values()) task?.tracker[Symbol.dispose]();
     this.#tasks.clear();
   }
-}
-
-function* runsOf(asked: readonly Asked[]): Generator<PageRun, void> {
-  for (const { process, ranges } of asked) for (const pages of pagesOf(ranges)) yield { process, ...pages };
 }

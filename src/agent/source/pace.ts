@@ -162,12 +162,15 @@ export async function* paced<T>(pace: Pace, pieces: AsyncIterable<T>): AsyncGene
   }
 }
 
-/** The same for pages, a chunk at a time. */
-export function pacedPages(pace: Pace, sink: RoundSink): RoundSink {
+/**
+ * The same for pages, a chunk at a time.
+ * @param readerRate what one reader reads, bytes a second, as far as that is known
+ */
+export function pacedPages(pace: Pace, sink: RoundSink, readerRate: () => number | undefined = () => undefined): RoundSink {
   return {
     sendPages: async (runs, read) => {
       for (const chunk of chunksOf(runs, () => pace.plan.chunkPages)) {
-        await pace.turn();
+        await pace.turn(readerRate());
         const beganAt = performance.now();
         await sink.sendPages(chunk, read);
         pace.sent(performance.now() - beganAt);

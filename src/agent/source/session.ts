@@ -176,7 +176,7 @@ export class SourceSession {
     this.#expected = { copy: (this.#expected.copy ?? 0) + anonymousBytes };
     this.#scope.note({ volumes: [], heldPid: subject.initPid });
     const tasks = holding(freezer, heldMarker(migrationFolder(context.config, subject.id)));
-    const rounds = open.use(new MemoryRounds(tasks, trackers.track));
+    const rounds = open.use(new MemoryRounds(tasks, trackers.track, () => this.#scope.pace.plan));
     this.#rounds = rounds;
     let byteCount = Infinity;
     for (let round = 0; round < MEMORY_ROUNDS_MAX && byteCount > SETTLED_BYTES; round++) {
@@ -192,7 +192,7 @@ export class SourceSession {
   /** @returns how many bytes it had */
   async #memoryRound(rounds: MemoryRounds): Promise<number> {
     const channel = await this.#scope.channel(CHANNELS.memory, "memory");
-    await sendStream(channel, () => rounds.round(pacedPages(this.#scope.pace, channel)));
+    await sendStream(channel, () => rounds.round(pacedPages(this.#scope.pace, channel, () => rounds.readerRate)));
     await channel.close();
     return channel.counts.sent;
   }

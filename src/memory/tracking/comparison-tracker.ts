@@ -62,13 +62,8 @@ export class ComparisonTracker implements DirtyTracker {
   }
 
   /** What was read between two calls may be neither what was there at the first nor at the second: so it is kept, not what was compared. */
-  read(address: number, into: Uint8Array): number {
-    const readBytes = readMemory(this.#pid, address, into);
-    for (let at = 0; at < into.length; at += PAGE_BYTES) {
-      if (at + PAGE_BYTES <= readBytes) this.#copies.set(address + at, Buffer.from(into.subarray(at, at + PAGE_BYTES)));
-      else this.#copies.delete(address + at);
-    }
-    return readBytes;
+  copied(address: number, bytes: Uint8Array): void {
+    for (let at = 0; at < bytes.length; at += PAGE_BYTES) this.#copies.set(address + at, Buffer.from(bytes.subarray(at, at + PAGE_BYTES)));
   }
 
   /** The pages that are there. Throws KERNEL if they are too many. */

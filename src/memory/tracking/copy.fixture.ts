@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { readdirSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Pagemap } from "../../kernel/pagemap.ts";
-import { readAllMemory } from "../../kernel/process-memory.ts";
+import { readAllMemory, readMemory } from "../../kernel/process-memory.ts";
 import { stateOf } from "../../kernel/tasks.ts";
 import { PAGE_BYTES } from "../page-protocol.ts";
 import { trackedMappings, type DirtyTracker } from "./tracker.ts";
@@ -27,7 +27,9 @@ export class Copy implements Disposable {
     const bytes = Buffer.alloc(PAGE_BYTES);
     for (const { start, end } of told) {
       for (let at = start; at < end; at += PAGE_BYTES) {
-        this.#pages.set(at, this.#tracker.read(at, bytes) === PAGE_BYTES ? Buffer.from(bytes) : undefined);
+        const isRead = readMemory(this.pid, at, bytes) === PAGE_BYTES;
+        this.#pages.set(at, isRead ? Buffer.from(bytes) : undefined);
+        if (isRead) this.#tracker.copied(at, bytes);
         pageCount += 1;
       }
     }

@@ -11,7 +11,6 @@
 import { statfsSync } from "node:fs";
 import type { MapsEntry } from "../../kernel/maps.ts";
 import { appendRange, cleanSoftDirty, Pagemap, type AddressRange } from "../../kernel/pagemap.ts";
-import { readMemory } from "../../kernel/process-memory.ts";
 import { PAGE_BYTES } from "../page-protocol.ts";
 import { trackedMappings, type DirtyTracker } from "./tracker.ts";
 
@@ -49,8 +48,8 @@ export class SoftDirtyTracker implements DirtyTracker {
     return this.#look();
   }
 
-  read(address: number, into: Uint8Array): number {
-    return readMemory(this.#pid, address, into);
+  copied(): void {
+    // The kernel notes what is written, whatever was read.
   }
 
   /** @param frames takes where the content of each page is now */

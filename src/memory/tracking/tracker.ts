@@ -24,11 +24,8 @@ export interface DirtyTracker extends Disposable {
   written(): AddressRange[];
   /** Like `written`, without a new beginning: the next call will tell them again. */
   writtenByNow(): AddressRange[];
-  /**
-   * Reads pages that `written` told, to copy them; the process may run. Returns and throws what `readMemory` does
-   * (src/kernel/process-memory.ts).
-   */
-  read(address: number, into: Uint8Array): number;
+  /** Pages that `written` told were read so and are copied, while the process ran; valid during the call. */
+  copied(address: number, bytes: Uint8Array): void;
 }
 
 /** Begins to track a process. Throws KERNEL if it can't be tracked. */

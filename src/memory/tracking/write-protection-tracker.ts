@@ -7,7 +7,6 @@
 import { readFileSync } from "node:fs";
 import { DmigrateError } from "../../core/errors.ts";
 import { Pagemap, type AddressRange } from "../../kernel/pagemap.ts";
-import { readMemory } from "../../kernel/process-memory.ts";
 import { WriteProtection, type OpenUserfaultfd } from "../../kernel/write-protection.ts";
 import { trackedMappings, type DirtyTracker } from "./tracker.ts";
 
@@ -58,8 +57,8 @@ export class WriteProtectionTracker implements DirtyTracker {
     return trackedMappings(this.#pid).flatMap((mapping) => pagemap.writtenByNow(mapping) ?? pagemap.present(mapping));
   }
 
-  read(address: number, into: Uint8Array): number {
-    return readMemory(this.#pid, address, into);
+  copied(): void {
+    // The kernel notes what is written, whatever was read.
   }
 
   /** The process runs another program, whose memory knows nothing of the old descriptor. */
