@@ -2,11 +2,12 @@
  * The demo: a live redis moves between two hosts while a client keeps writing and reading over one connection, and everything
  * that could have been lost is looked for afterwards.
  */
-import type { Command } from "commander";
+import { Option, type Command } from "commander";
 import { once } from "node:events";
 import * as z from "zod";
 import { example } from "../src/cli/program.ts";
 import { DmigrateError } from "../src/core/errors.ts";
+import { REQUESTABLE_MODES, type RequestableMode } from "../src/core/migration.ts";
 import { DMIGRATE, startCluster } from "./cluster.ts";
 import type { Host } from "./host.ts";
 import { redisImage } from "./images/catalogue.ts";
@@ -39,6 +40,7 @@ interface DemoOptions {
   readonly name: string;
   readonly moves: number;
   readonly megabytes: number;
+  readonly mode: RequestableMode;
   readonly rate?: string;
   readonly keep?: true;
   readonly json?: true;
@@ -64,6 +66,9 @@ export function registerDemo(program: Command): void {
     .option("--name <name>", "name of the lab; one of that name is replaced", "demo")
     .option("--moves <count>", "how often it moves: there, back, there, ...", (text) => parseCount(text, "moves"), 1)
     .option("--megabytes <count>", "how much data it has", (text) => parseCount(text, "megabytes"), 540)
+    .addOption(
+      new Option("--mode <mode>", "how its memory crosses; see `dmigrate migrate --help`").choices(REQUESTABLE_MODES).default("auto"),
+    )
     .option("--rate <rate>", "rate of every host's link, like 1gbit; unlimited if left out")
     .option("--keep", "leave the lab up and print commands to play with")
     .option("--json", "print the report alone")
@@ -103,9 +108,10 @@ async function demo(options: DemoOptions): Promise<number> {
   const reports: Report[] = [];
   for (let move = 0; move < options.moves; move++) {
     const [source, target] = move % 2 === 0 ? [a, b] : [b, a];
-    say(`\n$ dmigrate migrate ${CONTAINER} ${target.name}      (on host ${source.name})`);
+    const argv = ["migrate", CONTAINER, target.name, ...(options.mode === "auto" ? [] : ["--mode", options.mode])];
+    say(`\n$ dmigrate ${argv.join(" ")}      (on host ${source.name})`);
     client.mark(`move ${move + 1}`);
-    reports.push(await migrate(source, target, options.json === true));
+    reports.push(await migrate(source, argv, options.json === true));
     await calm();
   }
   const seen = await client.stop();
@@ -163,8 +169,8 @@ function calm(): Promise<void> {
 }
 
 /** Migrates with the same command a user gives, its live progress on the terminal; returns the report. */
-async function migrate(source: Host, target: Host, quiet: boolean): Promise<Report> {
-  const child = source.spawn([DMIGRATE, "migrate", CONTAINER, target.name], { stdio: quiet ? "ignore" : "inherit" });
+async function migrate(source: Host, argv: readonly string[], quiet: boolean): Promise<Report> {
+  const child = source.spawn([DMIGRATE, ...argv], { stdio: quiet ? "ignore" : "inherit" });
   await once(child, "close");
   const { migrations } = z
     .looseObject({ migrations: z.array(z.looseObject({ id: z.string() })) })

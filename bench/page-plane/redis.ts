@@ -5,6 +5,7 @@ import { execFile } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import * as z from "zod";
+import type { Mode } from "../../src/core/migration.ts";
 
 const DMIGRATE = fileURLToPath(new URL("../../bin/dmigrate", import.meta.url));
 
@@ -19,7 +20,12 @@ const result = z.looseObject({
 export type DemoResult = z.infer<typeof result>;
 
 /** Runs the demo. Throws if not everything that it proves holds. */
-export async function demo(options: { readonly moves: number; readonly megabytes?: number; readonly rate?: string }): Promise<DemoResult> {
+export async function demo(options: {
+  readonly moves: number;
+  readonly megabytes?: number;
+  readonly rate?: string;
+  readonly mode?: Mode;
+}): Promise<DemoResult> {
   const flags = Object.entries(options).flatMap(([name, value]) => [`--${name}`, String(value)]);
   const { stdout } = await promisify(execFile)(DMIGRATE, ["demo", "--name", "bench", "--json", ...flags]);
   return result.parse(JSON.parse(stdout));

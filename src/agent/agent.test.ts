@@ -20,7 +20,7 @@ const a = hostName("a");
 const b = hostName("b");
 const id = newMigrationId(1n);
 const web = { id, container: "web", containerId: containerId("c".repeat(64)), detail: { step: "copy" } };
-const request: MigrateRequest = { container: "web", target: b, mode: "post-copy", keepSource: true };
+const request: MigrateRequest = { container: "web", target: b, mode: "post-copy", keepSource: true, maxDowntimeMs: 300 };
 
 const report: Report = {
   id,
@@ -139,7 +139,7 @@ test("a target that cannot be one is refused before anything begins", async (t) 
   await assert.rejects(collect(first.client.migrate({ ...request, target: a })), { code: "HOST_IS_SOURCE" });
   await assert.rejects(collect(first.client.migrate({ ...request, target: hostName("nobody") })), { code: "HOST_UNKNOWN" });
   const alone = await startAgent(t);
-  await assert.rejects(alone.client.check("web", b), { code: "NOT_INITIALISED", message: /dmigrate init/ });
+  await assert.rejects(alone.client.check("web", b, "auto"), { code: "NOT_INITIALISED", message: /dmigrate init/ });
 });
 
 test("a session answers only the host that reserved it", async (t) => {
@@ -152,7 +152,8 @@ test("a session answers only the host that reserved it", async (t) => {
         journal.begin({ ...web, id: asked.migration, role: "target", peer: asked.source });
         return Promise.resolve({ presentLayers: ["sha256:1"] });
       },
-      restore: () => Promise.resolve([{ name: "criu", startMs: 1.5, endMs: 2.5 }]),
+      restore: (_id, { whole }) =>
+        Promise.resolve({ steps: [{ name: "criu", startMs: 1.5, endMs: 2.5 }], ...(whole ? { pages: report.pages } : {}) }),
       commit: (_id, heldPackets) => Promise.resolve({ resumedAfterMs: heldPackets[0]![0]! }),
       awaitPages: () => Promise.resolve(report.pages),
       createContainer: () => Promise.resolve(["no swap"]),
@@ -167,18 +168,21 @@ test("a session answers only the host that reserved it", async (t) => {
   const peer = first.context.peers.to(b);
   const stranger = third.context.peers.to(b);
   const reserve = { migration: id, source: a, description: '{"Image":"redis"}' };
-  await assert.rejects(peer.restore(id), { code: "MIGRATION_NOT_FOUND" });
+  await assert.rejects(peer.restore(id, { whole: false }), { code: "MIGRATION_NOT_FOUND" });
   await assert.rejects(stranger.reserve(reserve), { code: "PEER_REFUSED", message: /Host c cannot reserve for a/ });
   assert.deepEqual(await peer.reserve(reserve), { presentLayers: ["sha256:1"] });
   assert.deepEqual(reservations, [reserve]);
-  for (const call of [() => stranger.restore(id), () => stranger.commit(id, []), () => stranger.abort(id), () => stranger.awaitPages(id)]) {
+  const restoring = (): Promise<unknown> => stranger.restore(id, { whole: true });
+  for (const call of [restoring, () => stranger.commit(id, []), () => stranger.abort(id), () => stranger.awaitPages(id)]) {
     await assert.rejects(call, { code: "MIGRATION_NOT_FOUND", message: /has not been reserved by c/ });
   }
   assert.equal(await stranger.state(id), undefined);
   assert.equal(await peer.state(id), "running");
   assert.deepEqual(await peer.createContainer(id), ["no swap"]);
   assert.deepEqual(await peer.stage(id, { criuOptions: ["x"], interfaceNames: { "0a490001": "eth0" } }), ["x", "0a490001", "eth0"]);
-  assert.deepEqual(await peer.restore(id), [{ name: "criu", startMs: 1.5, endMs: 2.5 }]);
+  const steps = [{ name: "criu", startMs: 1.5, endMs: 2.5 }];
+  assert.deepEqual(await peer.restore(id, { whole: false }), { steps });
+  assert.deepEqual(await peer.restore(id, { whole: true }), { steps, pages: report.pages });
   assert.deepEqual(await peer.commit(id, [Buffer.from([42])]), { resumedAfterMs: 42 });
   assert.deepEqual(await peer.awaitPages(id), report.pages);
   await peer.abort(id);

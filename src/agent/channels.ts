@@ -22,6 +22,8 @@ export const CHANNELS = {
   images: { name: "images", transferClass: "handover" },
   /** A round of memory that is copied ahead, in the messages of CRIU's page protocol. */
   memory: { name: "memory", transferClass: "memory" },
+  /** Pages that mean nothing, to see how fast they cross. */
+  probe: { name: "probe", transferClass: "memory" },
 } as const satisfies Record<string, ChannelKind>;
 
 /** Raw ones, for pages. */

@@ -4,6 +4,7 @@
 import { createConnection } from "node:net";
 import { createClient } from "@connectrpc/connect";
 import { DmigrateError } from "../core/errors.ts";
+import type { RequestableMode } from "../core/migration.ts";
 import { hostName, migrationId, type HostName, type MigrationId } from "../core/ids.ts";
 import { PHASES, type JournalState, type Phase, type Report } from "../core/migration.ts";
 import { CHECK_IDS } from "../core/preflight.ts";
@@ -66,7 +67,7 @@ export interface ControlClient extends Disposable {
   status(): Promise<AgentStatus>;
   /** Begins a migration away from this host and streams its events until `ended`. */
   migrate(request: MigrateRequest, options?: CallOptions): AsyncIterable<StreamedEvent>;
-  check(container: string, target: HostName, options?: CallOptions): Promise<CheckResult>;
+  check(container: string, target: HostName, mode: RequestableMode, options?: CallOptions): Promise<CheckResult>;
   /** Events of a migration from its beginning, those that already happened first; ends after `ended`. */
   watch(id: MigrationId, options?: CallOptions): AsyncIterable<StreamedEvent>;
   /** As `Migrations.cancel`. */
@@ -116,8 +117,8 @@ export function controlClient(socketPath: string = CONTROL_SOCKET): ControlClien
       return { version, pid, listen, ...(host === "" ? {} : { host: hostName(host) }), ...(joinToken === "" ? {} : { joinToken }) };
     },
     migrate: (request, options) => streaming(client.migrate(request, options), options),
-    async check(container, target, options) {
-      return checkFromProto(await asking(client.check({ container, target }, options), options));
+    async check(container, target, mode, options) {
+      return checkFromProto(await asking(client.check({ container, target, mode }, options), options));
     },
     watch: (id, options) => streaming(client.watch({ id }, options), options),
     async cancel(id, { takeBack }) {

@@ -20,6 +20,7 @@ export function hostFactsOf(context: AgentContext, arriving?: Arriving): Promise
     host: context.self(),
     dockerSocket: config.dockerSocket,
     imageFolder: config.runDir,
+    pageHandler: config.pageHandler,
     tryNetwork: probeNetwork,
     hasMovedAway: (volume, identity) => hasMovedAway(journal, volume, identity),
     ...(arriving === undefined ? {} : { arriving, tryReturn: () => reach(peers, arriving.source) }),

@@ -158,7 +158,7 @@ test("a removed host leaves, may join again, and its old certificate is worth no
   assert.deepEqual(await first.client.removeHost(b), { warnings: [] });
   for (const agent of [first, third]) assert.deepEqual(await namesOn(agent), ["a", "c"]);
   await assert.rejects(second.client.hosts(), { code: "NOT_INITIALISED" });
-  await assert.rejects(first.client.check("web", b), { code: "HOST_UNKNOWN" });
+  await assert.rejects(first.client.check("web", b, "auto"), { code: "HOST_UNKNOWN" });
   await first.client.addHost(b, second.agent.listen, await tokenOf(second));
   assert.equal(await third.context.peers.to(b).state(newMigrationId(1n)), undefined);
 });

@@ -3,7 +3,7 @@
  * what another host asks of it as a target.
  */
 import type { HostName, MigrationId } from "../core/ids.ts";
-import type { JournalState, MigrationEvent, Mode, PageCounts, Step } from "../core/migration.ts";
+import type { JournalState, MigrationEvent, PageCounts, RequestableMode, Step } from "../core/migration.ts";
 import type { HostFacts } from "../core/preflight-facts.ts";
 import type { Finding } from "../core/preflight.ts";
 
@@ -12,7 +12,9 @@ export interface MigrateRequest {
   /** Name or id, as the user typed it. */
   readonly container: string;
   readonly target: HostName;
-  readonly mode: Mode;
+  readonly mode: RequestableMode;
+  /** For how long the container may stand still, if that was said: no mode that is predicted to take longer is tried. */
+  readonly maxDowntimeMs?: number;
   /** Leave the stopped container on the source instead of removing it. */
   readonly keepSource: boolean;
 }
@@ -61,7 +63,7 @@ export interface Migrations extends AsyncDisposable {
   /** True if this agent, not one before it, drives that migration, and it has not ended. */
   isUnderWay(id: MigrationId): boolean;
   /** Runs the preflight alone; nothing is changed. */
-  check(container: string, target: HostName, options?: CallOptions): Promise<CheckResult>;
+  check(container: string, target: HostName, mode: RequestableMode, options?: CallOptions): Promise<CheckResult>;
   /**
    * Returns once the migration has been undone. Throws CANCEL_TOO_LATE after the handover.
    * @param options `takeBack`: also if the target was asked to take the container over and does not say whether it did; the caller answers
@@ -85,7 +87,7 @@ export interface TargetCalls {
   /** Starts the container against the runtime that holds it; returns when it is held and its network exists, silenced. */
   stage(id: MigrationId, request: StageRequest, options?: CallOptions): Promise<readonly string[]>;
   /** All images have been sent: restores. Returns when every task is restored and none runs. */
-  restore(id: MigrationId, options?: CallOptions): Promise<readonly Step[]>;
+  restore(id: MigrationId, request: RestoreRequest, options?: CallOptions): Promise<Restored>;
   /** The point of no return: the source has journalled that the target owns the container. Tasks resume. */
   commit(id: MigrationId, heldPackets: readonly Uint8Array[], options?: CallOptions): Promise<Committed>;
   /** Delivers packets that still reached the source after `commit`. */
@@ -118,6 +120,17 @@ export interface StageRequest {
   readonly criuOptions: readonly string[];
   /** Of the container's interfaces on the source, as `namesByAddress` has them. */
   readonly interfaceNames: Readonly<Record<string, string>>;
+}
+
+export interface RestoreRequest {
+  /** Whether the tasks are to have all of their memory, too. */
+  readonly whole: boolean;
+}
+
+export interface Restored {
+  readonly steps: readonly Step[];
+  /** How their memory came, if they are to have all of it. */
+  readonly pages?: PageCounts;
 }
 
 export interface Reservation {

@@ -94,8 +94,9 @@ function peerOver(client: Client<typeof PeerService>, member: Member): Peer {
       const request = { migration: id, criuOptions: [...criuOptions], interfaceNames };
       return (await asking(client.stage(request, options), options)).warnings;
     },
-    async restore(id, options) {
-      return stepsFromProto((await asking(client.restore({ migration: id }, options), options)).steps);
+    async restore(id, { whole }, options) {
+      const { steps, pages } = await asking(client.restore({ migration: id, whole }, options), options);
+      return { steps: stepsFromProto(steps), ...(whole ? { pages: pagesFromProto(pages) } : {}) };
     },
     async commit(id, heldPackets, options) {
       const { resumedAfterMs } = await asking(client.commit({ migration: id, heldPackets: [...heldPackets] }, options), options);

@@ -1,6 +1,7 @@
 /** What each command does: most are one call to the agent, its answer as text or as JSON. */
 import { ERROR_CODES } from "../core/errors.ts";
 import { hostName, migrationId } from "../core/ids.ts";
+import type { RequestableMode } from "../core/migration.ts";
 import { answer, type Command, type Invocation } from "./invocation.ts";
 import { blockersOf, renderCheck, renderHosts, renderMigrations, renderStatus } from "./render-lists.ts";
 import { renderReport } from "./render-report.ts";
@@ -20,9 +21,11 @@ async function toldIfSlow<T>({ err }: Invocation, what: string, work: Promise<T>
   }
 }
 
-export const check: Command<[container: string, host: string]> = async (invocation, container, host) => {
+type CheckOptions = { readonly mode: RequestableMode };
+export const check: Command<[container: string, host: string, options: CheckOptions]> = async (invocation, container, host, { mode }) => {
   const target = hostName(host);
-  const result = await toldIfSlow(invocation, `Examining ${container} and both hosts ...`, invocation.client.check(container, target));
+  const checking = invocation.client.check(container, target, mode);
+  const result = await toldIfSlow(invocation, `Examining ${container} and both hosts ...`, checking);
   answer(invocation, result, (value, { paint }) => renderCheck(value, paint));
   return blockersOf(result).length > 0 ? ERROR_CODES.PREFLIGHT_BLOCKED.exitCode : 0;
 };

@@ -4,6 +4,7 @@ import { spawnSync } from "node:child_process";
 import { suite, test, type TestContext } from "node:test";
 import type { ControlClient } from "../agent/client.ts";
 import { newMigrationId } from "../core/ids.ts";
+import { MODES } from "../core/migration.ts";
 import { agentThat, BEGAN, stage } from "./example.fixture.ts";
 import { runCli } from "./program.ts";
 
@@ -38,7 +39,7 @@ suite("completion", () => {
 
   test("options and their choices", async (t) => {
     assert.deepEqual(await offered(t, ["migrate", "--ke"]), ["--keep-source"]);
-    assert.deepEqual(await offered(t, ["migrate", "--mode", ""]), ["warm", "post-copy"]);
+    assert.deepEqual(await offered(t, ["migrate", "--mode", ""]), ["auto", ...MODES]);
     assert.deepEqual(await offered(t, ["agent", "--log-level", "e"]), ["error"]);
     assert.deepEqual(await offered(t, ["completion", ""]), ["bash", "zsh", "fish"]);
   });

@@ -3,6 +3,7 @@ import type { ControlClient, MigrationBegan, StreamedEvent } from "../agent/clie
 import { DmigrateError } from "../core/errors.ts";
 import { containerId, hostName, migrationId } from "../core/ids.ts";
 import type { MigrationEvent, Phase, Report } from "../core/migration.ts";
+import { predict, type Prediction } from "../core/prediction.ts";
 import type { Output, Surroundings } from "./surroundings.ts";
 import { colourless } from "./text.ts";
 
@@ -54,6 +55,21 @@ export const REPORT: Report = {
   plans: [],
   warnings: [],
 };
+
+/** What was predicted of a migration of that redis by `auto`. */
+export const PREDICTION: Prediction = predict(
+  {
+    memoryBytes: 607_000_000,
+    copyableBytes: 607_000_000,
+    frozenBytes: 100_000,
+    writtenBytesPerSecond: 80_000_000,
+    bytesPerSecond: 400_000_000,
+    habits: { handoverMs: 200, aroundMs: 500 },
+    elapsedMs: 1500,
+    sentBytes: 45_000_000,
+  },
+  "auto",
+);
 
 /** The same migration, cancelled while it copied. */
 export const CANCELLED: Report = {

@@ -2,7 +2,7 @@
 import type { ControlClient, StreamedEvent } from "../agent/client.ts";
 import { DmigrateError, ERROR_CODES, isErrorCode } from "../core/errors.ts";
 import { hostName, migrationId, type MigrationId } from "../core/ids.ts";
-import type { Mode, Report } from "../core/migration.ts";
+import type { Report, RequestableMode } from "../core/migration.ts";
 import { answer, type Command, type Invocation } from "./invocation.ts";
 import type { Progress } from "./render-progress.ts";
 import { renderReport } from "./render-report.ts";
@@ -10,7 +10,8 @@ import { NOWHERE } from "./surroundings.ts";
 import { viewOn, type View } from "./view.ts";
 
 export interface MigrateOptions {
-  readonly mode: Mode;
+  readonly mode: RequestableMode;
+  readonly maxDowntime?: number;
   readonly keepSource: boolean;
   /** Return as soon as the migration has begun. */
   readonly detach: boolean;
@@ -29,8 +30,9 @@ export const migrate: Command<[container: string, host: string, options: Migrate
   host,
   options,
 ) => {
-  const { mode, keepSource, detach } = options;
-  const request = { container, target: hostName(host), mode, keepSource };
+  const { mode, maxDowntime, keepSource, detach } = options;
+  const limit = maxDowntime === undefined ? {} : { maxDowntimeMs: maxDowntime };
+  const request = { container, target: hostName(host), mode, keepSource, ...limit };
   const begin: Begin = (signal) => invocation.client.migrate(request, { signal });
   if (detach) return await beginOnly(invocation, begin);
 
@@ -96,7 +98,7 @@ async function follow(invocation: Invocation, begin: Begin, firstInterrupt: Inte
   let interrupts = 0;
   /** Why it can't be cancelled any more. */
   let tooLate: string | undefined;
-  const handedOver = ({ phases }: Progress): boolean => tooLate !== undefined || phases.has("post-copy");
+  const handedOver = ({ phases }: Progress): boolean => tooLate !== undefined || phases.has("post-copy") || phases.has("finish");
   const nextInterrupt = (progress: Progress): Interrupt => (interrupts > 0 || handedOver(progress) ? "leave" : firstInterrupt);
   const isBeingCancelled = (progress: Progress): boolean => firstInterrupt === "cancel" && interrupts > 0 && !handedOver(progress);
   using view = viewOn(output, now, (progress) => hint(progress, nextInterrupt(progress), isBeingCancelled(progress)));

@@ -51,12 +51,14 @@ async function run(command: string, client: ControlClient, shape: Parameters<typ
   return Object.assign(surroundings, { exitCode });
 }
 
-const REQUEST = { container: "redis", target: "b", mode: "post-copy", keepSource: false };
+const REQUEST = { container: "redis", target: "b", mode: "auto", keepSource: false };
 const COMMANDS: Readonly<Record<string, unknown[]>> = {
   "dmigrate migrate redis b": ["migrate", REQUEST],
   "dmigrate migrate --keep-source --mode warm redis b": ["migrate", { ...REQUEST, mode: "warm", keepSource: true }],
   "dmigrate migrate redis b --detach": ["migrate", REQUEST],
-  "dmigrate check redis b": ["check", "redis", "b"],
+  "dmigrate migrate redis b --mode pre-copy --max-downtime 500": ["migrate", { ...REQUEST, mode: "pre-copy", maxDowntimeMs: 500 }],
+  "dmigrate check redis b": ["check", "redis", "b", "auto"],
+  "dmigrate check redis b --mode stop-and-copy": ["check", "redis", "b", "stop-and-copy"],
   "dmigrate cancel m0k3v9x2q7ab1": ["cancel", "m0k3v9x2q7ab1", { takeBack: false }],
   "dmigrate cancel m0k3v9x2q7ab1 --take-back": ["cancel", "m0k3v9x2q7ab1", { takeBack: true }],
   "dmigrate watch m0k3v9x2q7ab1": ["watch", "m0k3v9x2q7ab1"],
@@ -128,7 +130,9 @@ suite("errors", () => {
     "dmigrate migrate redis": [2, "USAGE", /^Missing required argument 'host'; see `dmigrate migrate --help`$/],
     "dmigrate hosts lsit": [2, "USAGE", /^Unknown command 'lsit'; see `dmigrate hosts --help`$/],
     "dmigrate migrate redis b c": [2, "USAGE", /^Too many arguments/],
-    "dmigrate migrate redis b --mode pre-copy": [2, "USAGE", /Allowed choices are warm, post-copy/],
+    "dmigrate migrate redis b --mode hot": [2, "USAGE", /Allowed choices are auto, warm, post-copy, pre-copy, stop-and-copy/],
+    "dmigrate migrate redis b --max-downtime 0": [2, "USAGE", /"0" is no number of milliseconds/],
+    "dmigrate migrate redis b --max-downtime 1s": [2, "USAGE", /"1s" is no number of milliseconds/],
     "dmigrate migrate redis B!": [2, "USAGE", /"B!" is no host name/],
     "dmigrate hosts add b 10.0.0.2": [2, "USAGE", /--token <token>.*; see `dmigrate hosts add --help`$/],
     "dmigrate report redis": [3, "MIGRATION_NOT_FOUND", /"redis" is no migration id/],

@@ -2,7 +2,7 @@
 import { Argument, Command, CommanderError, Option, type CommandOptions } from "commander";
 import manifest from "../../package.json" with { type: "json" };
 import { DmigrateError, ERROR_CODES } from "../core/errors.ts";
-import { MODES } from "../core/migration.ts";
+import { REQUESTABLE_MODES } from "../core/migration.ts";
 import type { Command as Work } from "./invocation.ts";
 import { errorJson, renderError } from "./render-error.ts";
 import { containers, migrations, migrationsUnderWay, otherHosts, suggesting, type Suggest } from "./suggestions.ts";
@@ -137,6 +137,27 @@ const container = suggesting(new Argument("<container>", "name or id of a runnin
 const otherHost = suggesting(new Argument("<host>", "name of another host, as `dmigrate hosts list` shows it"), otherHosts);
 const idOf = (suggest: Suggest): Argument => suggesting(new Argument("<id>", "id of a migration, as `dmigrate list` shows it"), suggest);
 
+function modeOption(description: string): Option {
+  return new Option("--mode <mode>", description).choices(REQUESTABLE_MODES).default("auto");
+}
+
+/** Throws USAGE. */
+function milliseconds(text: string): number {
+  if (/^\d+(\.\d+)?$/.test(text) && Number(text) > 0) return Number(text);
+  throw new DmigrateError("USAGE", `${JSON.stringify(text)} is no number of milliseconds; give one above 0, like 500`);
+}
+
+const MODES_HELP = `
+Modes:
+  auto           measures for a tenth of a second, predicts each, and takes warm or post-copy
+  warm           memory is copied while the container runs here; what it wrote meanwhile follows
+                 after the handover
+  post-copy      all memory follows after the handover: for what writes all of it again and again
+  pre-copy       as warm, but nothing is missing at the handover: the container stands still for
+                 what it wrote last, and stays here if that does not get little
+  stop-and-copy  all memory crosses while the container stands still
+With warm and post-copy the container needs this host until its memory has followed.`;
+
 /** What a command's help ends with: how it is used. */
 export function example(of: Command, ...lines: readonly string[]): void {
   of.addHelpText("after", `\nExample:\n${lines.map((line) => `  ${line}`).join("\n")}`);
@@ -153,15 +174,18 @@ function addMigrating(program: Command, run: Run): void {
     )
     .addArgument(container)
     .addArgument(otherHost)
-    .addOption(
-      new Option("--mode <mode>", "warm: memory is copied while the container runs here; post-copy: all of it after the handover")
-        .choices(MODES)
-        .default("post-copy"),
-    )
+    .addOption(modeOption("how memory crosses; see below"))
+    .option("--max-downtime <ms>", "how long it may stand still: if the mode is predicted to take longer, it stays here", milliseconds)
     .option("--keep-source", "leave the stopped container here instead of removing it, to be started by nobody but you", false)
     .option("--detach", "return as soon as the migration has begun", false)
     .action(run((all) => all.migrate));
-  example(migrate, "dmigrate migrate redis b", "dmigrate migrate redis b --json > report.json");
+  migrate.addHelpText("after", MODES_HELP);
+  example(
+    migrate,
+    "dmigrate migrate redis b",
+    "dmigrate migrate redis b --max-downtime 500",
+    "dmigrate migrate redis b --json > report.json",
+  );
 
   const check = command(program, "check")
     .summary("tell whether a container can move, without touching it")
@@ -171,6 +195,7 @@ function addMigrating(program: Command, run: Run): void {
     )
     .addArgument(container)
     .addArgument(otherHost)
+    .addOption(modeOption("of the migration that is to come"))
     .action(run((all) => all.check));
   example(check, "dmigrate check redis b");
 

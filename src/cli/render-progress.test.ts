@@ -1,7 +1,7 @@
 /** A running migration as a terminal and as a log show it. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { eventsOf, REPORT } from "./example.fixture.ts";
+import { eventsOf, PREDICTION, REPORT } from "./example.fixture.ts";
 import { advance, logLine, NOTHING_YET, renderProgress, type Progress } from "./render-progress.ts";
 import { colourless } from "./text.ts";
 
@@ -41,6 +41,18 @@ test("an estimate belongs to its phase", () => {
 test("warnings stay in sight", () => {
   const warned = advance(until(700), { kind: "warning", atMs: 701, message: "A health check is running" });
   assert.equal(renderProgress(warned, 702, colourless).at(-1), "  ! A health check is running");
+});
+
+test("the mode that was chosen stays in sight, with what is predicted of it", () => {
+  const event = { kind: "predicted", atMs: 1500, prediction: PREDICTION } as const;
+  const chosen = "mode warm (auto), predicted to stand still for 200 ms and to take 4.62 s in all";
+  assert.equal(logLine(NOTHING_YET, event, 0), `   1.500 s  ${chosen}`);
+  assert.equal(
+    renderProgress(advance(until(1500), event), 1501, colourless)
+      .at(-1)
+      ?.replace(/ +/g, " "),
+    ` ${chosen}`,
+  );
 });
 
 test("a log has a line for each begin and end, and now and then one of bytes", () => {

@@ -1,6 +1,7 @@
 /** A running migration, from its events to what a terminal or a log shows of it. */
 import type { StreamedEvent } from "../agent/client.ts";
 import { PHASES, type ByteCounts, type Phase, type PlanChange } from "../core/migration.ts";
+import type { Prediction } from "../core/prediction.ts";
 import { bytes, duration, padEnd, padStart, plural, type Paint } from "./text.ts";
 
 const PAGE_BYTES = 4096;
@@ -16,6 +17,7 @@ export interface Progress {
   readonly rate: number;
   /** What was last said of the time left, and of which phase. */
   readonly remaining?: { readonly phase: Phase; readonly untilMs: number };
+  readonly prediction?: Prediction;
   readonly warnings: readonly string[];
 }
 
@@ -46,6 +48,8 @@ export function advance(progress: Progress, event: StreamedEvent): Progress {
     }
     case "planned":
       return next;
+    case "predicted":
+      return { ...next, prediction: event.prediction };
     case "warning":
       return { ...next, warnings: [...progress.warnings, event.message] };
     case "ended":
@@ -61,7 +65,7 @@ const SPINNER_STEP_MS = 100;
  * @param nowMs milliseconds since the migration began; later than the last event while a phase runs
  */
 export function renderProgress(progress: Progress, nowMs: number, paint: Paint): string[] {
-  const { migration, warnings } = progress;
+  const { migration, prediction, warnings } = progress;
   const heading =
     migration === undefined ? "Asking the agent" : `Migrating ${migration.container} from ${migration.source} to ${migration.target}`;
   return [
@@ -70,6 +74,7 @@ export function renderProgress(progress: Progress, nowMs: number, paint: Paint):
     ...PHASES.map((phase) => phaseLine(progress, phase, nowMs, paint)),
     "",
     `  ${sentSoFar(progress, paint)}`,
+    ...(prediction === undefined ? [] : [`  ${paint("quiet", "mode")}  ${decision(prediction)}`]),
     ...warnings.map((warning) => `  ${paint("warning", `! ${warning}`)}`),
   ];
 }
@@ -106,6 +111,14 @@ export function planOf({ cpuCores, workers, chunkPages, why }: PlanChange): stri
   return `${plural(workers, "reader")}, ${bytes(chunkPages * PAGE_BYTES)} at a time, up to ${cpuCores.toFixed(1)} processors: ${why}`;
 }
 
+/** `warm, predicted to stand still for 250 ms and to take 3.40 s in all`. */
+function decision({ requested, mode, modes }: Prediction): string {
+  if (mode === undefined) return `${requested}: predicted to stand still for too long`;
+  const { downtimeMs, totalMs } = modes[mode];
+  const chosen = requested === "auto" ? " (auto)" : "";
+  return `${mode}${chosen}, predicted to stand still for ${duration(downtimeMs)} and to take ${duration(totalMs)} in all`;
+}
+
 /** How often a log is told of bytes, at most. */
 const LOG_PROGRESS_MS = 2000;
 
@@ -132,6 +145,8 @@ export function logLine(before: Progress, event: StreamedEvent, lastLineMs: numb
     }
     case "planned":
       return `${at}  plan: ${planOf(event.plan)}`;
+    case "predicted":
+      return `${at}  mode ${decision(event.prediction)}`;
     case "warning":
       return `${at}  warning: ${event.message}`;
     case "ended":

@@ -1,7 +1,7 @@
 /** A report tells first who runs the container, then where the time went. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { CANCELLED, REPORT } from "./example.fixture.ts";
+import { CANCELLED, PREDICTION, REPORT } from "./example.fixture.ts";
 import { renderReport } from "./render-report.ts";
 import { colourless, widthOf } from "./text.ts";
 
@@ -30,6 +30,21 @@ test("a completed migration", () => {
   sent   653.5 MB, 154.5 MB/s: memory 607.3 MB, files 1.2 MB, layers 43.7 MB, metadata 1.3 MB
   pages  148,249 pages: 0 copied ahead, 3,121 demanded, 144,907 pushed, 221 zero
          tasks waited 2,988 times for one: 1.1 ms in the middle, 4.2 ms at 99 %`,
+  );
+});
+
+test("what was predicted of each mode stands beside what the one that was taken became", () => {
+  const lines = renderReport({ ...REPORT, mode: "post-copy", prediction: PREDICTION }, 80, colourless);
+  const from = lines.findIndex((line) => line.startsWith("  Predicted"));
+  assert.equal(
+    lines.slice(from, from + 7).join("\n"),
+    `  Predicted        downtime  total   sent      after the handover
+    warm           200 ms    4.62 s  851.6 MB  9.0 MB
+  → post-copy      200 ms    3.72 s  652.1 MB  607.0 MB
+    pre-copy       637 ms    4.62 s  850.6 MB  0 B
+    stop-and-copy  1.72 s    3.72 s  652.1 MB  0 B
+    it took        187 ms    4.23 s  653.5 MB  606.3 MB
+  Measured: 607.0 MB of memory, 80.0 MB/s written, 400.0 MB/s to the target`,
   );
 });
 

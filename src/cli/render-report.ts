@@ -1,10 +1,12 @@
 /** The report of a migration as a person reads it: what happened, how long it took, and a picture of where the time went. */
-import type { PhaseSpan, Report, Step } from "../core/migration.ts";
+import { isWholeAtHandover, MODES, type PhaseSpan, type Report, type Step } from "../core/migration.ts";
+import type { Forecast } from "../core/prediction.ts";
 import { kindsOf, planOf } from "./render-progress.ts";
-import { bar, bytes, count, duration, padEnd, padStart, plural, type Paint, type Tone } from "./text.ts";
+import { bar, bytes, count, duration, padEnd, padStart, plural, table, type Paint, type Tone } from "./text.ts";
 
 /** Phases in which nobody runs the container. */
 const DOWNTIME_PHASES: ReadonlySet<string> = new Set(["freeze", "handover"]);
+const PAGE_BYTES = 4096;
 const BAR_COLUMNS_MAX = 60;
 /** Room for nearly every duration; a longer one takes what it needs. */
 const DURATION_COLUMNS_MIN = 8;
@@ -19,7 +21,11 @@ export function renderReport(report: Report, columns: number, paint: Paint): str
     lines.push(paint("downtime", `  Inside the downtime of ${duration(downtimeMs)}`));
     lines.push(...waterfall(steps, columns, paint, () => "downtime"), "");
   }
-  lines.push(...amounts(report, paint), ...warnings.map((warning) => paint("warning", `  warning  ${warning}`)));
+  lines.push(
+    ...predictions(report, paint),
+    ...amounts(report, paint),
+    ...warnings.map((warning) => paint("warning", `  warning  ${warning}`)),
+  );
   return lines;
 }
 
@@ -67,6 +73,25 @@ function waterfall(spans: readonly (PhaseSpan | Step)[], columns: number, paint:
   return rows.map(
     ({ span, took }) => `  ${padEnd(span.name, names)}  ${padStart(took, durations)}  ${paint(tone(span), bar(span, axis, room))}`,
   );
+}
+
+/** What was predicted of each mode, and what the one that was taken became. */
+function predictions({ prediction, mode, outcome, downtimeMs, totalMs, bytes: sent, pages }: Report, paint: Paint): string[] {
+  if (prediction === undefined) return [];
+  const rows = MODES.map((each) => [`${each === mode ? "→" : " "} ${each}`].concat(costsOf(prediction.modes[each])));
+  if (outcome === "completed") {
+    const missingBytes = isWholeAtHandover(mode) ? 0 : (pages.demanded + pages.pushed) * PAGE_BYTES;
+    rows.push(["  it took"].concat(costsOf({ downtimeMs, totalMs, trafficBytes: sent.total, missingBytes, converges: true })));
+  }
+  const { memoryBytes, writtenBytesPerSecond, bytesPerSecond } = prediction.measured;
+  const measured = `${bytes(memoryBytes)} of memory, ${bytes(writtenBytesPerSecond)}/s written, ${bytes(bytesPerSecond)}/s to the target`;
+  const lines = table(["Predicted", "downtime", "total", "sent", "after the handover"], rows, paint);
+  return [...lines.map((line) => `  ${line}`), paint("quiet", `  Measured: ${measured}`), ""];
+}
+
+function costsOf({ downtimeMs, totalMs, trafficBytes, missingBytes, converges }: Forecast): string[] {
+  if (!converges) return ["does not converge"];
+  return [duration(downtimeMs), duration(totalMs), bytes(trafficBytes), bytes(missingBytes)];
 }
 
 function amounts({ bytes: sent, pages, plans, totalMs }: Report, paint: Paint): string[] {

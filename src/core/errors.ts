@@ -28,6 +28,8 @@ export const ERROR_CODES = {
   MIGRATION_NOT_FOUND: { fault: "user", exitCode: 3 },
   MIGRATION_IN_PROGRESS: { fault: "user", exitCode: 3 },
   PREFLIGHT_BLOCKED: { fault: "user", exitCode: 4 },
+  DOWNTIME_TOO_LONG: { fault: "user", exitCode: 4 },
+  NOT_CONVERGING: { fault: "user", exitCode: 4 },
   CANCELLED: { fault: "user", exitCode: 5 },
   CANCEL_TOO_LATE: { fault: "user", exitCode: 5 },
   AGENT: { fault: "host", exitCode: 6 },

@@ -2,6 +2,7 @@
  * What a migration is made of: its phases, its states, the events it emits and the report it ends with.
  */
 import type { ContainerId, HostName, MigrationId } from "./ids.ts";
+import type { Prediction } from "./prediction.ts";
 
 /** The phases in their order; DESIGN calls this line "one migration". */
 export const PHASES = ["preflight", "reserve", "copy", "stage", "freeze", "handover", "post-copy", "finish"] as const;
@@ -9,11 +10,29 @@ export const PHASES = ["preflight", "reserve", "copy", "stage", "freeze", "hando
 export type Phase = (typeof PHASES)[number];
 
 /**
- * How memory crosses. `warm`: it is copied while the container runs on the source, and after the handover what was written since.
- * `post-copy`: all of it after the handover. The others are refused by name.
+ * How memory crosses. docs/modes.md tells which is for what.
+ *
+ * - `warm`: in rounds while the container runs on the source, and after the handover what was written since.
+ * - `post-copy`: all of it after the handover.
+ * - `pre-copy`: in rounds until little is left, and that while the container stands still: at the handover nothing is missing.
+ * - `stop-and-copy`: all of it while the container stands still.
  */
-export const MODES = ["warm", "post-copy"] as const;
+export const MODES = ["warm", "post-copy", "pre-copy", "stop-and-copy"] as const;
 export type Mode = (typeof MODES)[number];
+
+/** What a user may ask for: `auto` leaves the choice to a prediction (src/core/prediction.ts). */
+export const REQUESTABLE_MODES = ["auto", ...MODES] as const;
+export type RequestableMode = (typeof REQUESTABLE_MODES)[number];
+
+/** The modes that copy memory in rounds while the container runs on the source. */
+export function copiesAhead(mode: RequestableMode): boolean {
+  return mode === "warm" || mode === "pre-copy";
+}
+
+/** The modes in which all memory is on the target before that owns the container. */
+export function isWholeAtHandover(mode: RequestableMode): boolean {
+  return mode === "pre-copy" || mode === "stop-and-copy";
+}
 
 /** Bytes that crossed, by what they were for. */
 export interface ByteCounts {
@@ -106,7 +125,8 @@ export interface Report {
   readonly containerId: ContainerId;
   readonly source: HostName;
   readonly target: HostName;
-  readonly mode: Mode;
+  /** `auto` if it ended before one was chosen. */
+  readonly mode: RequestableMode;
   readonly outcome: Outcome;
   readonly totalMs: number;
   /** From the first task frozen on the source to the last one resumed on the target, as the engine saw it; 0 if never frozen. */
@@ -118,6 +138,8 @@ export interface Report {
   readonly pages: PageCounts;
   /** How it was copied while it ran, and each change of that: 32 at most. */
   readonly plans: readonly PlanChange[];
+  /** What was predicted before memory began to cross; absent if it ended before that. */
+  readonly prediction?: Prediction;
   readonly warnings: readonly string[];
   readonly error?: { readonly code: string; readonly message: string };
 }
@@ -144,5 +166,6 @@ export type MigrationEvent =
       readonly remainingMs?: number;
     }
   | { readonly kind: "planned"; readonly atMs: number; readonly plan: PlanChange }
+  | { readonly kind: "predicted"; readonly atMs: number; readonly prediction: Prediction }
   | { readonly kind: "warning"; readonly atMs: number; readonly message: string }
   | { readonly kind: "ended"; readonly atMs: number; readonly report: Report };

@@ -2,6 +2,7 @@
  * What a preflight check is made of: the facts it looks at, the problems it yields, and the words it tells them in.
  */
 import type { HostName } from "./ids.ts";
+import type { RequestableMode } from "./migration.ts";
 import type { Arrival, ContainerFacts, HostFacts, ProcessFacts } from "./preflight-facts.ts";
 
 /** Everything a check may look at. */
@@ -9,6 +10,8 @@ export interface Subject {
   readonly source: HostFacts;
   readonly target: HostFacts;
   readonly container: ContainerFacts;
+  /** In which it is to move. */
+  readonly mode: RequestableMode;
 }
 
 /** One thing that a check found. */

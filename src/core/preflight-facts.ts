@@ -156,6 +156,8 @@ export const hostFacts = z.object({
   runc: feature,
   /** Where this installation's runtime lies, to be registered with Docker. */
   runtimePath: z.string(),
+  /** Who serves the pages of tasks that are restored here: the agent, or the stock `criu lazy-pages`. */
+  pageHandler: z.enum(["own", "criu"]),
   /** Packet filters that silence a network namespace. */
   quarantine: feature,
   /** Whether it reaches the host that a container is to come from, by the address in the cluster; absent if nothing was asked. */

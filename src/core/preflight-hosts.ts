@@ -53,6 +53,18 @@ export const hostChecks = {
       );
     },
   },
+  "page-handler": {
+    passed: ({ target: { host }, mode }) => `The agent of ${host} has memory come as mode ${mode} wants it`,
+    *find({ target: { host, pageHandler }, mode }) {
+      if (pageHandler === "own" || mode !== "pre-copy") return;
+      yield blocker(
+        `Mode pre-copy keeps memory on ${host} that is copied ahead, but the agent of ${host} leaves restored memory to ` +
+          "`criu lazy-pages` (--page-handler criu), which has no use for that: all of it would cross again in the downtime",
+        `start the agent of ${host} without --page-handler criu, or use another mode`,
+        host,
+      );
+    },
+  },
   runc: {
     passed: (s) => `runc on ${s.source.host} and ${s.target.host} knows lazy pages`,
     *find(s) {

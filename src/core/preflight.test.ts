@@ -17,6 +17,7 @@ import type {
   ProcessFacts,
   Socket,
 } from "./preflight-facts.ts";
+import type { RequestableMode } from "./migration.ts";
 import { CHECK_IDS, examine, type CheckId, type Finding } from "./preflight.ts";
 
 const MIB = 1024 * 1024;
@@ -61,6 +62,7 @@ const HOST: HostFacts = {
   criuFeatures: ["uffd", "uffd-noncoop", "net_diag_raw", "memfd_hugetlb"],
   runc: { works: true, version: "1.3.0" },
   runtimePath: "/opt/dmigrate/dmigrate-runtime",
+  pageHandler: "own",
   quarantine: { works: true, version: "" },
   docker: DOCKER,
 };
@@ -139,6 +141,7 @@ interface Change {
   readonly descriptor?: Descriptor;
   readonly mapping?: Mapping;
   readonly socket?: Socket;
+  readonly mode?: RequestableMode;
 }
 
 function examined(change: Change) {
@@ -151,7 +154,7 @@ function examined(change: Change) {
   ];
   const process = { ...PROCESS, descriptors, mappings: change.mapping ? [change.mapping] : [], ...change.process };
   const container = { ...CONTAINER, needs: { ...NEEDS, ...change.needs }, processes: [process], ...change.container };
-  return examine(source, target, container);
+  return examine(source, target, container, change.mode);
 }
 
 const socketOf = (inode: number, peerInode: number): Descriptor => ({
@@ -198,6 +201,7 @@ const CASES: readonly Case[] = [
     /CRIU 4\.2\.1 on a .* Can't get 1:16 opt/,
   ],
   [{ target: { criuFeatures: ["uffd"] } }, "blocker", "lazy-pages", /b .* uffd-noncoop/],
+  [{ target: { pageHandler: "criu" }, mode: "pre-copy" }, "blocker", "page-handler", /agent of b leaves restored memory to `criu lazy-p/],
   [{ target: { runc: broken } }, "blocker", "runc", /on b/],
   [{ target: { returnPath: broken } }, "blocker", "return-path", /agent of b does not reach the one of a/],
   [{ target: { docker: unreachable } }, "blocker", "docker", /b does not answer: connect ENOENT/],
@@ -505,6 +509,13 @@ describe("examine", () => {
     for (const [change, , check] of CASES) {
       const others = examined(change).findings.filter((finding) => finding.check !== check);
       assert.deepEqual(others, [], check);
+    }
+  });
+
+  test("a target with the stock daemon is refused by pre-copy alone, and keeps nothing that is copied ahead", () => {
+    for (const mode of ["auto", "warm", "post-copy", "stop-and-copy"] as const) {
+      const { findings, keepsAhead } = examined({ target: { pageHandler: "criu" }, mode });
+      assert.deepEqual([findings, keepsAhead], [[], false]);
     }
   });
 

@@ -4,7 +4,8 @@
  *
  * Features are examined, never versions. Nothing here gathers a fact (src/preflight does) and nothing is changed.
  */
-import { arrivalChecks, diskBytes } from "./preflight-arrival.ts";
+import type { RequestableMode } from "./migration.ts";
+import { arrivalChecks, diskBytes, frozenBytes } from "./preflight-arrival.ts";
 import type { Check, Problem, Subject } from "./preflight-check.ts";
 import { containerChecks, deletedFiles, socketsOf } from "./preflight-container.ts";
 import type { ContainerFacts, HostFacts } from "./preflight-facts.ts";
@@ -30,14 +31,18 @@ export interface Examination {
   readonly criuOptions: readonly string[];
   /** What has to cross while the container runs, about: missing image layers, writable layer, volumes; 0 if the target can't tell. */
   readonly copyBytes: number;
+  /** What has to cross while it stands still, whatever the mode, about: memory that no page fault can ask for, and files in memory. */
+  readonly frozenBytes: number;
+  /** Whether the target keeps memory that is copied ahead. */
+  readonly keepsAhead: boolean;
 }
 
 /**
  * Examines whether `container` can move from `source` to `target`. The target's facts must have been gathered with the
  * container's needs; where its Docker Engine does not answer, what concerns the container's place there stays unexamined.
  */
-export function examine(source: HostFacts, target: HostFacts, container: ContainerFacts): Examination {
-  const subject: Subject = { source, target, container };
+export function examine(source: HostFacts, target: HostFacts, container: ContainerFacts, mode: RequestableMode = "auto"): Examination {
+  const subject: Subject = { source, target, container, mode };
   const findings: Finding[] = [];
   const passed: string[] = [];
   const run = <Facts extends Subject, Id extends CheckId>(checks: Readonly<Record<Id, Check<Facts>>>, facts: Facts): void => {
@@ -53,7 +58,14 @@ export function examine(source: HostFacts, target: HostFacts, container: Contain
   const arrival = target.docker.reachable ? target.docker.arrival : undefined;
   if (arrival !== undefined) run(arrivalChecks, { ...subject, arrival });
   const copyBytes = arrival === undefined ? 0 : diskBytes({ ...subject, arrival });
-  return { findings, passed, criuOptions: criuOptions(container), copyBytes };
+  return {
+    findings,
+    passed,
+    criuOptions: criuOptions(container),
+    copyBytes,
+    frozenBytes: frozenBytes(container),
+    keepsAhead: target.pageHandler === "own",
+  };
 }
 
 /** CRIU refuses to dump a deleted file larger than this (criu/include/cr_options.h, DEFAULT_GHOST_LIMIT). */

@@ -19,6 +19,8 @@ test("what is still to cross tells the time left, in the phases in which much cr
   const sent = { memory: 30_000, files: 1_000, layers: 4_000, metadata: 700 };
   assert.equal(remainingMs("copy", expected, sent, 1000), 5000);
   assert.equal(remainingMs("post-copy", expected, sent, 10_000), 2000);
+  assert.equal(remainingMs("handover", { handover: 40_000 }, sent, 10_000), 1000); // all memory crosses in it
+  assert.equal(remainingMs("handover", expected, sent, 10_000), undefined);
   for (const phase of ["preflight", "stage", "freeze", "handover", "finish"] as const)
     assert.equal(remainingMs(phase, expected, sent, 1000), undefined);
 });

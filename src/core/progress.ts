@@ -19,7 +19,7 @@ export class RateMeter {
 }
 
 /** How many bytes are to cross in the phases that take long, as far as it is known. */
-export type ExpectedBytes = { readonly [P in "copy" | "post-copy"]?: number };
+export type ExpectedBytes = { readonly [P in "copy" | "handover" | "post-copy"]?: number };
 
 /**
  * Milliseconds until the phase ends; undefined if that can't be told: it is not one of these phases, nothing crosses at the moment, or all
@@ -31,8 +31,8 @@ export function remainingMs(phase: Phase, expected: ExpectedBytes, sent: ByteCou
   const missing =
     phase === "copy"
       ? (expected.copy ?? 0) - sent.layers - sent.files - sent.memory
-      : phase === "post-copy"
-        ? (expected["post-copy"] ?? 0) - sent.memory
+      : phase === "handover" || phase === "post-copy"
+        ? (expected[phase] ?? 0) - sent.memory
         : 0;
   return missing > 0 ? (missing / rate) * 1000 : undefined;
 }

@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { MigrationEvent } from "./migration.ts";
+import { predict } from "./prediction.ts";
 import { reportSoFar } from "./report-so-far.ts";
 
 const bytes = { memory: 1, files: 2, layers: 3, metadata: 4 };
@@ -58,4 +59,18 @@ test("the downtime is what was told of it", () => {
   ];
   assert.equal(reportSoFar(events).downtimeMs, 150);
   assert.equal(reportSoFar(events.slice(0, 2)).downtimeMs, 80);
+});
+
+test("what was predicted is kept", () => {
+  const measured = {
+    memoryBytes: 4096,
+    copyableBytes: 4096,
+    frozenBytes: 0,
+    writtenBytesPerSecond: 0,
+    bytesPerSecond: 1,
+    elapsedMs: 1,
+    sentBytes: 1,
+  };
+  const prediction = predict({ ...measured, habits: { handoverMs: 1, aroundMs: 1 } }, "auto");
+  assert.deepEqual(reportSoFar([{ kind: "predicted", atMs: 1, prediction }]).prediction, prediction);
 });

@@ -2,6 +2,7 @@
  * What a migration said before its agent ended: its events are all that is left of what that knew.
  */
 import type { ByteCounts, MigrationEvent, Phase, PhaseSpan, PlanChange } from "./migration.ts";
+import type { Prediction } from "./prediction.ts";
 
 /** As much of a report as the events tell. */
 export interface ReportSoFar {
@@ -12,6 +13,7 @@ export interface ReportSoFar {
   /** As of the last progress. */
   readonly bytes: ByteCounts;
   readonly plans: readonly PlanChange[];
+  readonly prediction?: Prediction;
   readonly warnings: readonly string[];
 }
 
@@ -23,6 +25,7 @@ export function reportSoFar(events: Iterable<MigrationEvent>): ReportSoFar {
   let bytes: ByteCounts = { memory: 0, files: 0, layers: 0, metadata: 0 };
   let begun: { readonly name: Phase; readonly startMs: number } | undefined;
   let lastMs = 0;
+  let prediction: Prediction | undefined;
   for (const event of events) {
     lastMs = event.atMs;
     switch (event.kind) {
@@ -39,6 +42,9 @@ export function reportSoFar(events: Iterable<MigrationEvent>): ReportSoFar {
       case "planned":
         plans.push(event.plan);
         break;
+      case "predicted":
+        ({ prediction } = event);
+        break;
       case "warning":
         warnings.push(event.message);
         break;
@@ -50,5 +56,5 @@ export function reportSoFar(events: Iterable<MigrationEvent>): ReportSoFar {
   const frozenAtMs = phases.find(({ name }) => name === "freeze")?.startMs;
   const standing = phases.findLast(({ name }) => name === "freeze" || name === "handover");
   const downtimeMs = frozenAtMs === undefined || standing === undefined ? 0 : standing.endMs - frozenAtMs;
-  return { phases, downtimeMs, bytes, plans, warnings };
+  return { phases, downtimeMs, bytes, plans, ...(prediction === undefined ? {} : { prediction }), warnings };
 }

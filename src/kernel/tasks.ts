@@ -16,6 +16,19 @@ export function tasksIn(cgroup: string): Map<number, number> {
   return new Map(pidsIn(cgroup).map((pid) => [processIn(pid), pid]));
 }
 
+/** The same of one that runs: those that have ended meanwhile are left out. */
+export function runningTasksIn(cgroup: string): Map<number, number> {
+  const tasks = new Map<number, number>();
+  for (const pid of pidsIn(cgroup)) {
+    try {
+      tasks.set(processIn(pid), pid);
+    } catch {
+      // It has ended.
+    }
+  }
+  return tasks;
+}
+
 /** The process id inside its container. Throws ENOENT or ESRCH if it has ended. */
 export function processIn(pid: number): number {
   const ids = /^NSpid:\s+(.*)$/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1] ?? "";

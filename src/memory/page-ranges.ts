@@ -15,6 +15,10 @@ export interface IndexedRange extends PageRange {
   readonly index: number;
 }
 
+export function pageCountOf(ranges: readonly PageRange[]): number {
+  return ranges.reduce((sum, { pageCount }) => sum + pageCount, 0);
+}
+
 export class PageRanges {
   readonly pageCount: number;
   readonly all: readonly IndexedRange[];

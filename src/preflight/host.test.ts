@@ -31,6 +31,7 @@ function gather(options: Partial<Parameters<typeof gatherHost>[0]> = {}): Promis
     host: hostName("here"),
     dockerSocket: path.join(folder, "no.sock"),
     imageFolder: folder,
+    pageHandler: "own",
     tryNetwork: () => Promise.resolve(),
     hasMovedAway: () => false,
     ...options,

@@ -34,6 +34,7 @@ export interface HostOptions {
   /** Holds and silences a network namespace made for it. Throws KERNEL if the kernel can't. */
   readonly tryNetwork: () => Promise<void>;
   readonly hasMovedAway: HasMovedAway;
+  readonly pageHandler: HostFacts["pageHandler"];
   /** The container about to come, if this is to be its target. */
   readonly arriving?: Arriving;
   /** Reaches the host that it is to come from. */
@@ -71,6 +72,7 @@ export async function gatherHost(options: HostOptions): Promise<HostFacts> {
     criuFeatures: features,
     runc,
     runtimePath: RUNTIME_PATH,
+    pageHandler: options.pageHandler,
     quarantine: await attempt(options.tryNetwork),
     ...(returnPath === undefined ? {} : { returnPath }),
     docker,

@@ -30,6 +30,7 @@ if (what === "container") {
     host: hostName(name),
     dockerSocket: DOCKER_SOCKET,
     imageFolder: "/run",
+    pageHandler: "own" as const,
     tryNetwork: probeNetwork,
     hasMovedAway: () => false,
   };

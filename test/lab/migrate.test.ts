@@ -5,6 +5,7 @@ import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { redisImage } from "../../lab/images/catalogue.ts";
 import type { Lab } from "../../lab/lab.ts";
+import { MODES } from "../../src/core/migration.ts";
 import { assertClean, assertRuns, assertUnnoticed, labOfTwo, migrateByCommand, runContainer, startRedisClient } from "../support/lab.ts";
 
 const ADDRESS = "10.77.0.200";
@@ -44,7 +45,7 @@ test("on the target it is an ordinary container: exec, logs from its start, labe
 });
 
 test("a report has every field of its contract, with numbers that add up", async () => {
-  const { report } = await migrateByCommand(lab.host("b"), "redis", "a");
+  const { report } = await migrateByCommand(lab.host("b"), "redis", "a", "--mode", "post-copy");
   assert.ok(report !== undefined);
   const { memory, files, layers, metadata, total } = report.bytes;
   assert.equal(total, (memory ?? NaN) + (files ?? NaN) + (layers ?? NaN) + (metadata ?? NaN));
@@ -62,4 +63,5 @@ test("a report has every field of its contract, with numbers that add up", async
   }
   assert.ok(report.plans.length > 0, "no plan was made");
   assert.ok(report.downtimeMs > 0 && report.downtimeMs < report.totalMs);
+  assert.deepEqual(Object.keys(report.prediction?.modes ?? {}).toSorted(), MODES.toSorted());
 });

@@ -72,3 +72,14 @@ test("a target that leaves its pages to the stock daemon gets them, and says tha
   assert.match(report?.warnings.join("\n") ?? "", /runs with --page-handler criu/);
   await assertRuns(b, "redis");
 });
+
+test("such a target has all memory from the stock daemon before the handover, if it is to; pre-copy is refused", async () => {
+  assert.equal((await migrate(b, "redis", "a")).outcome, "completed");
+  const refused = await migrate(a, "redis", "b", {}, "pre-copy");
+  assert.deepEqual([refused.outcome, refused.errorCode], ["rolled-back", "PREFLIGHT_BLOCKED"]);
+  const { outcome, message, report } = await migrate(a, "redis", "b", {}, "stop-and-copy");
+  assert.equal(outcome, "completed", message);
+  assert.ok(report?.phases.every(({ name }) => name !== "post-copy"));
+  await assertRuns(b, "redis");
+  assert.equal((await b.run("docker", "exec", "redis", "redis-cli", "ping")).trim(), "PONG");
+});

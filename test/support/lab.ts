@@ -17,7 +17,7 @@ import { ClientProcess } from "../../lab/workloads/client-control.ts";
 import type { MigrationSummary } from "../../src/agent/client.ts";
 import { DmigrateError, ERROR_CODES, isErrorCode } from "../../src/core/errors.ts";
 import { hostName, type MigrationId } from "../../src/core/ids.ts";
-import type { Mode, Report } from "../../src/core/migration.ts";
+import { MODES, REQUESTABLE_MODES, type Report, type RequestableMode } from "../../src/core/migration.ts";
 import { redisClientResult, type RedisClientResult } from "../../lab/workloads/client-result.ts";
 
 /** Builds a lab whose agents form a cluster. */
@@ -45,6 +45,7 @@ export async function runContainer(host: Host, name: string, image: (rootDir: st
 const report = z.looseObject({
   id: z.string(),
   outcome: z.enum(["completed", "rolled-back", "failed"]),
+  mode: z.enum(REQUESTABLE_MODES),
   downtimeMs: z.number(),
   totalMs: z.number(),
   phases: z.array(z.looseObject({ name: z.string() })),
@@ -61,6 +62,9 @@ const report = z.looseObject({
       why: z.string(),
     }),
   ),
+  prediction: z
+    .looseObject({ requested: z.string(), mode: z.string().optional(), modes: z.record(z.enum(MODES), z.record(z.string(), z.unknown())) })
+    .optional(),
   warnings: z.array(z.string()),
   error: z.looseObject({ code: z.string(), message: z.string() }).optional(),
 });
@@ -79,8 +83,8 @@ export interface MigrateResult {
 export type Acts = Readonly<Record<string, (migration: MigrationId) => Promise<unknown>>>;
 
 /** Migrates with the command a user gives. */
-export async function migrateByCommand(source: Host, container: string, target: string): Promise<MigrateResult> {
-  const { code, stdout } = await source.exec(DMIGRATE, "migrate", container, target, "--json");
+export async function migrateByCommand(source: Host, container: string, target: string, ...options: string[]): Promise<MigrateResult> {
+  const { code, stdout } = await source.exec(DMIGRATE, "migrate", container, target, "--json", ...options);
   const parsed = answer.parse(JSON.parse(stdout));
   const ended = report.safeParse(parsed).data;
   return { code, outcome: ended?.outcome, errorCode: parsed.error?.code, message: parsed.error?.message ?? "", report: ended };
@@ -92,7 +96,7 @@ export async function migrate(
   container: string,
   target: string,
   at: Acts = {},
-  mode: Mode = "post-copy",
+  mode: RequestableMode = "post-copy",
 ): Promise<MigrateResult> {
   using agent = agentOf(source);
   let id: MigrationId | undefined;

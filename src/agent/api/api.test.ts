@@ -8,7 +8,8 @@ import { joinedAgents, type TestAgent } from "../../../test/support/agents.ts";
 import { collect } from "../../../test/support/streams.ts";
 import { DmigrateError, ERROR_CODES, type ErrorCode } from "../../core/errors.ts";
 import { containerId, hostName, newMigrationId } from "../../core/ids.ts";
-import { MODES, PHASES, type Report } from "../../core/migration.ts";
+import { MODES, PHASES, REQUESTABLE_MODES, type Report } from "../../core/migration.ts";
+import type { Forecast, Measured, Prediction } from "../../core/prediction.ts";
 import { EventSchema } from "../../gen/dmigrate/v1/types_pb.js";
 import { reasonOf } from "../causes.ts";
 import type { StreamedEvent } from "../migrations.ts";
@@ -29,7 +30,7 @@ test("an error of every code is the same for a user, a watcher and a peer, who l
   for (const code of codes) {
     failure = new DmigrateError(code, `Cause of ${code}; remedy für ${code}`, new Error("beneath"));
     const same = { name: "DmigrateError", code, message: failure.message, fault: failure.fault, exitCode: failure.exitCode };
-    await assert.rejects(first.client.check("web", b), same);
+    await assert.rejects(first.client.check("web", b, "auto"), same);
     await assert.rejects(collect(first.client.migrate({ container: "web", target: b, mode: "post-copy", keepSource: false })), same);
     const message = ["host", "bug"].includes(failure.fault) ? `On b: ${failure.message}` : failure.message;
     await assert.rejects(first.context.peers.to(b).facts({}), { ...same, message });
@@ -41,7 +42,7 @@ test("whatever else a handler throws is a bug with its message", async (t) => {
     a: () => ({ migrations: { check: () => Promise.reject(new TypeError("x is undefined")) } }),
     b: () => ({}),
   })) as [TestAgent];
-  await assert.rejects(first.client.check("web", b), { code: "INTERNAL", message: "x is undefined" });
+  await assert.rejects(first.client.check("web", b, "auto"), { code: "INTERNAL", message: "x is undefined" });
 });
 
 test("errors of the transport tell what happened", () => {
@@ -95,13 +96,34 @@ const plan = record({
   why: message,
 });
 
-const report: { [K in keyof Omit<Report, "error">]: fc.Arbitrary<Report[K]> } = {
+const mode = fc.constantFrom(...MODES);
+const forecast = record<Forecast>({ downtimeMs: ms, totalMs: ms, trafficBytes: count, missingBytes: count, converges: fc.boolean() });
+const predicted = {
+  requested: fc.constantFrom(...REQUESTABLE_MODES),
+  measured: record<Measured>({
+    memoryBytes: count,
+    copyableBytes: count,
+    frozenBytes: count,
+    writtenBytesPerSecond: ms,
+    bytesPerSecond: ms,
+    habits: record({ handoverMs: ms, aroundMs: ms }),
+    elapsedMs: ms,
+    sentBytes: count,
+  }),
+  modes: record({ warm: forecast, "post-copy": forecast, "pre-copy": forecast, "stop-and-copy": forecast }),
+};
+const predictions: fc.Arbitrary<Prediction> = fc.oneof(
+  record<Prediction>(predicted),
+  record<Required<Prediction>>({ ...predicted, maxDowntimeMs: ms, mode }),
+);
+
+const report: { [K in keyof Omit<Report, "error" | "prediction">]: fc.Arbitrary<Report[K]> } = {
   id,
   container: message,
   containerId: fc.stringMatching(/^[0-9a-f]{64}$/).map(containerId),
   source: host,
   target: host,
-  mode: fc.constantFrom(...MODES),
+  mode: fc.constantFrom(...REQUESTABLE_MODES),
   outcome: fc.constantFrom("completed", "rolled-back", "failed"),
   totalMs: ms,
   downtimeMs: ms,
@@ -122,8 +144,8 @@ const report: { [K in keyof Omit<Report, "error">]: fc.Arbitrary<Report[K]> } = 
   warnings: fc.array(message),
 };
 const reports: fc.Arbitrary<Report> = fc.oneof(
-  record<Omit<Report, "error">>(report),
-  record<Required<Report>>({ ...report, error: record({ code: message, message }) }),
+  record<Omit<Report, "error" | "prediction">>(report),
+  record<Required<Report>>({ ...report, prediction: predictions, error: record({ code: message, message }) }),
 );
 
 const events: fc.Arbitrary<StreamedEvent> = fc.oneof(
@@ -147,6 +169,7 @@ const events: fc.Arbitrary<StreamedEvent> = fc.oneof(
     remainingMs: ms,
   }),
   record<StreamedEvent & { kind: "planned" }>({ kind: fc.constant("planned"), atMs: ms, plan }),
+  record<StreamedEvent & { kind: "predicted" }>({ kind: fc.constant("predicted"), atMs: ms, prediction: predictions }),
   record<StreamedEvent & { kind: "warning" }>({ kind: fc.constant("warning"), atMs: ms, message }),
   record<StreamedEvent & { kind: "ended" }>({ kind: fc.constant("ended"), atMs: ms, report: reports }),
 );

@@ -17,7 +17,7 @@ import type { Migrations } from "../migrations.ts";
 import type { Peers } from "../peers.ts";
 import { encodeToken } from "../pki.ts";
 
-import { MODES, type Report } from "../../core/migration.ts";
+import { REQUESTABLE_MODES, type Report, type RequestableMode } from "../../core/migration.ts";
 import { eventToProto, reportToProto } from "./convert.ts";
 
 export interface ControlParts {
@@ -55,13 +55,13 @@ export function controlRoutes(router: ConnectRouter, { cluster, journal, events,
       const common = { version, pid: process.pid, listen };
       return state.kind === "member" ? { ...common, host: state.self } : { ...common, joinToken: encodeToken(state.token) };
     },
-    async *migrate({ container, target: name, mode, keepSource }, { signal }) {
-      const known = MODES.find((each) => each === (mode === "" ? "post-copy" : mode));
-      if (known === undefined) throw new DmigrateError("USAGE", `There is no mode ${JSON.stringify(mode)}; use ${MODES.join(" or ")}`);
-      yield* eventsOf(await migrations.migrate({ container, target: target(name), mode: known, keepSource }), signal);
+    async *migrate({ container, target: name, mode, keepSource, maxDowntimeMs }, { signal }) {
+      const limit = maxDowntimeMs === undefined ? {} : { maxDowntimeMs: downtimeLimit(maxDowntimeMs) };
+      const request = { container, target: target(name), mode: requestableMode(mode), keepSource, ...limit };
+      yield* eventsOf(await migrations.migrate(request), signal);
     },
-    async check({ container, target: name }, { signal }) {
-      const { findings, passed, ...parties } = await migrations.check(container, target(name), { signal });
+    async check({ container, target: name, mode }, { signal }) {
+      const { findings, passed, ...parties } = await migrations.check(container, target(name), requestableMode(mode), { signal });
       return { ...parties, findings: [...findings], passed: [...passed] };
     },
     async *watch({ id }, { signal }) {
@@ -106,6 +106,19 @@ export function controlRoutes(router: ConnectRouter, { cluster, journal, events,
       return { hosts: await Promise.all(hosts) };
     },
   });
+}
+
+/** Throws USAGE. */
+function requestableMode(text: string): RequestableMode {
+  const known = REQUESTABLE_MODES.find((each) => each === (text === "" ? "auto" : text));
+  if (known !== undefined) return known;
+  throw new DmigrateError("USAGE", `There is no mode ${JSON.stringify(text)}; use one of ${REQUESTABLE_MODES.join(", ")}`);
+}
+
+/** Throws USAGE. */
+function downtimeLimit(ms: number): number {
+  if (ms > 0 && Number.isFinite(ms)) return ms;
+  throw new DmigrateError("USAGE", `A container can't stand still for ${ms} ms at most; give a number of milliseconds above 0`);
 }
 
 /** Throws why there is none: MIGRATION_IN_PROGRESS, MIGRATION_NOT_FOUND on the target, or MEMORY_LOST there. */

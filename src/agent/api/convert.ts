@@ -8,17 +8,20 @@ import { containerId, hostName, migrationId } from "../../core/ids.ts";
 import {
   MODES,
   PHASES,
+  REQUESTABLE_MODES,
   type ByteCounts,
   type JournalState,
   type MigrationEvent,
+  type Mode,
   type PageCounts,
   type PlanChange,
   type Report,
   type Step,
 } from "../../core/migration.ts";
+import type { Forecast, Prediction } from "../../core/prediction.ts";
 import type { Member as MemberMessage, MemberSchema } from "../../gen/dmigrate/v1/peer_pb.js";
 import type * as pb from "../../gen/dmigrate/v1/types_pb.js";
-import type { EventSchema, PageCountsSchema, ReportSchema } from "../../gen/dmigrate/v1/types_pb.js";
+import type { EventSchema, PageCountsSchema, PredictionSchema, ReportSchema } from "../../gen/dmigrate/v1/types_pb.js";
 import { SAME_RELEASE } from "../../wire/failure.ts";
 import { formatAddress, parsePeerAddress } from "../address.ts";
 import type { Member } from "../cluster.ts";
@@ -61,6 +64,8 @@ export function eventToProto(event: StreamedEvent): MessageInitShape<typeof Even
     }
     case "planned":
       return { atMs, kind: { case: "planned", value: event.plan } };
+    case "predicted":
+      return { atMs, kind: { case: "predicted", value: predictionToProto(event.prediction) } };
     case "warning":
       return { atMs, kind: { case: "warning", value: event.message } };
     case "ended":
@@ -82,6 +87,8 @@ export function eventFromProto({ atMs, kind }: pb.Event): StreamedEvent {
       return { kind: "progress", atMs, ...progressFromProto(kind.value) };
     case "planned":
       return { kind: "planned", atMs, plan: planFromProto(kind.value) };
+    case "predicted":
+      return { kind: "predicted", atMs, prediction: predictionFromProto(kind.value) };
     case "warning":
       return { kind: "warning", atMs, message: kind.value };
     case "ended":
@@ -101,9 +108,10 @@ function progressFromProto({ phase, rate, bytes, remainingMs }: pb.Progress): Om
 }
 
 export function reportToProto(report: Report): MessageInitShape<typeof ReportSchema> {
-  const { phases, steps, bytes, pages, plans, warnings, ...rest } = report;
+  const { phases, steps, bytes, pages, plans, warnings, prediction, ...rest } = report;
   return {
     ...rest,
+    ...(prediction === undefined ? {} : { prediction: predictionToProto(prediction) }),
     phases: [...phases],
     steps: [...steps],
     bytes: bytesToProto(bytes),
@@ -114,7 +122,7 @@ export function reportToProto(report: Report): MessageInitShape<typeof ReportSch
 }
 
 export function reportFromProto(report: pb.Report): Report {
-  const { container, totalMs, downtimeMs, warnings, error } = report;
+  const { container, totalMs, downtimeMs, warnings, prediction, error } = report;
   const bytes = bytesFromProto(report.bytes);
   return {
     id: migrationId(report.id),
@@ -122,7 +130,7 @@ export function reportFromProto(report: pb.Report): Report {
     containerId: containerId(report.containerId),
     source: hostName(report.source),
     target: hostName(report.target),
-    mode: oneOf(MODES, report.mode, "mode"),
+    mode: oneOf(REQUESTABLE_MODES, report.mode, "mode"),
     outcome: oneOf(["completed", "rolled-back", "failed"], report.outcome, "outcome"),
     totalMs,
     downtimeMs,
@@ -131,6 +139,7 @@ export function reportFromProto(report: pb.Report): Report {
     bytes: { ...bytes, total: bytes.memory + bytes.files + bytes.layers + bytes.metadata },
     pages: pagesFromProto(report.pages),
     plans: report.plans.map(planFromProto),
+    ...(prediction === undefined ? {} : { prediction: predictionFromProto(prediction) }),
     warnings,
     ...(error === undefined ? {} : { error: { code: error.code, message: error.message } }),
   };
@@ -139,6 +148,50 @@ export function reportFromProto(report: pb.Report): Report {
 function planFromProto({ atMs, cpuCores, workers, chunkPages, connections, compression, why }: pb.Plan): PlanChange {
   const kind = oneOf(["none", "zstd"] as const, compression, "compression");
   return { atMs, cpuCores, workers, chunkPages, connections, compression: kind, why };
+}
+
+function predictionToProto({ measured, modes, ...rest }: Prediction): MessageInitShape<typeof PredictionSchema> {
+  const { memoryBytes, copyableBytes, frozenBytes, sentBytes, habits, ...rates } = measured;
+  const counts = {
+    memoryBytes: BigInt(memoryBytes),
+    copyableBytes: BigInt(copyableBytes),
+    frozenBytes: BigInt(frozenBytes),
+    sentBytes: BigInt(sentBytes),
+  };
+  const forecasts = MODES.map((mode) => {
+    const { trafficBytes, missingBytes, ...forecast } = modes[mode];
+    return [mode, { ...forecast, trafficBytes: BigInt(trafficBytes), missingBytes: BigInt(missingBytes) }] as const;
+  });
+  return { ...rest, measured: { ...rates, ...habits, ...counts }, modes: Object.fromEntries(forecasts) };
+}
+
+function predictionFromProto({ requested, mode, maxDowntimeMs, measured, modes }: pb.Prediction): Prediction {
+  const { memoryBytes, copyableBytes, frozenBytes, sentBytes, handoverMs, aroundMs, ...rates } = present(measured, "measurement");
+  const forecast = (of: Mode): Forecast => {
+    const { downtimeMs, totalMs, trafficBytes, missingBytes, converges } = present(modes[of], `prediction of mode ${of}`);
+    return { downtimeMs, totalMs, trafficBytes: Number(trafficBytes), missingBytes: Number(missingBytes), converges };
+  };
+  return {
+    requested: oneOf(REQUESTABLE_MODES, requested, "mode"),
+    ...(maxDowntimeMs === undefined ? {} : { maxDowntimeMs }),
+    ...(mode === undefined ? {} : { mode: oneOf(MODES, mode, "mode") }),
+    measured: {
+      memoryBytes: Number(memoryBytes),
+      copyableBytes: Number(copyableBytes),
+      frozenBytes: Number(frozenBytes),
+      sentBytes: Number(sentBytes),
+      writtenBytesPerSecond: rates.writtenBytesPerSecond,
+      bytesPerSecond: rates.bytesPerSecond,
+      elapsedMs: rates.elapsedMs,
+      habits: { handoverMs, aroundMs },
+    },
+    modes: {
+      warm: forecast("warm"),
+      "post-copy": forecast("post-copy"),
+      "pre-copy": forecast("pre-copy"),
+      "stop-and-copy": forecast("stop-and-copy"),
+    },
+  };
 }
 
 export function stepsFromProto(steps: readonly pb.Span[]): Step[] {

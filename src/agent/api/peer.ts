@@ -84,8 +84,9 @@ function peerService({ cluster, journal, migrations, targets, ending, recovered 
     async stage({ migration, criuOptions, interfaceNames }, context) {
       return { warnings: [...(await targets.stage(await ofCaller(migration, context), { criuOptions, interfaceNames }, context))] };
     },
-    async restore({ migration }, context) {
-      return { steps: [...(await targets.restore(await ofCaller(migration, context), context))] };
+    async restore({ migration, whole }, context) {
+      const { steps, pages } = await targets.restore(await ofCaller(migration, context), { whole }, context);
+      return { steps: [...steps], ...(pages === undefined ? {} : { pages: pagesToProto(pages) }) };
     },
     async commit({ migration, heldPackets }, context) {
       return await targets.commit(await ofCaller(migration, context), heldPackets, context);

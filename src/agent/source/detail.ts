@@ -3,11 +3,11 @@
  * must not.
  */
 import * as z from "zod";
-import { MODES } from "../../core/migration.ts";
+import { REQUESTABLE_MODES } from "../../core/migration.ts";
 import { restartPolicy } from "../../docker/inspect.ts";
 
 const detail = z.object({
-  mode: z.enum(MODES).default("post-copy"),
+  mode: z.enum(REQUESTABLE_MODES).default("post-copy"),
   /** For moved-volumes.ts. */
   volumes: z.array(z.object({ name: z.string(), identity: z.string() })).default([]),
   /** Process id of the init of a container that may be made to stand still for moments while it is copied. */

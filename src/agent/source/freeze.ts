@@ -21,7 +21,7 @@ import { NEVER_RESTART, setRestartPolicy } from "../../docker/lifecycle.ts";
 import { liesOnHost, volumeIdentity } from "../../docker/volumes.ts";
 import { NetworkNamespace } from "../../kernel/netns.ts";
 import { pidsIn, stoppedIn, tasksIn } from "../../kernel/tasks.ts";
-import type { MemoryRounds } from "../../memory/rounds.ts";
+import { pageCountOf } from "../../memory/page-ranges.ts";
 import { RecentWrites } from "../../memory/tracking/recent-writes.ts";
 import type { WrittenPages } from "../../memory/tracking/tracker.ts";
 import type { Trackers } from "../../memory/tracking/trackers.ts";
@@ -33,6 +33,7 @@ import { sendAll, type Channel } from "../link.ts";
 import { migrationFolder } from "../migration-folder.ts";
 import { openPageChannels, type PageChannels } from "../page-channels.ts";
 import type { LastRound, SourceFiles } from "./files.ts";
+import type { MemoryAhead } from "./memory-ahead.ts";
 import { PageServing } from "./page-serving.ts";
 import type { SourceScope } from "./scope.ts";
 import { restoreRestartPolicy } from "./policy.ts";
@@ -45,10 +46,10 @@ const STRANGERS_LIMIT_MS = 10_000;
 const UNSETTLED_LIMIT_MS = 2_000;
 
 /** What is there when all that can be copied ahead has been. */
-interface Copied {
+export interface Copied {
   readonly files: SourceFiles;
-  /** Of memory, if that is copied ahead. */
-  readonly rounds: MemoryRounds | undefined;
+  /** If that is copied ahead. */
+  readonly memory?: MemoryAhead;
   readonly trackers: Trackers;
   /** What the preflight found that this container needs. */
   readonly criuOptions: readonly string[];
@@ -107,14 +108,14 @@ export class Freeze {
    * Makes everything ready that can be before it; the container runs. Throws PREFLIGHT_BLOCKED if it is not any more what it was when
    * the migration began.
    */
-  static async prepare(scope: SourceScope, { files, rounds, trackers, criuOptions }: Copied): Promise<Freeze> {
+  static async prepare(scope: SourceScope, { files, memory, trackers, criuOptions }: Copied): Promise<Freeze> {
     const { context, engine, open, undo, subject } = scope;
     const { id, description, initPid, request } = subject;
     await assertUnchanged(scope);
     const folder = migrationFolder(context.config, id);
     const configuration = dumpConfiguration((await stat(`/proc/${initPid}/ns/net`)).ino, criuOptions);
     const freezer = await freezerOf(initPid);
-    const written = rounds ?? open.use(await RecentWrites.begin(pidsIn(freezer.folder), trackers.note));
+    const written = memory?.rounds ?? open.use(await RecentWrites.begin(pidsIn(freezer.folder), trackers.note));
     const dump = open.use(await prepareDump({ container: description.id, initPid, folder, configuration }));
     const decoys = open.use(new PageDecoys());
     if (PageDecoys.isPossible) await decoys.prepare(pidsIn(freezer.folder), (decoyPid, pid) => dump.show(decoyPid, pid));
@@ -235,7 +236,7 @@ export class Freeze {
     const serving = new PageServing(pageChannels, tasks);
     this.#serving = serving;
     const missingPageCount = (): number => {
-      if (written.isRest) return [...told.values()].flat().reduce((sum, { pageCount }) => sum + pageCount, 0);
+      if (written.isRest) return pageCountOf([...told.values()].flat());
       return lazyPageCount(readLazyRanges(dump.images)) + decoys.pageCount;
     };
     return { held, serving, hostsFile, missingPageCount };

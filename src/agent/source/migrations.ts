@@ -6,6 +6,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { DmigrateError } from "../../core/errors.ts";
 import { freezerOf } from "../../criu/freezer.ts";
 import { newMigrationId, type HostName, type MigrationId } from "../../core/ids.ts";
+import type { RequestableMode } from "../../core/migration.ts";
 import type { CallOptions, CheckResult, MigrateRequest, Migrations } from "../migrations.ts";
 import { describe } from "../../docker/describe.ts";
 import type { ContainerDescription } from "../../docker/description.ts";
@@ -51,10 +52,10 @@ export function sourceMigrations(context: AgentContext): Migrations {
       return id;
     },
     isUnderWay: (id) => running.has(id),
-    async check(container: string, target: HostName, options?: CallOptions): Promise<CheckResult> {
+    async check(container: string, target: HostName, mode: RequestableMode, options?: CallOptions): Promise<CheckResult> {
       const { engine, description } = await findMovable(context, container, target);
       context.journal.assertFree(description.name);
-      const { findings, passed } = await runPreflight(context, engine, description, target, options);
+      const { findings, passed } = await runPreflight(context, engine, description, { target, mode }, options);
       return { container: description.name, source: context.self(), target, findings, passed };
     },
     async cancel(id, { takeBack }) {

@@ -10,14 +10,14 @@ import { gatherContainer } from "../../preflight/container.ts";
 import { writeArriving } from "../../preflight/schema.ts";
 import type { AgentContext } from "../context.ts";
 import { hostFactsOf } from "../host-facts.ts";
-import type { CallOptions } from "../migrations.ts";
+import type { CallOptions, MigrateRequest } from "../migrations.ts";
 
-/** Finds out whether a container can move to a host. */
+/** Finds out whether a container can move to a host, in a mode. */
 export async function runPreflight(
   context: AgentContext,
   engine: Engine,
   description: ContainerDescription,
-  target: HostName,
+  { target, mode }: Pick<MigrateRequest, "target" | "mode">,
   options: CallOptions = {},
 ): Promise<Examination> {
   const container = await gatherContainer(engine, description);
@@ -25,7 +25,7 @@ export async function runPreflight(
   const ours = hostFactsOf(context);
   const theirs = context.peers.to(target).facts(arriving, options);
   await Promise.allSettled([ours, theirs]); // what was begun here to find out has ended then, whatever failed
-  return examine(await ours, await theirs, container);
+  return examine(await ours, await theirs, container, mode);
 }
 
 /** Throws PREFLIGHT_BLOCKED, naming every blocker with its remedy. */

@@ -141,7 +141,7 @@ async function letGo(context: AgentContext, record: MigrationRecord): Promise<vo
 
 /** Ends a migration of which this agent knows only what the journal has. */
 function end(context: AgentContext, record: MigrationRecord, outcome: Outcome, { error }: { readonly error?: DmigrateError } = {}): void {
-  const { phases, downtimeMs, bytes, plans, warnings } = reportSoFar(
+  const { phases, downtimeMs, bytes, plans, prediction, warnings } = reportSoFar(
     context.journal.events(record.id, 0, Number.MAX_SAFE_INTEGER).map(({ event }) => event),
   );
   const { mode, ranOn } = readDetail(record.detail);
@@ -160,6 +160,7 @@ function end(context: AgentContext, record: MigrationRecord, outcome: Outcome, {
     bytes: { ...bytes, total: totalBytes(bytes) },
     pages: NO_PAGES,
     plans,
+    ...(prediction === undefined ? {} : { prediction }),
     warnings: [
       ...warnings,
       "The agent was restarted during this migration: what it did not tell in time was lost, its counts of pages too",

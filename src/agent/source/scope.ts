@@ -4,7 +4,7 @@
  */
 import type { MigrationId } from "../../core/ids.ts";
 import type { DumpPlan } from "../../core/dump-plan.ts";
-import { PHASES, totalBytes, type ByteCounts, type MigrationEvent, type PlanChange } from "../../core/migration.ts";
+import { PHASES, totalBytes, type ByteCounts, type MigrationEvent, type PlanChange, type RequestableMode } from "../../core/migration.ts";
 import type { ContainerDescription } from "../../docker/description.ts";
 import type { Engine } from "../../docker/engine.ts";
 import type { AgentContext } from "../context.ts";
@@ -42,6 +42,8 @@ export class SourceScope {
   readonly open = new AsyncDisposableStack();
   /** Aborted by the user, or, until the commit, by the loss of the target. */
   cancelled: AbortSignal;
+  /** What was asked for, or what `auto` has become. */
+  mode: RequestableMode;
   readonly #counters: { readonly kind: keyof ByteCounts; readonly read: () => number }[] = [];
   readonly #plans: PlanChange[] = [];
   readonly #warnings: string[] = [];
@@ -53,6 +55,7 @@ export class SourceScope {
     this.target = context.peers.to(subject.request.target);
     this.timeline = new Timeline((event) => this.tell(event));
     this.cancelled = cancelled;
+    this.mode = subject.request.mode;
     const { config, peers } = context;
     const copied = {
       initPid: subject.initPid,
@@ -126,8 +129,7 @@ export class SourceScope {
 
   /** Enters in the journal what a next agent has to know. */
   note(detail: Pick<SourceDetail, "volumes" | "heldPid" | "frozen">): void {
-    const { id, request } = this.subject;
-    this.context.journal.note(id, { ...detail, mode: request.mode, hasPolicyBack: false } satisfies SourceDetail);
+    this.context.journal.note(this.subject.id, { ...detail, mode: this.mode, hasPolicyBack: false } satisfies SourceDetail);
   }
 
   /** For the agent's log. */

@@ -5,37 +5,38 @@
  * clean. From the commit on it never runs here again by itself.
  */
 import { once } from "node:events";
-import { existsSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { mkdir } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import { DmigrateError, messageOf } from "../../core/errors.ts";
 import { RateMeter, remainingMs, type ExpectedBytes } from "../../core/progress.ts";
-import { NO_PAGES, totalBytes, type Outcome, type PageCounts, type Report } from "../../core/migration.ts";
+import { copiesAhead, isWholeAtHandover, NO_PAGES, totalBytes, type Outcome, type PageCounts, type Report } from "../../core/migration.ts";
+import { downtimeTooLong, predict, type Measured, type Prediction } from "../../core/prediction.ts";
+import type { Examination } from "../../core/preflight.ts";
 import { writeDescription } from "../../docker/description.ts";
-import { freezerOf, type Freezer } from "../../criu/freezer.ts";
+import { freezerOf } from "../../criu/freezer.ts";
 import { exportImage } from "../../docker/images.ts";
 import { despiteRestart } from "../../docker/restart.ts";
 import { NetworkNamespace } from "../../kernel/netns.ts";
-import { anonymousBytesOf, pidsIn } from "../../kernel/tasks.ts";
 import { PAGE_BYTES } from "../../memory/page-protocol.ts";
-import { MemoryRounds, type Tasks } from "../../memory/rounds.ts";
 import { choose, Trackers, trackingFeatures } from "../../memory/tracking/trackers.ts";
 import type { HeldNetwork } from "../../network/hold.ts";
 import { interfacesOf, namesByAddress } from "../../network/interfaces.ts";
 import type { TrunkStream } from "../../transfer/stream.ts";
 import { CHANNELS, type ChannelKind } from "../channels.ts";
-import { sendAll, sendStream } from "../link.ts";
+import { sendAll } from "../link.ts";
 import { migrationFolder, removeMigrationFolder } from "../migration-folder.ts";
 import type { Reservation } from "../migrations.ts";
 import type { Doubts } from "./doubts.ts";
 import { SourceFiles } from "./files.ts";
-import { Freeze, type Frozen } from "./freeze.ts";
+import { Freeze, type Copied, type Frozen } from "./freeze.ts";
 import { Guard } from "./guard.ts";
-import { paced, pacedPages } from "./pace.ts";
+import { measure } from "./measure.ts";
+import { MemoryAhead } from "./memory-ahead.ts";
+import { paced } from "./pace.ts";
 import type { PageServing } from "./page-serving.ts";
 import { refuseBlockers, runPreflight } from "./preflight.ts";
 import type { SourceScope } from "./scope.ts";
-import { heldMarker } from "./run-on.ts";
 import { reopen, shut } from "./shut.ts";
 import { passSignalsOn } from "./signals.ts";
 import { memoryLost, removeShell } from "./shell.ts";
@@ -51,10 +52,6 @@ const FINISH_LIMIT_MS = 30_000;
 const PAGES_LOST_LIMIT_MS = 900_000;
 /** How long to wait for what an agent says of its end. */
 const LAST_WORD_LIMIT_MS = 1_000;
-/** Rounds of memory go on while they have more than this, and each so much less than the one before. */
-const SETTLED_BYTES = 8 << 20;
-const CONVERGING = 0.7;
-const MEMORY_ROUNDS_MAX = 6;
 
 /** A migration away from this host. */
 export class SourceSession {
@@ -63,10 +60,7 @@ export class SourceSession {
   /** Aborted by the loss of the target, with what its agent said of its end. */
   #lostTarget: AbortSignal | undefined;
   #vigil: Vigil | undefined;
-  #criuOptions: readonly string[] = [];
-  #trackers: Trackers | undefined;
-  #files: SourceFiles | undefined;
-  #rounds: MemoryRounds | undefined;
+  #prediction: Prediction | undefined;
   #freezing: Freeze | undefined;
   #isFinishing = false;
   #wasChangedLate = false;
@@ -93,10 +87,10 @@ export class SourceSession {
   async #migrate(): Promise<Report> {
     const { timeline } = this.#scope;
     try {
-      await timeline.phase("preflight", () => this.#preflight());
+      const examination = await timeline.phase("preflight", () => this.#preflight());
       const reservation = await timeline.phase("reserve", () => this.#reserve());
-      await timeline.phase("copy", () => this.#copy(reservation));
-      const freezing = await timeline.phase("stage", () => this.#stage());
+      const copied = await timeline.phase("copy", () => this.#copy(reservation, examination));
+      const freezing = await timeline.phase("stage", () => this.#stage(copied));
       const frozen = await timeline.phase("freeze", () => this.#freeze(freezing));
       await timeline.phase("handover", () => this.#handOver(frozen));
       passSignalsOn(this.#scope, freezing.signals, () => !this.#isFinishing);
@@ -104,7 +98,7 @@ export class SourceSession {
       // While CRIU holds the tasks nobody else can end them without leaving something of them.
       freezing.endDump().catch((error: unknown) => this.#scope.logWarning(error, "CRIU did not let go of what is left here"));
       try {
-        await timeline.phase("post-copy", () => this.#postCopy(frozen));
+        if (!isWholeAtHandover(this.#scope.mode)) await timeline.phase("post-copy", () => this.#postCopy(frozen));
         await timeline.phase("finish", () => this.#finish(frozen));
         return this.#report("completed");
       } catch (error) {
@@ -116,14 +110,15 @@ export class SourceSession {
   }
 
   /** Examines both hosts and the container; a blocker ends the migration before anything was changed. */
-  async #preflight(): Promise<void> {
+  async #preflight(): Promise<Examination> {
     const { context, engine, options, subject } = this.#scope;
     const { description, request } = subject;
-    const { findings, criuOptions, copyBytes } = await runPreflight(context, engine, description, request.target, options);
+    const examination = await runPreflight(context, engine, description, request, options);
+    const { findings, copyBytes } = examination;
     refuseBlockers(description.name, request.target, findings);
     this.#scope.warn(...findings.map(({ message }) => message));
-    this.#criuOptions = criuOptions;
     this.#expected = { copy: copyBytes };
+    return examination;
   }
 
   /** Asks the target to make room. From here on whatever the target makes is undone on a rollback. */
@@ -140,22 +135,40 @@ export class SourceSession {
     return await scope.target.reserve(request, scope.options);
   }
 
-  /** Copies while the container runs: image layers the target lacks, then the container's files. */
-  async #copy({ presentLayers }: Reservation): Promise<void> {
+  /** Copies while the container runs: image layers the target lacks, the container's files and, in some modes, its memory. */
+  async #copy({ presentLayers }: Reservation, examination: Examination): Promise<Copied> {
     const scope = this.#scope;
     const { engine, open, options, subject, target } = scope;
     const { id, description, initPid } = subject;
     const { config } = scope.context;
     await mkdir(migrationFolder(config, id), { recursive: true, mode: 0o700 });
     open.defer(() => removeMigrationFolder(config, id));
-    this.#trackers = await this.#chooseTrackers(open.use(new Guard(config, id)));
+    const trackers = await this.#chooseTrackers(open.use(new Guard(config, id)));
     const layers = await scope.channel(CHANNELS.layers, "layers");
     await sendAll(layers, paced(scope.pace, exportImage(engine, description.image, new Set(presentLayers))));
     await layers.close();
     scope.warn(...(await target.createContainer(id, options)));
-    this.#files = open.use(await SourceFiles.of(engine, description, initPid, (kind) => scope.channel(kind, "files")));
-    await this.#files.copy(scope.pace);
-    if (subject.request.mode === "warm") await this.#copyMemory(this.#trackers);
+    const files = open.use(await SourceFiles.of(engine, description, initPid, (kind) => scope.channel(kind, "files")));
+    await files.copy(scope.pace);
+    const freezer = await freezerOf(initPid);
+    const prediction = this.#predict(await measure(scope, freezer.folder, trackers, examination));
+    const copied = { files, trackers, criuOptions: examination.criuOptions };
+    if (!copiesAhead(scope.mode)) return copied;
+    const memory = open.use(new MemoryAhead(scope, freezer, trackers, prediction));
+    await memory.copy((nextBytes) => this.#expectRound(nextBytes));
+    return { ...copied, memory };
+  }
+
+  /** Says what each mode would cost; `auto` becomes one. Throws DOWNTIME_TOO_LONG if that would not keep to what is allowed. */
+  #predict(measured: Measured): Prediction {
+    const scope = this.#scope;
+    const { description, request } = scope.subject;
+    const prediction = predict(measured, request.mode, request.maxDowntimeMs);
+    this.#prediction = prediction;
+    scope.tell({ kind: "predicted", atMs: scope.timeline.now(), prediction });
+    if (prediction.mode === undefined) throw downtimeTooLong(description.name, prediction);
+    scope.mode = prediction.mode;
+    return prediction;
   }
 
   /** How writes to memory are tracked. */
@@ -163,51 +176,19 @@ export class SourceSession {
     const { context, subject } = this.#scope;
     const means = choose(await trackingFeatures());
     context.log.info({ migration: subject.id, tracking: means[0] ?? "comparison" }, "writes to memory are tracked");
-    if (subject.request.mode === "warm" && means.length === 0)
+    if (copiesAhead(subject.request.mode) && means.length === 0)
       this.#scope.warn("The kernel here does not note which pages are written: of more than 16 MB nothing is copied ahead");
     return new Trackers(means, (pid) => guard.openUserfaultfd(pid));
   }
 
-  /** Copies memory while the container runs, as long as each round has less left than the one before. */
-  async #copyMemory(trackers: Trackers): Promise<void> {
-    const { context, open, subject } = this.#scope;
-    const freezer = await freezerOf(subject.initPid);
-    const anonymousBytes = pidsIn(freezer.folder).reduce((sum, pid) => sum + anonymousBytesOf(pid), 0);
-    this.#expected = { copy: (this.#expected.copy ?? 0) + anonymousBytes };
-    this.#scope.note({ volumes: [], heldPid: subject.initPid });
-    const tasks = holding(freezer, heldMarker(migrationFolder(context.config, subject.id)));
-    const rounds = open.use(new MemoryRounds(tasks, trackers.track, () => this.#scope.pace.plan));
-    this.#rounds = rounds;
-    let byteCount = Infinity;
-    for (let round = 0; round < MEMORY_ROUNDS_MAX && byteCount > SETTLED_BYTES; round++) {
-      const before = byteCount;
-      byteCount = await this.#memoryRound(rounds);
-      if (byteCount > before * CONVERGING) break;
-    }
-    const { unseenCount } = rounds;
-    if (unseenCount > 0)
-      this.#scope.warn(`The memory of ${unseenCount} process(es) with asynchronous I/O is not copied ahead: it crosses after the handover`);
-  }
-
-  /** @returns how many bytes it had */
-  async #memoryRound(rounds: MemoryRounds): Promise<number> {
-    const channel = await this.#scope.channel(CHANNELS.memory, "memory");
-    await sendStream(channel, () => rounds.round(pacedPages(this.#scope.pace, channel, () => rounds.readerRate)));
-    await channel.close();
-    return channel.counts.sent;
-  }
-
   /** Does all that is slow before the freeze, on both hosts; copies memory for the last time. */
-  async #stage(): Promise<Freeze> {
+  async #stage(copied: Copied): Promise<Freeze> {
     const { options, subject, target } = this.#scope;
-    if (this.#files === undefined || this.#trackers === undefined)
-      throw new DmigrateError("INTERNAL", "The stage came before the copy; report this as a bug");
     using namespace = NetworkNamespace.open(`/proc/${subject.initPid}/ns/net`);
-    const interfaceNames = namesByAddress(interfacesOf(namespace));
-    this.#scope.warn(...(await target.stage(subject.id, { criuOptions: this.#criuOptions, interfaceNames }, options)));
-    const copied = { files: this.#files, rounds: this.#rounds, trackers: this.#trackers, criuOptions: this.#criuOptions };
+    const request = { criuOptions: copied.criuOptions, interfaceNames: namesByAddress(interfacesOf(namespace)) };
+    this.#scope.warn(...(await target.stage(subject.id, request, options)));
     this.#freezing = await Freeze.prepare(this.#scope, copied);
-    if (this.#rounds !== undefined) await this.#memoryRound(this.#rounds);
+    await copied.memory?.catchUp();
     return this.#freezing;
   }
 
@@ -221,10 +202,14 @@ export class SourceSession {
    * Restores on the target and gives it the container. When this returns, the target runs it; when it throws, the source may
    * run it again, unless it throws `NotOurs`.
    */
-  async #handOver({ held, hostsFile }: Frozen): Promise<void> {
-    const { cancelled, context, options, subject, target, timeline, undo } = this.#scope;
+  async #handOver({ held, hostsFile, missingPageCount }: Frozen): Promise<void> {
+    const { cancelled, context, mode, options, subject, target, timeline, undo } = this.#scope;
     const restoreAt = timeline.now();
-    timeline.adopt(await target.restore(subject.id, options), restoreAt);
+    const whole = isWholeAtHandover(mode);
+    if (whole) this.#expectPages("handover", missingPageCount);
+    const { steps, pages } = await target.restore(subject.id, { whole }, options);
+    timeline.adopt(steps, restoreAt);
+    this.#pages = pages ?? NO_PAGES;
     this.#assertWanted();
     cancelled.throwIfAborted();
     this.#vigil?.[Symbol.dispose]();
@@ -305,11 +290,7 @@ export class SourceSession {
     const { subject, target } = this.#scope;
     this.#goOnServing(serving);
     const { id, description, request } = subject;
-    try {
-      this.#expected = { "post-copy": this.#scope.bytes.memory + missingPageCount() * PAGE_BYTES };
-    } catch {
-      // The migration goes on without an estimate.
-    }
+    this.#expectPages("post-copy", missingPageCount);
     const tellLost = (error: unknown): void =>
       this.#scope.warn(
         `${messageOf(error)}: ${description.name} runs on ${request.target}, but what touches memory that has not crossed waits until ` +
@@ -323,6 +304,19 @@ export class SourceSession {
       );
     } catch (error) {
       throw memoryLost(description.name, request.target, subject.initPid, error);
+    }
+  }
+
+  #expectRound(nextBytes: number): void {
+    const { layers, files, memory } = this.#scope.bytes;
+    this.#expected = { copy: layers + files + memory + nextBytes };
+  }
+
+  #expectPages(phase: "handover" | "post-copy", missingPageCount: () => number): void {
+    try {
+      this.#expected = { [phase]: this.#scope.bytes.memory + missingPageCount() * PAGE_BYTES };
+    } catch {
+      // The migration goes on without an estimate.
     }
   }
 
@@ -434,8 +428,9 @@ export class SourceSession {
   }
 
   #report(outcome: Outcome, error?: unknown): Report {
-    const { bytes, context, plans, subject, timeline, warnings } = this.#scope;
+    const { bytes, context, mode, plans, subject, timeline, warnings } = this.#scope;
     const { id, request, description } = subject;
+    const prediction = this.#prediction;
     const known = error === undefined ? undefined : DmigrateError.from(error);
     return {
       id,
@@ -443,7 +438,7 @@ export class SourceSession {
       containerId: description.id,
       source: context.self(),
       target: request.target,
-      mode: request.mode,
+      mode,
       outcome,
       totalMs: timeline.now(),
       downtimeMs: timeline.downtimeMs,
@@ -452,29 +447,11 @@ export class SourceSession {
       bytes: { ...bytes, total: totalBytes(bytes) },
       pages: this.#pages,
       plans,
+      ...(prediction === undefined ? {} : { prediction }),
       warnings,
       ...(known === undefined ? {} : { error: { code: known.code, message: known.message } }),
     };
   }
-}
-
-/**
- * The tasks of a container, which stand still for a moment when they are told to, unless somebody has paused them anyway.
- * @param marker is there as long as they do, for who lets them go on if this agent can't
- */
-function holding(freezer: Freezer, marker: string): Tasks {
-  return {
-    pids: () => pidsIn(freezer.folder),
-    hold: async () => {
-      if (await freezer.isFrozen()) return { [Symbol.asyncDispose]: () => Promise.resolve() };
-      writeFileSync(marker, "");
-      await using held = new AsyncDisposableStack();
-      held.defer(async () => rmSync(marker));
-      await freezer.freeze();
-      held.defer(() => freezer.thaw());
-      return held.move();
-    },
-  };
 }
 
 /** The target owns the container, and can't run it. */

@@ -25,6 +25,8 @@ const made = z.object({
   container: z.string().transform(containerId).optional(),
   /** What the container is to have once it belongs to this host. */
   restartPolicy: restartPolicy.optional(),
+  /** Whether its tasks run with all of their memory. */
+  isWhole: z.boolean().default(false),
 });
 type Things = z.infer<typeof made>;
 
@@ -49,6 +51,10 @@ export class Made {
     return this.#things.restartPolicy;
   }
 
+  get isWhole(): boolean {
+    return this.#things.isWhole;
+  }
+
   get hasAddedImage(): boolean {
     return this.#things.image?.added === true;
   }
@@ -71,6 +77,10 @@ export class Made {
 
   addContainer(container: ContainerId, policy: RestartPolicy): void {
     this.#note({ container, restartPolicy: policy });
+  }
+
+  runsWhole(): void {
+    this.#note({ isWhole: true });
   }
 
   /**

@@ -10,6 +10,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { DmigrateError, messageOf, tryAll } from "../../core/errors.ts";
 import type { ContainerId, HostName, MigrationId } from "../../core/ids.ts";
 import type { Outcome, PageCounts, Step } from "../../core/migration.ts";
+import { MEMORY_STEP } from "../../core/prediction.ts";
 import { receiveImages } from "../../criu/image-stream.ts";
 import { mendInterruptedCalls } from "../../criu/interrupted-calls.ts";
 import { mendMaskedPaths } from "../../criu/masked-paths.ts";
@@ -37,7 +38,7 @@ import { collectGarbage } from "../garbage.ts";
 import { receiveAll, type Channel, type ChannelHandler, type Dialled } from "../link.ts";
 import { migrationFolder, removeMigrationFolder } from "../migration-folder.ts";
 import { rootOfEngine } from "../id-maps.ts";
-import type { Committed, Reservation, StageRequest } from "../migrations.ts";
+import type { Committed, Reservation, RestoreRequest, Restored, StageRequest } from "../migrations.ts";
 import type { PageChannels } from "../page-channels.ts";
 import { TargetFiles } from "./files.ts";
 import { Made } from "./made.ts";
@@ -89,6 +90,8 @@ export class TargetSession {
   /** What is written here as it arrives, by its channel. */
   readonly #writing = new Map<Channel, Promise<void>>();
   #isUndoing = false;
+  /** Rejected when everything is to be undone: a restore waits for memory no more then. */
+  readonly #unwanted = Promise.withResolvers<never>();
   #undone: Promise<void> | undefined;
   /** Why it ended before the source asked for that. */
   #brokenBy: DmigrateError | undefined;
@@ -112,7 +115,7 @@ export class TargetSession {
   #checked: Promise<unknown> | undefined;
   /** True from the commit on: the container is this host's, whatever becomes of the session. */
   #isCommitted = false;
-  /** From the commit on. */
+  /** From when all pages are asked for on: before the commit or after it. */
   #arrived: Promise<PageCounts> | undefined;
   #completed: Promise<readonly string[]> | undefined;
 
@@ -123,6 +126,7 @@ export class TargetSession {
     this.subject = subject;
     this.#made = new Made(context.journal, subject.id);
     this.#imagesReceived.promise.catch(() => {}); // told to whoever restores
+    this.#unwanted.promise.catch(() => {}); // as long as nobody waits for memory
     this.#store = this.#open.use(new PageStore(context.config.pageHandler === "own" ? (freemem() * STORE_SHARE) / PAGE_BYTES : 0));
   }
 
@@ -142,6 +146,10 @@ export class TargetSession {
         this.#isWarm = true;
         channel.receivePages((run, bytes) => this.#store.take(run, bytes));
         return this.#store.takeHoles(receiveAll(channel));
+      });
+      this.#accept(CHANNELS.probe.name, async (channel) => {
+        channel.receivePages(() => {});
+        for await (const _bytes of receiveAll(channel));
       });
       this.#acceptContent(CHANNELS.images.name, (channel) => this.#receiveImages(channel));
       for (const use of ["demanded", "ahead", "criu"] as const)
@@ -198,11 +206,11 @@ export class TargetSession {
   }
 
   /** Restores every task. None runs, neither when this returns nor when it throws. */
-  restore(): Promise<readonly Step[]> {
-    return this.#inTurn(() => this.#restore());
+  restore(request: RestoreRequest): Promise<Restored> {
+    return this.#inTurn(() => this.#restore(request));
   }
 
-  async #restore(): Promise<readonly Step[]> {
+  async #restore({ whole }: RestoreRequest): Promise<Restored> {
     const staging = this.#need(this.#staging, "stage");
     const beganAt = performance.now();
     const steps: Step[] = [];
@@ -227,10 +235,18 @@ export class TargetSession {
     step("restore", restoreAt);
     const registered = assertRegistered(pages.lazy, tasksIn(staging.cgroup));
     registered.catch(() => {}); // told below, unless somebody has ended the tasks
+    let arrived: PageCounts | undefined;
+    if (whole) {
+      await registered; // which can't be seen any more once no page is missing
+      const fillAt = performance.now() - beganAt;
+      this.#arrived = pages.finish();
+      arrived = await Promise.race([this.#arrived, this.#unwanted.promise, this.#trunkBroken()]);
+      step(MEMORY_STEP, fillAt);
+    }
     this.#checked = this.#assertTakenOver(staging).then(() => registered);
     this.#checked.catch(() => {}); // told to `commit`
     this.#context.journal.move(this.subject.id, "prepared");
-    return steps;
+    return { steps, ...(arrived === undefined ? {} : { pages: arrived }) };
   }
 
   /**
@@ -290,11 +306,28 @@ export class TargetSession {
       throw error;
     }
     const pages = this.#need(this.#pages, "stage");
-    this.#arrived = pages.finish();
-    void this.#keepDialled(pages, this.#arrived);
+    if (this.#arrived === undefined) {
+      this.#arrived = pages.finish();
+      void this.#keepDialled(pages, this.#arrived);
+    } else this.#noteWhole();
     this.#completed = this.#complete(this.#arrived, staging);
     this.#completed.catch(() => {}); // told to `finish`
     return { resumedAfterMs: performance.now() - beganAt };
+  }
+
+  /** Never returns; throws TRANSFER_FAILED when the trunk has gone. Until the commit no other one is dialled. */
+  async #trunkBroken(): Promise<never> {
+    const reason = await this.#need(this.#trunk, "reserve").over;
+    throw new DmigrateError("TRANSFER_FAILED", "The connections for memory were cut; check the network between the hosts", reason);
+  }
+
+  /** For an agent after this one: the tasks run, and lack nothing. */
+  #noteWhole(): void {
+    try {
+      this.#made.runsWhole();
+    } catch (error) {
+      this.#context.log.warn({ err: error, migration: this.subject.id }, "that all memory has come can't be written down");
+    }
   }
 
   async #dial(): Promise<Dialled> {
@@ -444,6 +477,7 @@ export class TargetSession {
   }
 
   #undo(): Promise<void> {
+    this.#unwanted.reject(this.#reason);
     this.#undone ??= this.#turn.then(() => this.#undoOnce());
     this.#turn = this.#undone.catch(() => {});
     return this.#undone;

@@ -32,3 +32,15 @@ test("a signal reaches a container whose migration ended just before, and none t
   assert.match(asked.at(-1) ?? "", /^POST \/v1\.\d+\/containers\/web\/kill\?signal=15$/);
   await assert.rejects(sessions.signal(undone, 15), { code: "MIGRATION_NOT_FOUND" });
 });
+
+test("a container that an agent before this one has taken over with all of its memory lacks nothing, any other may", async (t) => {
+  const { context } = await startAgent(t);
+  await using sessions = targetSessions({ ...context, self: () => hostName("b") });
+  const common = { role: "target", containerId: containerId("c".repeat(64)), peer: hostName("a") } as const;
+  const [whole, other] = [newMigrationId(1n), newMigrationId(2n)];
+  context.journal.begin({ ...common, id: whole, container: "web", detail: { isWhole: true } });
+  context.journal.begin({ ...common, id: other, container: "db", detail: {} });
+  for (const id of [whole, other]) for (const state of ["prepared", "owner"] as const) context.journal.move(id, state);
+  await sessions.recover();
+  assert.deepEqual([context.journal.get(whole).state, context.journal.get(other).state], ["completed", "failed"]);
+});

@@ -64,7 +64,7 @@ export function targetSessions(context: AgentContext): TargetSessions {
     },
     createContainer: (id) => of(id).createContainer(),
     stage: (id, request) => of(id).stage(request),
-    restore: (id) => of(id).restore(),
+    restore: (id, request) => of(id).restore(request),
     commit: (id, heldPackets) => of(id).commit(heldPackets),
     deliver: async (id, packets) => of(id).deliver(packets),
     signal: async (id, signal) => {
@@ -89,7 +89,7 @@ export function targetSessions(context: AgentContext): TargetSessions {
 
 /**
  * Ends a session of an earlier agent. Its staged container ended with that agent (src/shim), so unless it was committed nobody
- * runs it here, and what was made for it is removed. If it was, it lacks the memory that had not come by then.
+ * runs it here, and what was made for it is removed. If it was, it lacks the memory that had not come by then, unless all of it had to.
  */
 async function recoverSession(context: AgentContext, undoing: Undoing, { id, state, beganAtMs }: MigrationRecord): Promise<void> {
   const removeFolder = (): Promise<void> => removeMigrationFolder(context.config, id);
@@ -115,7 +115,7 @@ async function recoverSession(context: AgentContext, undoing: Undoing, { id, sta
   }
   try {
     await tryAll([removeFolder, leave]);
-    context.journal.move(id, "failed");
+    context.journal.move(id, made.isWhole ? "completed" : "failed");
   } catch (error) {
     context.log.error({ err: error, migration: id }, "could not clean up after a migration");
   }

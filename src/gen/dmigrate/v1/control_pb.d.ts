@@ -80,7 +80,7 @@ export declare type MigrateRequest = Message<"dmigrate.v1.MigrateRequest"> & {
   target: string;
 
   /**
-   * "" means "post-copy".
+   * "" means "auto".
    *
    * @generated from field: string mode = 3;
    */
@@ -92,6 +92,13 @@ export declare type MigrateRequest = Message<"dmigrate.v1.MigrateRequest"> & {
    * @generated from field: bool keep_source = 4;
    */
   keepSource: boolean;
+
+  /**
+   * For how long the container may stand still.
+   *
+   * @generated from field: optional double max_downtime_ms = 5;
+   */
+  maxDowntimeMs?: number | undefined;
 };
 
 /**
@@ -113,6 +120,13 @@ export declare type CheckRequest = Message<"dmigrate.v1.CheckRequest"> & {
    * @generated from field: string target = 2;
    */
   target: string;
+
+  /**
+   * "" means "auto".
+   *
+   * @generated from field: string mode = 3;
+   */
+  mode: string;
 };
 
 /**

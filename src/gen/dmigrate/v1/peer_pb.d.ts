@@ -183,6 +183,13 @@ export declare type RestoreRequest = Message<"dmigrate.v1.RestoreRequest"> & {
    * @generated from field: string migration = 1;
    */
   migration: string;
+
+  /**
+   * Also have all memory cross before it is answered.
+   *
+   * @generated from field: bool whole = 2;
+   */
+  whole: boolean;
 };
 
 /**
@@ -199,6 +206,13 @@ export declare type RestoreResponse = Message<"dmigrate.v1.RestoreResponse"> & {
    * @generated from field: repeated dmigrate.v1.Span steps = 1;
    */
   steps: Span[];
+
+  /**
+   * If all memory was asked for.
+   *
+   * @generated from field: optional dmigrate.v1.PageCounts pages = 2;
+   */
+  pages?: PageCounts | undefined;
 };
 
 /**

@@ -246,6 +246,11 @@ export declare type Report = Message<"dmigrate.v1.Report"> & {
   error?: ErrorInfo | undefined;
 
   /**
+   * @generated from field: optional dmigrate.v1.Prediction prediction = 16;
+   */
+  prediction?: Prediction | undefined;
+
+  /**
    * @generated from field: repeated dmigrate.v1.Plan plans = 20;
    */
   plans: Plan[];
@@ -308,6 +313,142 @@ export declare type Plan = Message<"dmigrate.v1.Plan"> & {
 export declare const PlanSchema: GenMessage<Plan>;
 
 /**
+ * Mirrors src/core/prediction.ts.
+ *
+ * @generated from message dmigrate.v1.Prediction
+ */
+export declare type Prediction = Message<"dmigrate.v1.Prediction"> & {
+  /**
+   * A mode that can be asked for.
+   *
+   * @generated from field: string requested = 1;
+   */
+  requested: string;
+
+  /**
+   * The one that is taken.
+   *
+   * @generated from field: optional string mode = 2;
+   */
+  mode?: string | undefined;
+
+  /**
+   * @generated from field: optional double max_downtime_ms = 3;
+   */
+  maxDowntimeMs?: number | undefined;
+
+  /**
+   * @generated from field: dmigrate.v1.Measured measured = 4;
+   */
+  measured?: Measured | undefined;
+
+  /**
+   * Of every mode.
+   *
+   * @generated from field: map<string, dmigrate.v1.Forecast> modes = 5;
+   */
+  modes: { [key: string]: Forecast };
+};
+
+/**
+ * Describes the message dmigrate.v1.Prediction.
+ * Use `create(PredictionSchema)` to create a new message.
+ */
+export declare const PredictionSchema: GenMessage<Prediction>;
+
+/**
+ * @generated from message dmigrate.v1.Measured
+ */
+export declare type Measured = Message<"dmigrate.v1.Measured"> & {
+  /**
+   * @generated from field: uint64 memory_bytes = 1;
+   */
+  memoryBytes: bigint;
+
+  /**
+   * @generated from field: uint64 copyable_bytes = 2;
+   */
+  copyableBytes: bigint;
+
+  /**
+   * @generated from field: uint64 frozen_bytes = 3;
+   */
+  frozenBytes: bigint;
+
+  /**
+   * @generated from field: double written_bytes_per_second = 4;
+   */
+  writtenBytesPerSecond: number;
+
+  /**
+   * @generated from field: double bytes_per_second = 5;
+   */
+  bytesPerSecond: number;
+
+  /**
+   * @generated from field: double handover_ms = 6;
+   */
+  handoverMs: number;
+
+  /**
+   * @generated from field: double around_ms = 7;
+   */
+  aroundMs: number;
+
+  /**
+   * @generated from field: double elapsed_ms = 8;
+   */
+  elapsedMs: number;
+
+  /**
+   * @generated from field: uint64 sent_bytes = 9;
+   */
+  sentBytes: bigint;
+};
+
+/**
+ * Describes the message dmigrate.v1.Measured.
+ * Use `create(MeasuredSchema)` to create a new message.
+ */
+export declare const MeasuredSchema: GenMessage<Measured>;
+
+/**
+ * @generated from message dmigrate.v1.Forecast
+ */
+export declare type Forecast = Message<"dmigrate.v1.Forecast"> & {
+  /**
+   * @generated from field: double downtime_ms = 1;
+   */
+  downtimeMs: number;
+
+  /**
+   * @generated from field: double total_ms = 2;
+   */
+  totalMs: number;
+
+  /**
+   * @generated from field: uint64 traffic_bytes = 3;
+   */
+  trafficBytes: bigint;
+
+  /**
+   * @generated from field: uint64 missing_bytes = 4;
+   */
+  missingBytes: bigint;
+
+  /**
+   * @generated from field: bool converges = 5;
+   */
+  converges: boolean;
+};
+
+/**
+ * Describes the message dmigrate.v1.Forecast.
+ * Use `create(ForecastSchema)` to create a new message.
+ */
+export declare const ForecastSchema: GenMessage<Forecast>;
+
+/**
  * @generated from message dmigrate.v1.Event
  */
 export declare type Event = Message<"dmigrate.v1.Event"> & {
@@ -363,6 +504,12 @@ export declare type Event = Message<"dmigrate.v1.Event"> & {
      */
     value: Plan;
     case: "planned";
+  } | {
+    /**
+     * @generated from field: dmigrate.v1.Prediction predicted = 8;
+     */
+    value: Prediction;
+    case: "predicted";
   } | { case: undefined; value?: undefined };
 };
 
