@@ -52,6 +52,15 @@ function untouchedMemory(pid: number, bytes: number): number {
   throw new Error(`Process ${pid} has touched all its memory`);
 }
 
+/** Where a process has the last page of the memory of that size that it shares. */
+function lastSharedPage(pid: number, bytes: number): number {
+  const maps = readFileSync(`/proc/${pid}/maps`, "utf8").matchAll(/^(\w+)-(\w+) rw-s .*\/dev\/zero \(deleted\)$/gm);
+  const ranges = [...maps].map(([, start = "", end = ""]) => ({ start: Number.parseInt(start, 16), end: Number.parseInt(end, 16) }));
+  const range = ranges.find(({ start, end }) => end - start === bytes);
+  assert.ok(range);
+  return range.end - 4096;
+}
+
 /** Each workload, how it is harmed, and what it must say then. */
 const WORKLOADS: Record<string, { args?: string[]; network?: "shared"; harm: (running: Running) => unknown; says: RegExp }> = {
   memory: {
@@ -98,6 +107,10 @@ const WORKLOADS: Record<string, { args?: string[]; network?: "shared"; harm: (ru
     says: /file under the private mapping/,
   },
   threads: { harm: ({ parent }) => process.kill(parent, "SIGSTOP"), says: /no progress of thread-0, thread-1/ },
+  shared: {
+    harm: ({ offspring }) => overwrite(`/proc/${offspring}/mem`, "x", lastSharedPage(offspring, 8 << 20)),
+    says: /shared-\d: .*page 2047 is not as it was in turn/,
+  },
   forks: { harm: ({ offspring }) => process.kill(offspring, "SIGKILL"), says: /ids of the grandchild/ },
   journal: { harm: ({ sandbox }) => overwrite(path.join(sandbox.root, "data/journal"), "9", 3), says: /record 0 is/ },
   database: {

@@ -24,6 +24,10 @@ export const CHANNELS = {
   memory: { name: "memory", transferClass: "memory" },
   /** Pages that mean nothing, to see how fast they cross. */
   probe: { name: "probe", transferClass: "memory" },
+  /** A round of shared memory, in the same messages. */
+  sharedMemory: { name: "memory/shared", transferClass: "memory" },
+  /** Its last round, which the handover waits for. */
+  lastSharedMemory: { name: "memory/shared/last", transferClass: "handover" },
 } as const satisfies Record<string, ChannelKind>;
 
 /** Raw ones, for pages. */

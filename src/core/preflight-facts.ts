@@ -270,6 +270,7 @@ export interface ProcessFacts {
 export interface MemoryFacts {
   readonly residentBytes: number;
   readonly anonymousBytes: number;
+  /** Without what is copied ahead of the freeze. */
   readonly sharedBytes: number;
   readonly lockedBytes: number;
   readonly hugePageBytes: number;

@@ -36,6 +36,9 @@ export interface LazyDumpRequest {
   readonly configuration: string;
 }
 
+/** Has CRIU see a file below /proc of a decoy as that of a task. */
+export type ShowDecoy = (file: "pagemap" | "map_files", decoyPid: number, pid: number) => void;
+
 /** A dump that has all it needs and has not begun: nothing that can be done before the freeze is left for it. */
 export interface PreparedDump extends AsyncDisposable {
   /** The folder of the image files. */
@@ -44,8 +47,8 @@ export interface PreparedDump extends AsyncDisposable {
   readonly closedImages: ClosedWrites;
   /** The page server's port on the loopback interface. */
   readonly port: number;
-  /** Has CRIU see the page map of a decoy as that of a task: before `start`. */
-  show(decoyPid: number, pid: number): void;
+  /** Has CRIU see a file below /proc of a decoy as that of a task: before `start`. */
+  show: ShowDecoy;
   /**
    * Begins the dump. The container's cgroup must be frozen already: then CRIU finds it so, does not poll, and leaves it frozen
    * whatever happens (docs/decisions/0002-fence.md). When this returns or throws, the source holds the container, frozen.
@@ -108,7 +111,7 @@ export async function prepareDump({ container, initPid, folder, configuration }:
     images,
     closedImages,
     port,
-    show: (decoyPid, pid) => void child.stdin?.write(`show ${decoyPid} ${pid}\n`),
+    show: (file, decoyPid, pid) => void child.stdin?.write(`show ${file} ${decoyPid} ${pid}\n`),
     start: begin,
     [Symbol.asyncDispose]: async () => {
       closedImages.close();

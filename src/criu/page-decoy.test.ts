@@ -25,7 +25,7 @@ void describe("a page decoy", { skip: process.arch !== "x64", timeout: 60_000 },
     await once(child.stdout, "data");
     const shown = new Map<number, number>();
     using decoys = new PageDecoys();
-    await decoys.prepare([pid], (decoy, of) => shown.set(of, decoy));
+    await decoys.prepare([pid], (_, decoy, of) => shown.set(of, decoy));
     await decoys.update(new Map([[1, pid]]));
     decoys.list();
     const firstCount = decoys.pageCount;

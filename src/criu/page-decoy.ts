@@ -9,10 +9,11 @@ import { DmigrateError } from "../core/errors.ts";
 import { mappingsOf, type MapsEntry } from "../kernel/maps.ts";
 import { canScan, Pagemap, type AddressRange } from "../kernel/pagemap.ts";
 import { canPuppet, Puppet } from "../kernel/puppet.ts";
+import type { ShowDecoy } from "./lazy-dump.ts";
 import { withLazyRanges } from "./pagemap.ts";
 
-/** Where the decoy keeps the one page that it needs itself: below what a program may use, with the kernel's default of vm.mmap_min_addr. */
-const OWN_PAGE = 0x10000;
+/** Where a decoy keeps the one page that it needs itself: below what a program may use, with the kernel's default of vm.mmap_min_addr. */
+export const OWN_PAGE = 0x10000;
 const PAGE_BYTES = 4096;
 
 /** The decoy of one process. Disposing of it ends it. */
@@ -96,14 +97,14 @@ export class PageDecoys implements Disposable {
    * Makes decoys for tasks that still run. One that ends meanwhile gets none, nor does one that has locked memory. Throws KERNEL.
    * @param show has the dump see the page map of a decoy as that of a task
    */
-  async prepare(pids: Iterable<number>, show: (decoyPid: number, pid: number) => void): Promise<void> {
+  async prepare(pids: Iterable<number>, show: ShowDecoy): Promise<void> {
     for (const pid of pids) {
       const memory = ofRunning(pid);
       if (memory === undefined) continue;
       const decoy = await PageDecoy.begin();
       this.#decoys.set(pid, decoy);
       await decoy.show(memory.eager);
-      show(decoy.pid, pid);
+      show("pagemap", decoy.pid, pid);
     }
   }
 

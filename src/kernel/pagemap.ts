@@ -80,6 +80,15 @@ export class Pagemap implements Disposable {
     return this.#scan(range, 0n, PAGE_IS.ZERO | PAGE_IS.FILE, 0n) ?? [];
   }
 
+  /**
+   * The pages that were protected (`WriteProtection.protect`) and not written since, whether they are there or not. Ascending. undefined if
+   * the range, or a part of it, is not tracked. Throws KERNEL.
+   * @param range within one mapping
+   */
+  protectedPages(range: AddressRange): AddressRange[] | undefined {
+    return this.#scan(range, CHECK_PROTECTION, PAGE_IS.WRITTEN, 0n);
+  }
+
   /** Like `present`, on any kernel, many times as slow; with pages that nobody wrote among them. */
   presentByReading(range: AddressRange): AddressRange[] {
     const found: AddressRange[] = [];

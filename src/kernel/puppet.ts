@@ -9,13 +9,13 @@ import { killProcess } from "./pidfd.ts";
 import { writeMemory } from "./process-memory.ts";
 import { StoppedThread, SYSCALL } from "./remote-call.ts";
 
-const CALL = { mmap: 9, munmap: 11 } as const;
+const CALL = { close: 3, mmap: 9, munmap: 11, pidfdOpen: 434, pidfdGetfd: 438 } as const;
 const PAGE_BYTES = 4096;
 /** How long its program may take to start, on a host that is busy. */
 const START_LIMIT_MS = 5_000;
-const PROTECTION = { READ_WRITE: 3, READ_EXECUTE: 5 } as const;
-/** MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, and MAP_POPULATE. */
-const [FIXED, POPULATED] = [0x32, 0x8032];
+const PROTECTION = { NONE: 0, READ_WRITE: 3, READ_EXECUTE: 5 } as const;
+/** MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED; the same and MAP_POPULATE; MAP_PRIVATE | MAP_FIXED. */
+const [FIXED, POPULATED, FIXED_FILE] = [0x32, 0x8032, 0x12];
 /** Every address of a program is below, with four levels of page tables; above are those that a program must ask for. */
 const ADDRESSES_END = 0x7fff_ffff_f000;
 
@@ -62,8 +62,8 @@ export class Puppet implements Disposable {
 
   /** Gives all its memory up. Throws KERNEL if it has been killed. */
   async clear(): Promise<void> {
-    await this.#unmap({ start: 0, end: this.#instruction });
-    await this.#unmap({ start: this.#instruction + PAGE_BYTES, end: ADDRESSES_END });
+    await this.unmap({ start: 0, end: this.#instruction });
+    await this.unmap({ start: this.#instruction + PAGE_BYTES, end: ADDRESSES_END });
   }
 
   /** Has memory there, every page of it. Throws KERNEL. */
@@ -71,7 +71,19 @@ export class Puppet implements Disposable {
     await this.call("mmap", CALL.mmap, [start, end - start, PROTECTION.READ_WRITE, POPULATED, -1, 0]);
   }
 
-  async #unmap({ start, end }: AddressRange): Promise<void> {
+  /**
+   * Has a file there from `offset` on, in place of what was there, and no page of it. Throws KERNEL.
+   * @param fd a descriptor of this process, each a new one: the kernel would join mappings of the same
+   */
+  async map({ start, end }: AddressRange, fd: number, offset: number): Promise<void> {
+    const self = await this.call("pidfd_open", CALL.pidfdOpen, [process.pid, 0]);
+    const file = await this.call("pidfd_getfd", CALL.pidfdGetfd, [self, fd, 0]);
+    await this.call("mmap", CALL.mmap, [start, end - start, PROTECTION.NONE, FIXED_FILE, file, offset]);
+    for (const each of [file, self]) await this.call("close", CALL.close, [each]);
+  }
+
+  /** Has nothing there. Throws KERNEL. */
+  async unmap({ start, end }: AddressRange): Promise<void> {
     await this.call("munmap", CALL.munmap, [start, end - start]);
   }
 

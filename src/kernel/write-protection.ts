@@ -6,10 +6,11 @@
  * process was killed, the kernel takes all protection away.
  */
 import { closeSync } from "node:fs";
-import { declare, failedWith, must } from "./libc.ts";
+import { declare, failedWith, must, orErrno } from "./libc.ts";
 import type { AddressRange } from "./pagemap.ts";
 import { duplicateFrom } from "./pidfd.ts";
 import { callIn, type StoppedThread } from "./remote-call.ts";
+import { Userfaultfd } from "./userfaultfd.ts";
 
 /** Numbers of x86-64. */
 const CALL = { close: 3, userfaultfd: 323 } as const;
@@ -17,9 +18,16 @@ const CALL = { close: 3, userfaultfd: 323 } as const;
 const FLAGS = 0o2004001;
 const UFFDIO_API = 0xc018aa3f;
 const UFFDIO_REGISTER = 0xc020aa00;
+const UFFDIO_WRITEPROTECT = 0xc018aa06;
+const ESRCH = 3;
 const API = 0xaan;
 const FEATURES = (1n << 13n) | (1n << 15n); // UFFD_FEATURE_WP_UNPOPULATED | UFFD_FEATURE_WP_ASYNC
+/** UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMOVE. */
+const EVENTS = (1n << 1n) | (1n << 3n);
 const MODE_WRITE_PROTECT = 2n;
+const PROTECT = 1n;
+/** Nothing that can be protected lies there: the end of the first thread's stack. */
+const LAST_PAGE = { start: 0x7fff_ffff_d000, end: 0x7fff_ffff_e000 };
 
 const ioctl = declare<(fd: number, request: number, argument: BigUint64Array) => number>(
   "int ioctl(int fd, unsigned long request, void *argument)",
@@ -60,11 +68,12 @@ export class WriteProtection implements Disposable {
   /**
    * Throws KERNEL if the process has ended, is traced, or the kernel can't do this.
    * @param open makes a userfaultfd of the process
+   * @param tellsEvents whether the process waits, as it forks or gives content up (madvise(2)), until `userfaults` has told of that
    */
-  static async begin(pid: number, open: OpenUserfaultfd = openUserfaultfd): Promise<WriteProtection> {
+  static async begin(pid: number, open: OpenUserfaultfd = openUserfaultfd, tellsEvents = false): Promise<WriteProtection> {
     const fd = await open(pid);
     try {
-      must("UFFDIO_API", ioctl(fd, UFFDIO_API, BigUint64Array.of(API, FEATURES, 0n)));
+      must("UFFDIO_API", ioctl(fd, UFFDIO_API, BigUint64Array.of(API, tellsEvents ? FEATURES | EVENTS : FEATURES, 0n)));
       return new WriteProtection(fd);
     } catch (error) {
       closeSync(fd);
@@ -87,6 +96,28 @@ export class WriteProtection implements Disposable {
       if (["EINVAL", "EBUSY", "ENOMEM", "EPERM", "ESRCH"].some((code) => failedWith(code, error))) return false;
       throw error;
     }
+  }
+
+  /** What tells of its events. */
+  get userfaults(): Userfaultfd {
+    return new Userfaultfd(this.#fd);
+  }
+
+  /** Whether the program still runs that it is of. */
+  get isAlive(): boolean {
+    return this.#protect(LAST_PAGE) !== -ESRCH;
+  }
+
+  /**
+   * Protects every page there, also where none is yet: from now on `Pagemap.protectedPages` tells which were not written. False if that
+   * can't be: not all of it is registered, or the process has ended, or forks just now.
+   */
+  protect(range: AddressRange): boolean {
+    return this.#protect(range) === 0;
+  }
+
+  #protect({ start, end }: AddressRange): number {
+    return orErrno(ioctl(this.#fd, UFFDIO_WRITEPROTECT, BigUint64Array.of(BigInt(start), BigInt(end - start), PROTECT)));
   }
 
   [Symbol.dispose](): void {

@@ -6,7 +6,8 @@
 # Its memory is an arena of pages, at the same address in every such process, of which the first can be used and the others are not
 # accessible. It says at descriptor 3 on which page that begins, and its process id. With a socket those pages are lazy: it waits for a line,
 # sends the userfaultfd to lazy-pages.socket and says so. From then on it takes commands there, a line each, and answers each with a line; a
-# forked child does the same at the descriptor that it is told. Pages are counted from the beginning of the arena.
+# forked child does the same at the descriptor that it is told. Pages are counted from the beginning of the arena. With ARENA_IS_SHARED in its
+# environment the memory is shared with forked children.
 use strict;
 use warnings;
 use POSIX ();
@@ -15,7 +16,8 @@ use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC CLOCK_PROCESS_CPUTIME_ID);
 
 use constant PAGE => 4096;
 use constant { NONE => 0, RO => 1, RW => 3, RWX => 7 };              # PROT_*
-use constant { ANONYMOUS => 0x22, FIXED => 0x10, HUGE => 0x40000, DONTNEED => 4 };    # MAP_PRIVATE | MAP_ANONYMOUS, MAP_*, MADV_DONTNEED
+use constant { FIXED => 0x10, HUGE => 0x40000, DONTNEED => 4, REMOVE => 9 };    # MAP_*, MADV_*
+use constant ANONYMOUS => $ENV{ARENA_IS_SHARED} ? 0x21 : 0x22;       # MAP_SHARED or MAP_PRIVATE, and MAP_ANONYMOUS
 use constant { MOVE => 3, KEEP => 4 };                               # MREMAP_MAYMOVE | MREMAP_FIXED, MREMAP_DONTUNMAP
 use constant { API => 0xc018aa3f, REGISTER => 0xc020aa00 };          # UFFDIO_*
 use constant FEATURES => 0x4e;                                       # UFFD_FEATURE_EVENT_FORK, _REMAP, _REMOVE, _UNMAP
@@ -118,6 +120,8 @@ my %commands = (
   # New memory, which is not lazy.
   map   => sub { map_pages(@_, RW) },
   empty => sub { my ($page, $count) = @_; call('madvise', at($page), $count * PAGE, DONTNEED) },
+  # Of shared memory: whoever shares it finds zeros there.
+  remove => sub { my ($page, $count) = @_; call('madvise', at($page), $count * PAGE, REMOVE) },
   # Not accessible, but there.
   hide  => sub { my ($page, $count) = @_; call('mprotect', at($page), $count * PAGE, NONE) },
   # Cuts the mapping into several.

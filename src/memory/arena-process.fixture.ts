@@ -27,12 +27,16 @@ export class ArenaProcess implements AsyncDisposable {
   /**
    * @param usedPages pages that can be used from the first one on; the rest of the arena is not accessible
    * @param lazy where to send the userfaultfd of a process whose pages are lazy, and the process id to tell
+   * @param isShared whether its children share the memory
    */
-  constructor(arenaPages: number, usedPages: number, lazy?: { readonly file: string; readonly process: number }) {
+  constructor(arenaPages: number, usedPages: number, lazy?: { readonly file: string; readonly process: number }, isShared = false) {
     this.arenaPages = arenaPages;
     const argv = [FIXTURE, arenaPages, usedPages, ...(lazy === undefined ? [] : [lazy.file, lazy.process])].map(String);
     const pipes = Array.from({ length: SLOTS }, () => "pipe" as const);
-    this.#shell = spawn("sh", ["-c", 'perl "$0" "$@" & wait', ...argv], { stdio: ["ignore", "inherit", "inherit", ...pipes] });
+    this.#shell = spawn("sh", ["-c", 'perl "$0" "$@" & wait', ...argv], {
+      stdio: ["ignore", "inherit", "inherit", ...pipes],
+      env: { ...process.env, ...(isShared ? { ARENA_IS_SHARED: "1" } : {}) },
+    });
     this.#readers = pipes.map((_, slot) => createInterface({ input: this.#stream(slot) }));
     this.#lines = this.#readers.map((reader) => reader[Symbol.asyncIterator]());
   }

@@ -9,13 +9,16 @@
 import { closeSync, ftruncateSync, readSync, writeSync } from "node:fs";
 import { DmigrateError } from "../core/errors.ts";
 import { makeMemoryFile } from "../kernel/memory-file.ts";
-import { punchHole } from "../kernel/sparse.ts";
+import { copyRange, dataExtents, punchHole } from "../kernel/sparse.ts";
 import { MessageReader, PAGE_BYTES, type PageRun } from "./page-protocol.ts";
 import type { PageRange } from "./page-ranges.ts";
 import { PageSet } from "./page-set.ts";
 
 /** Addresses of user space end here, on every architecture with pages of 4 KiB and four levels of tables. */
 const ADDRESS_MAX = 2 ** 47;
+/** So many pages are moved into a file at once, by each of so many threads. */
+const MOVED_PAGES_MAX = 512;
+const MOVERS = 2;
 
 interface Space {
   readonly fd: number;
@@ -24,17 +27,28 @@ interface Space {
 
 export class PageStore implements Disposable {
   readonly #pageCountMax: number;
+  readonly #beside: PageStore | undefined;
+  #hasRefused = false;
   /** By process id inside the container. */
   readonly #spaces = new Map<number, Space>();
 
-  /** @param pageCountMax what is copied beyond is not kept: it will come when it is needed */
-  constructor(pageCountMax: number) {
+  /**
+   * @param pageCountMax what is copied beyond is not kept: it will come when it is needed
+   * @param beside a store whose pages count, too
+   */
+  constructor(pageCountMax: number, beside?: PageStore) {
     this.#pageCountMax = pageCountMax;
+    this.#beside = beside;
   }
 
   /** How many pages are here. */
   get pageCount(): number {
     return [...this.#spaces.values()].reduce((sum, { pages }) => sum + pages.pageCount, 0);
+  }
+
+  /** Whether something was not kept. */
+  get hasRefused(): boolean {
+    return this.#hasRefused;
   }
 
   /**
@@ -43,7 +57,10 @@ export class PageStore implements Disposable {
    */
   take(run: PageRun, bytes: Uint8Array | undefined): void {
     const space = this.#forget(run);
-    if (this.pageCount + run.pageCount > this.#pageCountMax) return;
+    if (this.pageCount + (this.#beside?.pageCount ?? 0) + run.pageCount > this.#pageCountMax) {
+      this.#hasRefused = true;
+      return;
+    }
     if (bytes === undefined) punchHole(space.fd, run.page * PAGE_BYTES, run.pageCount * PAGE_BYTES);
     else writeAll(space.fd, bytes, run.page * PAGE_BYTES);
     space.pages.add(run);
@@ -103,6 +120,23 @@ export class PageStore implements Disposable {
     punchHole(space.fd, page * PAGE_BYTES, pageCount * PAGE_BYTES);
   }
 
+  /**
+   * Moves the first pages of a process into an empty file, each to the offset that is its address; those of zeros are there as they are.
+   * Throws KERNEL.
+   */
+  async moveTo(process: number, file: number, pageCount: number): Promise<void> {
+    const space = this.#spaces.get(process);
+    if (space === undefined) return;
+    const pieces = piecesOf(space, pageCount);
+    const move = async (): Promise<void> => {
+      for (let piece = pieces.pop(); piece !== undefined; piece = pieces.pop()) {
+        await copyRange(space.fd, file, piece.page * PAGE_BYTES, piece.pageCount * PAGE_BYTES);
+        this.free({ process, ...piece });
+      }
+    };
+    await Promise.all(Array.from({ length: MOVERS }, move));
+  }
+
   #forget(run: PageRun): Space {
     if ((run.page + run.pageCount) * PAGE_BYTES > ADDRESS_MAX) throw unexpected(`page ${run.page}`);
     const space = this.#spaces.get(run.process) ?? this.#newSpace(run.process);
@@ -125,6 +159,18 @@ export class PageStore implements Disposable {
   [Symbol.dispose](): void {
     for (const [process, space] of this.#spaces) this.#drop(process, space);
   }
+}
+
+/** The first pages that are there and hold something, in pieces that several may move. */
+function piecesOf({ fd, pages }: Space, pageCount: number): PageRange[] {
+  const pieces: PageRange[] = [];
+  for (const { start, end } of dataExtents(fd, pageCount * PAGE_BYTES)) {
+    for (const run of pages.within({ page: start / PAGE_BYTES, pageCount: (end - start) / PAGE_BYTES })) {
+      for (let page = run.page; page < run.page + run.pageCount; page += MOVED_PAGES_MAX)
+        pieces.push({ page, pageCount: Math.min(MOVED_PAGES_MAX, run.page + run.pageCount - page) });
+    }
+  }
+  return pieces;
 }
 
 function writeAll(fd: number, bytes: Uint8Array, position: number): void {

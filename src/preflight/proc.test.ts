@@ -4,7 +4,16 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { describe, test } from "node:test";
-import { hugePagesFreeBytes, isWithin, meminfoBytes, parseCpuFlags, parseMulticast, parseSmapsRollup, parseStatus } from "./proc.ts";
+import {
+  forkSharedBytes,
+  hugePagesFreeBytes,
+  isWithin,
+  meminfoBytes,
+  parseCpuFlags,
+  parseMulticast,
+  parseSmapsRollup,
+  parseStatus,
+} from "./proc.ts";
 
 function read(name: string): string {
   return readFileSync(`/proc/self/${name}`, "utf8");
@@ -79,6 +88,17 @@ test("what several processes share is counted in parts, and what is swapped out 
     lockedBytes: 2_048,
     hugePageBytes: 2_097_152,
   });
+});
+
+test("memory that forked processes share is told from other memory that is shared", () => {
+  const mapping = (head: string, pss: number): string => `7f0000000000-7f0000100000 ${head}\nSize: 1024 kB\nPss: ${pss} kB\nVmFlags: rd\n`;
+  const texts = [
+    mapping("rw-s 00000000 00:01 12                         /dev/zero (deleted)", 100),
+    mapping("r--s 00000000 00:01 13                         /memfd:dev/zero (deleted)", 20),
+    mapping("rw-s 00000000 00:01 14                         /SYSV00000000 (deleted)", 3),
+    mapping("rw-p 00000000 00:00 0 ", 4),
+  ];
+  assert.equal(forkSharedBytes(texts.join("")), 120 * 1024);
 });
 
 test("a cgroup holds what lies below it, not what is called alike", () => {

@@ -60,6 +60,15 @@ export function parseSmapsRollup(text: string): MemoryFacts {
   };
 }
 
+/** Of the text of /proc/PID/smaps: the bytes that are in `sharedBytes` of memory that processes share by having been forked. */
+export function forkSharedBytes(smaps: string): number {
+  const mappings = smaps.split(/^(?=[0-9a-f]+-[0-9a-f]+ )/m).filter((text) => FORK_SHARED.test(text));
+  return mappings.reduce((sum, text) => sum + 1024 * Number(/^Pss:\s+(\d+) kB$/m.exec(text)?.[1] ?? 0), 0);
+}
+
+/** The kernel's name for such memory, and that of a restored one (src/kernel/shared-objects.ts). */
+const FORK_SHARED = /^\S+ ...s \S+ 00:\S+ \d+ +\/(memfd:)?dev\/zero \(deleted\)$/m;
+
 /** Multicast addresses in /proc/PID/net/igmp and igmp6, without those that the kernel itself receives at (RFC 1112, RFC 4861). */
 export function parseMulticast(igmp: string, igmp6: string): string[] {
   const ipv4 = [...igmp.matchAll(/^\s+([0-9A-F]{8})\s/gm)].map(([, hex = ""]) => parseAddress(hex));

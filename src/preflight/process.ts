@@ -16,7 +16,9 @@ import {
 import { socketProtocol } from "../kernel/foreign-sockets.ts";
 import type { Mount } from "../kernel/mountinfo.ts";
 import { parseMaps, type MapsEntry } from "../kernel/maps.ts";
-import { parseSmapsRollup, parseStatus, type Status } from "./proc.ts";
+import { canScan } from "../kernel/pagemap.ts";
+import { canPuppet } from "../kernel/puppet.ts";
+import { forkSharedBytes, parseSmapsRollup, parseStatus, type Status } from "./proc.ts";
 import type { SocketTable, SocketTables } from "./sockets.ts";
 
 /** What is known of a process before it is read. */
@@ -72,18 +74,25 @@ export function readProcess(folder: string, surroundings: Surroundings): Process
     return { pid, ...status, inVfork: false, isMemfd: false, hasMainThreadTimer: false, lacksMemory: false, ...nothing };
   }
   const namespaces = readNamespaces(folder);
+  const smaps = readFileSync(`${folder}/smaps`, "utf8");
   return {
     pid,
     ...status,
     ...readThreads(folder, status),
     isMemfd: readlinkSync(`${folder}/exe`).startsWith("/memfd:"),
     hasMainThreadTimer: hasMainThreadTimer(folder, pid),
-    lacksMemory: MISSING_HANDLED.test(readFileSync(`${folder}/smaps`, "utf8")),
-    memory: parseSmapsRollup(readFileSync(`${folder}/smaps_rollup`, "utf8")),
+    lacksMemory: MISSING_HANDLED.test(smaps),
+    memory: readMemoryFacts(folder, smaps),
     foreignNamespaces: NAMESPACES.filter((namespace) => namespaces[namespace] !== surroundings.namespaces[namespace]),
     descriptors: readDescriptors(folder, surroundings),
     mappings: readMappings(folder, surroundings.mounts),
   };
+}
+
+/** Shared memory that is copied ahead crosses as other memory does (docs/decisions/0021-shared-memory.md). */
+function readMemoryFacts(folder: string, smaps: string): MemoryFacts {
+  const facts = parseSmapsRollup(readFileSync(`${folder}/smaps_rollup`, "utf8"));
+  return canPuppet() && canScan() ? { ...facts, sharedBytes: Math.max(0, facts.sharedBytes - forkSharedBytes(smaps)) } : facts;
 }
 
 /** Where the links of /proc/PID/ns lead (namespaces(7)). */

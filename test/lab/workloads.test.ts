@@ -12,10 +12,12 @@ import { CHECKOUT_IN_HOST } from "../../lab/paths.ts";
 import { ClientProcess } from "../../lab/workloads/client-control.ts";
 import { clientResult, type ClientResult } from "../../lab/workloads/client-result.ts";
 import type { Mode } from "../../src/core/migration.ts";
-import { assertClean, labOfTwo, migrate, provideImage } from "../support/lab.ts";
+import { assertClean, labOfTwo, migrate, provideImage, type MigrateResult } from "../support/lab.ts";
 
 const ECHO_ADDRESS = "10.77.0.201";
 const LATE_ADDRESS = "10.77.0.202";
+/** What the processes of `shared` share and have touched. */
+const SHARED_BYTES = 6 << 20;
 /** Workloads that do more when asked to. */
 const ARGUMENTS: Readonly<Record<string, readonly string[]>> = { memory: ["--mb", "16", "--processes", "2"] };
 const OPTIONS: Readonly<Record<string, readonly string[]>> = { echo: ["--ip", ECHO_ADDRESS], journal: ["--volume", "journal:/data"] };
@@ -39,14 +41,15 @@ async function assertWell(host: string, container: string): Promise<void> {
   assert.ok(code === 0 && stdout.startsWith("OK "), `${container} on host ${host}: ${stdout.trim()}`);
 }
 
-async function move(container: string, mode: Mode = "post-copy"): Promise<void> {
-  const { outcome, message } = await migrate(lab.host("a"), container, "b", {}, mode);
-  assert.equal(outcome, "completed", message);
+async function move(container: string, mode: Mode = "post-copy"): Promise<MigrateResult> {
+  const result = await migrate(lab.host("a"), container, "b", {}, mode);
+  assert.equal(result.outcome, "completed", result.message);
   await assertWell("b", container);
   await assertClean(lab.host("a"), container);
+  return result;
 }
 
-for (const name of workloadNames().filter((each) => each !== "echo" && each !== "counter")) {
+for (const name of workloadNames().filter((each) => !["echo", "counter", "shared"].includes(each))) {
   test(`${name} goes on`, async () => {
     await start(name);
     await move(name);
@@ -59,6 +62,15 @@ for (const name of ["database", "forks", "mappings", "memory", "threads"]) {
     await start(name);
     await move(name, "warm");
     await lab.host("b").run("docker", "rm", "--force", name);
+  });
+}
+
+for (const mode of ["post-copy", "warm"] as const) {
+  test(`memory that processes share goes on, and is not dumped in the freeze: ${mode}`, async () => {
+    await start("shared");
+    const { report } = await move("shared", mode);
+    assert.ok((report?.bytes["metadata"] ?? Infinity) < SHARED_BYTES / 2, `${report?.bytes["metadata"]} bytes of images`);
+    await lab.host("b").run("docker", "rm", "--force", "shared");
   });
 }
 

@@ -33,9 +33,11 @@ import { sendAll, type Channel } from "../link.ts";
 import { migrationFolder } from "../migration-folder.ts";
 import { openPageChannels, type PageChannels } from "../page-channels.ts";
 import type { LastRound, SourceFiles } from "./files.ts";
+import { HiddenMemory } from "./hidden-memory.ts";
 import type { MemoryAhead } from "./memory-ahead.ts";
 import { PageServing } from "./page-serving.ts";
 import type { SourceScope } from "./scope.ts";
+import type { SharedAhead } from "./shared-ahead.ts";
 import { restoreRestartPolicy } from "./policy.ts";
 import { strangersIn } from "./strangers.ts";
 
@@ -50,6 +52,8 @@ export interface Copied {
   readonly files: SourceFiles;
   /** If that is copied ahead. */
   readonly memory?: MemoryAhead;
+  /** The memory that processes share, as far as that is. */
+  readonly shared: SharedAhead;
   readonly trackers: Trackers;
   /** What the preflight found that this container needs. */
   readonly criuOptions: readonly string[];
@@ -62,6 +66,8 @@ export interface Frozen {
   readonly serving: PageServing;
   /** The file that is the container's /etc/hosts. */
   readonly hostsFile: string;
+  /** Fulfilled when what changed last of shared memory has crossed: the target waits for it before it has restored. */
+  readonly sharedSent: Promise<void>;
   /** How many pages are still to cross, about. Throws if CRIU's images can't be read any more. */
   readonly missingPageCount: () => number;
 }
@@ -70,6 +76,7 @@ export interface Frozen {
 interface Parts {
   readonly dump: PreparedDump;
   readonly decoys: PageDecoys;
+  readonly shared: HiddenMemory;
   readonly written: WrittenPages;
   readonly lastRound: LastRound;
   readonly images: Sending;
@@ -108,7 +115,7 @@ export class Freeze {
    * Makes everything ready that can be before it; the container runs. Throws PREFLIGHT_BLOCKED if it is not any more what it was when
    * the migration began.
    */
-  static async prepare(scope: SourceScope, { files, memory, trackers, criuOptions }: Copied): Promise<Freeze> {
+  static async prepare(scope: SourceScope, { files, memory, shared, trackers, criuOptions }: Copied): Promise<Freeze> {
     const { context, engine, open, undo, subject } = scope;
     const { id, description, initPid, request } = subject;
     await assertUnchanged(scope);
@@ -118,7 +125,8 @@ export class Freeze {
     const written = memory?.rounds ?? open.use(await RecentWrites.begin(pidsIn(freezer.folder), trackers.note));
     const dump = open.use(await prepareDump({ container: description.id, initPid, folder, configuration }));
     const decoys = open.use(new PageDecoys());
-    if (PageDecoys.isPossible) await decoys.prepare(pidsIn(freezer.folder), (decoyPid, pid) => dump.show(decoyPid, pid));
+    if (PageDecoys.isPossible) await decoys.prepare(pidsIn(freezer.folder), dump.show);
+    const hidden = open.use(await HiddenMemory.prepare(scope, shared.rounds, dump.show));
     const images = await sendAsTheyClose(scope, dump, decoys);
     // Not cut by the loss of the target: after the commit it must outlive a link that is gone for a while.
     const pageChannels = await openPageChannels(async (kind) => (await context.link.open(request.target, id, kind)).raw());
@@ -128,7 +136,7 @@ export class Freeze {
     const namespace = network.use(NetworkNamespace.open(`/proc/${initPid}/ns/net`));
     const held = network.use(new HeldNetwork(namespace));
     const { HostsPath: hostsFile } = await engine.inspectContainer(description.id);
-    const freeze = new Freeze(scope, { dump, decoys, written, lastRound, images, pageChannels, hostsFile, held, freezer });
+    const freeze = new Freeze(scope, { dump, decoys, shared: hidden, written, lastRound, images, pageChannels, hostsFile, held, freezer });
     scope.count("memory", () => freeze.#serving?.sentBytes ?? 0);
 
     const { RestartPolicy: restartPolicy } = description.hostConfig;
@@ -196,7 +204,7 @@ export class Freeze {
   /** Stops the container and dumps it. When this returns the target has all it needs to restore, and nobody runs the container. */
   async run(): Promise<Frozen> {
     const { timeline, undo, cancelled } = this.#scope;
-    const { dump, decoys, written, lastRound, images, pageChannels, hostsFile, held, freezer } = this.#parts;
+    const { dump, decoys, shared, written, lastRound, images, pageChannels, hostsFile, held, freezer } = this.#parts;
     collectGarbage();
     cancelled.throwIfAborted();
     this.refuseChanges();
@@ -220,6 +228,8 @@ export class Freeze {
     decoys.list();
     const told = written.told(tasks);
     writeWrittenPages(dump.images, told);
+    const sharedSent = shared.send(dump.images, tasks);
+    sharedSent.catch(() => {}); // told in the handover
     const sendingFiles = timeline.step("last file difference", () => lastRound.send());
     sendingFiles.catch(() => {}); // told below
     await timeline.step("dump", () => ready);
@@ -239,7 +249,7 @@ export class Freeze {
       if (written.isRest) return pageCountOf([...told.values()].flat());
       return lazyPageCount(readLazyRanges(dump.images)) + decoys.pageCount;
     };
-    return { held, serving, hostsFile, missingPageCount };
+    return { held, serving, hostsFile, sharedSent, missingPageCount };
   }
 
   /**
@@ -257,6 +267,7 @@ export class Freeze {
   /** Ends CRIU, if it has begun. The tasks stay as they are, frozen. */
   async endDump(): Promise<void> {
     await this.#running?.end();
+    this.#parts.shared[Symbol.dispose](); // else something of the container's would stay in use
   }
 
   /**
@@ -266,7 +277,7 @@ export class Freeze {
    */
   async #standStill(): Promise<ReadonlyMap<number, number>> {
     const { timeline, cancelled, subject } = this.#scope;
-    const { freezer, held, decoys } = this.#parts;
+    const { freezer, held, decoys, shared } = this.#parts;
     const beganAtMs = timeline.now();
     for (;;) {
       refuseStopped(freezer.folder);
@@ -280,6 +291,7 @@ export class Freeze {
         unsettledCount(subject.initPid),
         strangersIn(freezer.folder, subject.initPid),
         decoys.update(tasks),
+        shared.update(tasks),
       ]);
       const waitedMs = startMs - beganAtMs;
       if (strangers.length === 0 && (unsettled === 0 || waitedMs > UNSETTLED_LIMIT_MS)) {

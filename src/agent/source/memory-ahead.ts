@@ -25,13 +25,11 @@ export class MemoryAhead implements Disposable {
   readonly #cgroup: string;
   readonly #prediction: Prediction;
 
-  constructor(scope: SourceScope, freezer: Freezer, trackers: Trackers, prediction: Prediction) {
-    const { context, subject } = scope;
-    scope.note({ volumes: [], heldPid: subject.initPid });
-    const tasks = holding(freezer, heldMarker(migrationFolder(context.config, subject.id)));
+  /** @param cgroup the folder of that of its tasks */
+  constructor(scope: SourceScope, cgroup: string, tasks: Tasks, trackers: Trackers, prediction: Prediction) {
     this.rounds = new MemoryRounds(tasks, trackers.track, () => scope.pace.plan);
     this.#scope = scope;
-    this.#cgroup = freezer.folder;
+    this.#cgroup = cgroup;
     this.#prediction = prediction;
   }
 
@@ -91,11 +89,11 @@ export class MemoryAhead implements Disposable {
   }
 }
 
-/**
- * The tasks of a container, which stand still for a moment when they are told to, unless somebody has paused them anyway.
- * @param marker is there as long as they do, for who lets them go on if this agent can't
- */
-function holding(freezer: Freezer, marker: string): Tasks {
+/** The tasks of the container, which stand still for a moment when they are told to, unless somebody has paused them anyway. */
+export function tasksToHold(scope: SourceScope, freezer: Freezer): Tasks {
+  const { context, subject } = scope;
+  scope.note({ volumes: [], heldPid: subject.initPid });
+  const marker = heldMarker(migrationFolder(context.config, subject.id)); // for who lets them go on if this agent can't
   return {
     pids: () => pidsIn(freezer.folder),
     hold: async () => {

@@ -32,11 +32,12 @@ import { SourceFiles } from "./files.ts";
 import { Freeze, type Copied, type Frozen } from "./freeze.ts";
 import { Guard } from "./guard.ts";
 import { measure } from "./measure.ts";
-import { MemoryAhead } from "./memory-ahead.ts";
+import { MemoryAhead, tasksToHold } from "./memory-ahead.ts";
 import { paced } from "./pace.ts";
 import type { PageServing } from "./page-serving.ts";
 import { refuseBlockers, runPreflight } from "./preflight.ts";
 import type { SourceScope } from "./scope.ts";
+import { SharedAhead } from "./shared-ahead.ts";
 import { reopen, shut } from "./shut.ts";
 import { passSignalsOn } from "./signals.ts";
 import { memoryLost, removeShell } from "./shell.ts";
@@ -143,7 +144,8 @@ export class SourceSession {
     const { config } = scope.context;
     await mkdir(migrationFolder(config, id), { recursive: true, mode: 0o700 });
     open.defer(() => removeMigrationFolder(config, id));
-    const trackers = await this.#chooseTrackers(open.use(new Guard(config, id)));
+    const guard = open.use(new Guard(config, id));
+    const trackers = await this.#chooseTrackers(guard);
     const layers = await scope.channel(CHANNELS.layers, "layers");
     await sendAll(layers, paced(scope.pace, exportImage(engine, description.image, new Set(presentLayers))));
     await layers.close();
@@ -151,10 +153,13 @@ export class SourceSession {
     const files = open.use(await SourceFiles.of(engine, description, initPid, (kind) => scope.channel(kind, "files")));
     await files.copy(scope.pace);
     const freezer = await freezerOf(initPid);
+    const tasks = tasksToHold(scope, freezer);
+    const shared = open.use(new SharedAhead(scope, tasks, (pid) => guard.openUserfaultfd(pid)));
+    await shared.copy();
     const prediction = this.#predict(await measure(scope, freezer.folder, trackers, examination));
-    const copied = { files, trackers, criuOptions: examination.criuOptions };
+    const copied = { files, shared, trackers, criuOptions: examination.criuOptions };
     if (!copiesAhead(scope.mode)) return copied;
-    const memory = open.use(new MemoryAhead(scope, freezer, trackers, prediction));
+    const memory = open.use(new MemoryAhead(scope, freezer.folder, tasks, trackers, prediction));
     await memory.copy((nextBytes) => this.#expectRound(nextBytes));
     return { ...copied, memory };
   }
@@ -188,6 +193,7 @@ export class SourceSession {
     const request = { criuOptions: copied.criuOptions, interfaceNames: namesByAddress(interfacesOf(namespace)) };
     this.#scope.warn(...(await target.stage(subject.id, request, options)));
     this.#freezing = await Freeze.prepare(this.#scope, copied);
+    await copied.shared.catchUp();
     await copied.memory?.catchUp();
     return this.#freezing;
   }
@@ -202,12 +208,12 @@ export class SourceSession {
    * Restores on the target and gives it the container. When this returns, the target runs it; when it throws, the source may
    * run it again, unless it throws `NotOurs`.
    */
-  async #handOver({ held, hostsFile, missingPageCount }: Frozen): Promise<void> {
+  async #handOver({ held, hostsFile, sharedSent, missingPageCount }: Frozen): Promise<void> {
     const { cancelled, context, mode, options, subject, target, timeline, undo } = this.#scope;
     const restoreAt = timeline.now();
     const whole = isWholeAtHandover(mode);
     if (whole) this.#expectPages("handover", missingPageCount);
-    const { steps, pages } = await target.restore(subject.id, { whole }, options);
+    const [{ steps, pages }] = await Promise.all([target.restore(subject.id, { whole }, options), sharedSent]);
     timeline.adopt(steps, restoreAt);
     this.#pages = pages ?? NO_PAGES;
     this.#assertWanted();

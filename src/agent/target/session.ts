@@ -16,6 +16,7 @@ import { mendInterruptedCalls } from "../../criu/interrupted-calls.ts";
 import { mendMaskedPaths } from "../../criu/masked-paths.ts";
 import { mendOverdueTimers } from "../../criu/overdue-timers.ts";
 import { mendRootCgroups } from "../../criu/root-cgroups.ts";
+import { readEmptied } from "../../criu/shared-memory.ts";
 import { createContainer } from "../../docker/create.ts";
 import type { ContainerDescription } from "../../docker/description.ts";
 import type { Engine } from "../../docker/engine.ts";
@@ -29,6 +30,7 @@ import { interfacesOf, namesByAddress, renamedInterfaces } from "../../network/i
 import { RUNTIME } from "../../core/preflight-hosts.ts";
 import { PAGE_BYTES } from "../../memory/page-protocol.ts";
 import { PageStore } from "../../memory/page-store.ts";
+import { fillShared } from "../../memory/shared-fill.ts";
 import type { TrunkStream } from "../../transfer/stream.ts";
 import { assertRegistered } from "../../memory/registered.ts";
 import { CHANNELS, PAGE_CHANNELS, treeChannel } from "../channels.ts";
@@ -105,6 +107,9 @@ export class TargetSession {
   #staging: Staging | undefined;
   /** What of the memory was copied ahead. */
   readonly #store: PageStore;
+  /** What of shared memory was, all that there is of what the source has told of. */
+  readonly #shared: PageStore;
+  readonly #sharedReceived = Promise.withResolvers<void>();
   /** Whether memory is copied ahead. */
   #isWarm = false;
   #trunk: Dialled | undefined;
@@ -127,7 +132,10 @@ export class TargetSession {
     this.#made = new Made(context.journal, subject.id);
     this.#imagesReceived.promise.catch(() => {}); // told to whoever restores
     this.#unwanted.promise.catch(() => {}); // as long as nobody waits for memory
-    this.#store = this.#open.use(new PageStore(context.config.pageHandler === "own" ? (freemem() * STORE_SHARE) / PAGE_BYTES : 0));
+    this.#sharedReceived.promise.catch(() => {}); // likewise
+    const pageCountMax = (freemem() * STORE_SHARE) / PAGE_BYTES;
+    this.#shared = this.#open.use(new PageStore(pageCountMax));
+    this.#store = this.#open.use(new PageStore(context.config.pageHandler === "own" ? pageCountMax : 0, this.#shared));
   }
 
   /** Fulfilled when the session has ended, however it did. */
@@ -150,6 +158,16 @@ export class TargetSession {
       this.#accept(CHANNELS.probe.name, async (channel) => {
         channel.receivePages(() => {});
         for await (const _bytes of receiveAll(channel));
+      });
+      this.#acceptContent(CHANNELS.sharedMemory.name, (channel) => this.#receiveShared(channel));
+      this.#acceptContent(CHANNELS.lastSharedMemory.name, async (channel) => {
+        try {
+          await this.#receiveShared(channel);
+          this.#sharedReceived.resolve();
+        } catch (error) {
+          this.#sharedReceived.reject(error);
+          throw error;
+        }
       });
       this.#acceptContent(CHANNELS.images.name, (channel) => this.#receiveImages(channel));
       for (const use of ["demanded", "ahead", "criu"] as const)
@@ -232,7 +250,8 @@ export class TargetSession {
       throw error;
     });
     pages.restored();
-    step("restore", restoreAt);
+    const restoredAt = step("restore", restoreAt);
+    if (await this.#fillShared(staging)) step("shared memory", restoredAt);
     const registered = assertRegistered(pages.lazy, tasksIn(staging.cgroup));
     registered.catch(() => {}); // told below, unless somebody has ended the tasks
     let arrived: PageCounts | undefined;
@@ -247,6 +266,15 @@ export class TargetSession {
     this.#checked.catch(() => {}); // told to `commit`
     this.#context.journal.move(this.subject.id, "prepared");
     return { steps, ...(arrived === undefined ? {} : { pages: arrived }) };
+  }
+
+  /** Gives the restored tasks the content of the memory that they share, if they lack it. */
+  async #fillShared(staging: Staging): Promise<boolean> {
+    const emptied = readEmptied(staging.images);
+    if (emptied.length === 0) return false;
+    await this.#sharedReceived.promise;
+    await fillShared(this.#shared, emptied, tasksIn(staging.cgroup));
+    return true;
   }
 
   /**
@@ -629,6 +657,14 @@ export class TargetSession {
       this.#imagesReceived.reject(error);
       throw error;
     }
+  }
+
+  /** Throws NO_SPACE if it takes more memory than there is for it here. */
+  async #receiveShared(channel: Channel): Promise<void> {
+    channel.receivePages((run, bytes) => this.#shared.take(run, bytes));
+    await this.#shared.takeHoles(receiveAll(channel));
+    if (this.#shared.hasRefused)
+      throw new DmigrateError("NO_SPACE", "There is no room for the memory that its processes share; free some memory");
   }
 
   async #openPages(use: keyof PageChannels, channel: Channel): Promise<void> {

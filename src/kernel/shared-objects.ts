@@ -1,0 +1,89 @@
+/**
+ * Memory that processes share by having been forked: anonymous shared mappings (mmap(2), MAP_SHARED and MAP_ANONYMOUS), as databases have
+ * for their buffers. The kernel keeps each as a file in memory that no name and no descriptor leads to.
+ */
+import { closeSync, fstatSync, readdirSync, readFileSync, readlinkSync, statSync, type Stats } from "node:fs";
+import { mappingsOf, type MapsEntry } from "./maps.ts";
+import { makeMemoryFile } from "./memory-file.ts";
+import { hasUnseenWriters } from "./unseen-writers.ts";
+
+/** What /proc/PID/maps calls it, and what one that CRIU has restored. */
+const PATHS: ReadonlySet<string> = new Set(["/dev/zero (deleted)", "/memfd:dev/zero (deleted)"]);
+
+/** A mapping of a process. */
+export interface SharedMapping {
+  readonly pid: number;
+  readonly mapping: MapsEntry;
+}
+
+/** One piece of such memory, as it is mapped; the first mapping is a task's that was asked for first. */
+export interface SharedObject {
+  /** Tells it from others as long as it is mapped. */
+  readonly inode: bigint;
+  readonly mappings: readonly [SharedMapping, ...SharedMapping[]];
+}
+
+/**
+ * All that these processes share so and nothing but their own mappings leads to; one that has ended is passed over. Left out is what one of
+ * them has a descriptor of, maps privately, has perhaps locked (mlock(2)), or may have written by asynchronous I/O.
+ */
+export function sharedObjectsOf(pids: Iterable<number>): Map<bigint, SharedObject> {
+  const objects = new Map<bigint, SharedObject>();
+  const excluded = new Set<bigint>();
+  const all = [...pids];
+  for (const pid of all) {
+    const mappings = unlessEnded(() => mappingsOf(pid).filter(isAnonymousShared)) ?? [];
+    const isUnfit = mappings.length > 0 && unlessEnded(() => hasUnseenWriters(pid) || hasLocked(pid)) === true;
+    for (const mapping of mappings) {
+      const { inode, shared } = mapping;
+      if (!shared || isUnfit) excluded.add(inode);
+      const others = objects.get(inode)?.mappings;
+      objects.set(inode, { inode, mappings: others === undefined ? [{ pid, mapping }] : [...others, { pid, mapping }] });
+    }
+  }
+  if (objects.size > 0) for (const inode of all.flatMap(opened)) excluded.add(inode);
+  for (const inode of excluded) objects.delete(inode);
+  return objects;
+}
+
+/** Where a mapped file is opened as what it is, whatever names it has: for those who may (proc_pid_map_files(5)). */
+export function mappedFile(pid: number, { start, end }: Pick<MapsEntry, "start" | "end">): string {
+  return `/proc/${pid}/map_files/${start.toString(16)}-${end.toString(16)}`;
+}
+
+/** The file system in which the kernel keeps memory that has no name, as /proc/PID/maps names its device. */
+const memoryDevice = ((): string => {
+  const fd = makeMemoryFile("dmigrate");
+  try {
+    const { dev } = fstatSync(fd);
+    return `00:${dev.toString(16).padStart(2, "0")}`; // it has the major number 0
+  } finally {
+    closeSync(fd);
+  }
+})();
+
+function isAnonymousShared({ device, path }: MapsEntry): boolean {
+  return PATHS.has(path) && device === memoryDevice;
+}
+
+function hasLocked(pid: number): boolean {
+  return /^VmLck:\s+[1-9]/m.test(readFileSync(`/proc/${pid}/status`, "utf8"));
+}
+
+/** Such memory that a process has descriptors of. */
+function opened(pid: number): bigint[] {
+  const folder = `/proc/${pid}/fd`;
+  const names = unlessEnded(() => readdirSync(folder)) ?? [];
+  const found = names.filter((name) => PATHS.has(unlessEnded(() => readlinkSync(`${folder}/${name}`)) ?? ""));
+  return found.flatMap((name) => unlessEnded((): Stats => statSync(`${folder}/${name}`))?.ino ?? []).map(BigInt);
+}
+
+/** What `look` returns, or undefined if what it looks at has gone. */
+function unlessEnded<T>(look: () => T): T | undefined {
+  try {
+    return look();
+  } catch (error) {
+    if (error instanceof Error && "code" in error && (error.code === "ENOENT" || error.code === "ESRCH")) return undefined;
+    throw error;
+  }
+}
