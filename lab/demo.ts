@@ -32,6 +32,7 @@ const report = z.looseObject({
   outcome: z.string(),
   totalMs: z.number(),
   downtimeMs: z.number(),
+  verification: z.object({ same: z.number(), different: z.number(), released: z.number() }).optional(),
   error: z.looseObject({ message: z.string() }).optional(),
 });
 type Report = z.infer<typeof report>;
@@ -42,6 +43,7 @@ interface DemoOptions {
   readonly megabytes: number;
   readonly mode: RequestableMode;
   readonly rate?: string;
+  readonly verify: boolean;
   readonly keep?: true;
   readonly json?: true;
 }
@@ -70,6 +72,7 @@ export function registerDemo(program: Command): void {
       new Option("--mode <mode>", "how its memory crosses; see `dmigrate migrate --help`").choices(REQUESTABLE_MODES).default("auto"),
     )
     .option("--rate <rate>", "rate of every host's link, like 1gbit; unlimited if left out")
+    .option("--no-verify", "spare the comparison of all pages, which takes processor time, not downtime")
     .option("--keep", "leave the lab up and print commands to play with")
     .option("--json", "print the report alone")
     .action(async (options: DemoOptions) => {
@@ -116,7 +119,11 @@ async function demo(options: DemoOptions): Promise<number> {
   }
   const seen = await client.stop();
   const [from, to] = options.moves % 2 === 1 ? [a, b] : [b, a];
-  const findings = [...judgeClient(seen), ...(await judgeHosts(from, to, lab.host(CLIENT), digestBefore))];
+  const findings = [
+    ...judgeClient(seen),
+    ...(options.verify ? [judgePages(reports)] : []),
+    ...(await judgeHosts(from, to, lab.host(CLIENT), digestBefore)),
+  ];
   const verified = reports.every(({ outcome }) => outcome === "completed") && findings.every(({ holds }) => holds);
 
   const { downtimeMs, replies, errors, connections, lostWrites } = seen;
@@ -183,10 +190,10 @@ async function migrate(source: Host, argv: readonly string[], quiet: boolean): P
 function movesOf(
   reports: readonly Report[],
   seen: RedisClientResult,
-): { name: string; totalMs: number; downtimeMs: number; clientDowntimeMs: number }[] {
-  return reports.map(({ totalMs, downtimeMs }, index) => {
+): { name: string; totalMs: number; downtimeMs: number; clientDowntimeMs: number; verification?: Report["verification"] }[] {
+  return reports.map(({ totalMs, downtimeMs, verification }, index) => {
     const span = seen.spans[index];
-    return { name: span?.name ?? `move ${index + 1}`, totalMs, downtimeMs, clientDowntimeMs: span?.downtimeMs ?? NaN };
+    return { name: span?.name ?? `move ${index + 1}`, totalMs, downtimeMs, clientDowntimeMs: span?.downtimeMs ?? NaN, verification };
   });
 }
 
@@ -201,6 +208,15 @@ function judgeClient(seen: RedisClientResult): Finding[] {
     finding("nothing was executed twice", seen.doubleIncrements === 0, `${seen.doubleIncrements} increments`),
     finding("every reply was right", seen.errors === 0 && seen.wrongReads === 0, seen.faults.join(", ")),
   ];
+}
+
+/** Of every move: the demo's redis gives nothing back while it moves. */
+function judgePages(reports: readonly Report[]): Finding {
+  const [same, different] = (["same", "different"] as const).map((kind) =>
+    reports.reduce((sum, { verification }) => sum + (verification?.[kind] ?? NaN), 0),
+  );
+  const what = `every page that the target gave it is as on the source (${same?.toLocaleString("en")} pages)`;
+  return finding(what, different === 0 && (same ?? 0) > 0, `${different} pages are not`);
 }
 
 async function judgeHosts(from: Host, to: Host, client: Host, digestBefore: string): Promise<Finding[]> {

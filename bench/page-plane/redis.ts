@@ -27,6 +27,6 @@ export async function demo(options: {
   readonly mode?: Mode;
 }): Promise<DemoResult> {
   const flags = Object.entries(options).flatMap(([name, value]) => [`--${name}`, String(value)]);
-  const { stdout } = await promisify(execFile)(DMIGRATE, ["demo", "--name", "bench", "--json", ...flags]);
+  const { stdout } = await promisify(execFile)(DMIGRATE, ["demo", "--name", "bench", "--no-verify", "--json", ...flags]);
   return result.parse(JSON.parse(stdout));
 }

@@ -20,7 +20,7 @@ const a = hostName("a");
 const b = hostName("b");
 const id = newMigrationId(1n);
 const web = { id, container: "web", containerId: containerId("c".repeat(64)), detail: { step: "copy" } };
-const request: MigrateRequest = { container: "web", target: b, mode: "post-copy", keepSource: true, maxDowntimeMs: 300 };
+const request: MigrateRequest = { container: "web", target: b, mode: "post-copy", keepSource: true, maxDowntimeMs: 300, verify: true };
 
 const report: Report = {
   id,
@@ -154,7 +154,7 @@ test("a session answers only the host that reserved it", async (t) => {
       },
       restore: (_id, { whole }) =>
         Promise.resolve({ steps: [{ name: "criu", startMs: 1.5, endMs: 2.5 }], ...(whole ? { pages: report.pages } : {}) }),
-      commit: (_id, heldPackets) => Promise.resolve({ resumedAfterMs: heldPackets[0]![0]! }),
+      commit: (_id, heldPackets) => Promise.resolve([{ name: "resume", startMs: 0, endMs: heldPackets[0]![0]! }]),
       awaitPages: () => Promise.resolve(report.pages),
       createContainer: () => Promise.resolve(["no swap"]),
       stage: (_id, { criuOptions, interfaceNames }) => Promise.resolve([...criuOptions, ...Object.entries(interfaceNames).flat()]),
@@ -167,7 +167,7 @@ test("a session answers only the host that reserved it", async (t) => {
   const [first, second, third] = (await joinedAgents(t, { a: () => ({}), b: target, c: () => ({}) })) as [TestAgent, TestAgent, TestAgent];
   const peer = first.context.peers.to(b);
   const stranger = third.context.peers.to(b);
-  const reserve = { migration: id, source: a, description: '{"Image":"redis"}' };
+  const reserve = { migration: id, source: a, description: '{"Image":"redis"}', verify: true };
   await assert.rejects(peer.restore(id, { whole: false }), { code: "MIGRATION_NOT_FOUND" });
   await assert.rejects(stranger.reserve(reserve), { code: "PEER_REFUSED", message: /Host c cannot reserve for a/ });
   assert.deepEqual(await peer.reserve(reserve), { presentLayers: ["sha256:1"] });
@@ -183,7 +183,7 @@ test("a session answers only the host that reserved it", async (t) => {
   const steps = [{ name: "criu", startMs: 1.5, endMs: 2.5 }];
   assert.deepEqual(await peer.restore(id, { whole: false }), { steps });
   assert.deepEqual(await peer.restore(id, { whole: true }), { steps, pages: report.pages });
-  assert.deepEqual(await peer.commit(id, [Buffer.from([42])]), { resumedAfterMs: 42 });
+  assert.deepEqual(await peer.commit(id, [Buffer.from([42])]), [{ name: "resume", startMs: 0, endMs: 42 }]);
   assert.deepEqual(await peer.awaitPages(id), report.pages);
   await peer.abort(id);
   assert.deepEqual(aborted, [id]);
@@ -286,7 +286,7 @@ test("sessions are asked for nothing before they have recovered", async (t) => {
       finish() {
         order.push("asked");
         journal.move(id, "rolled-back");
-        return Promise.resolve(["it has ended"]);
+        return Promise.resolve({ warnings: ["it has ended"], restoreSteps: [] });
       },
     },
   });
@@ -299,7 +299,7 @@ test("sessions are asked for nothing before they have recovered", async (t) => {
   assert.equal(await untilAnswered(() => first.context.peers.to(b).state(id)), "running"); // so the agent listens
   recovering.resolve();
   await restarting;
-  assert.deepEqual(await finished, ["it has ended"]);
+  assert.deepEqual(await finished, { warnings: ["it has ended"], restoreSteps: [] });
   assert.deepEqual(order, ["recovered", "asked"]);
 });
 

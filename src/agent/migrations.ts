@@ -6,6 +6,7 @@ import type { HostName, MigrationId } from "../core/ids.ts";
 import type { JournalState, MigrationEvent, PageCounts, RequestableMode, Step } from "../core/migration.ts";
 import type { HostFacts } from "../core/preflight-facts.ts";
 import type { Finding } from "../core/preflight.ts";
+import type { DigestedRun } from "../memory/page-digests.ts";
 
 /** What `dmigrate migrate` asks for. */
 export interface MigrateRequest {
@@ -17,6 +18,8 @@ export interface MigrateRequest {
   readonly maxDowntimeMs?: number;
   /** Leave the stopped container on the source instead of removing it. */
   readonly keepSource: boolean;
+  /** Compare every lazy page that the target's tasks were given with those of the frozen ones here. */
+  readonly verify: boolean;
 }
 
 /** What a preflight found out. A migration may begin if no finding is a blocker. */
@@ -88,16 +91,21 @@ export interface TargetCalls {
   stage(id: MigrationId, request: StageRequest, options?: CallOptions): Promise<readonly string[]>;
   /** All images have been sent: restores. Returns when every task is restored and none runs. */
   restore(id: MigrationId, request: RestoreRequest, options?: CallOptions): Promise<Restored>;
-  /** The point of no return: the source has journalled that the target owns the container. Tasks resume. */
-  commit(id: MigrationId, heldPackets: readonly Uint8Array[], options?: CallOptions): Promise<Committed>;
+  /**
+   * The point of no return: the source has journalled that the target owns the container. Tasks resume. Returns what took how long since
+   * the call came.
+   */
+  commit(id: MigrationId, heldPackets: readonly Uint8Array[], options?: CallOptions): Promise<readonly Step[]>;
   /** Delivers packets that still reached the source after `commit`. */
   deliver(id: MigrationId, packets: readonly Uint8Array[], options?: CallOptions): Promise<void>;
   /** Sends the container a signal, by its number, that somebody has sent it on the source after `commit`. */
   signal(id: MigrationId, signal: number, options?: CallOptions): Promise<void>;
   /** Returns when the last page arrived. */
   awaitPages(id: MigrationId, options?: CallOptions): Promise<PageCounts>;
-  /** Closes a completed session. Returns warnings: what has become of the container. */
-  finish(id: MigrationId, options?: CallOptions): Promise<readonly string[]>;
+  /** Once the last page arrived, of a session that verifies: digests of all lazy pages, as their tasks were given them. */
+  digests(id: MigrationId, options?: CallOptions): AsyncIterable<DigestedRun>;
+  /** Closes a completed session. */
+  finish(id: MigrationId, options?: CallOptions): Promise<Finished>;
   /** Undoes everything a session did. Throws CANCEL_TOO_LATE after `commit`. */
   abort(id: MigrationId, options?: CallOptions): Promise<void>;
 }
@@ -113,6 +121,8 @@ export interface ReserveRequest {
   readonly source: HostName;
   /** The container's description, as `writeDescription` puts it. */
   readonly description: string;
+  /** Keep digests of what tasks are given, for `digests`. */
+  readonly verify: boolean;
 }
 
 export interface StageRequest {
@@ -138,9 +148,11 @@ export interface Reservation {
   readonly presentLayers: readonly string[];
 }
 
-export interface Committed {
-  /** How long after the request arrived the tasks ran. */
-  readonly resumedAfterMs: number;
+export interface Finished {
+  /** What has become of the container. */
+  readonly warnings: readonly string[];
+  /** What the step "restore" was made of; times are before its end. */
+  readonly restoreSteps: readonly Step[];
 }
 
 /** What can be asked of any peer: `TargetCalls`, and what it answers without a session. */

@@ -82,8 +82,8 @@ function peerOver(client: Client<typeof PeerService>, member: Member): Peer {
       const { factsJson } = await asking(client.getFacts({ arrivingJson: JSON.stringify(arriving) }, options), options);
       return parseJson(factsJson, hostFacts);
     },
-    async reserve({ migration, source, description }, options) {
-      const request = { migration, source, descriptionJson: description };
+    async reserve({ migration, source, description, verify }, options) {
+      const request = { migration, source, descriptionJson: description, verify };
       const { presentLayers } = await asking(client.reserve(request, options), options);
       return { presentLayers };
     },
@@ -99,8 +99,7 @@ function peerOver(client: Client<typeof PeerService>, member: Member): Peer {
       return { steps: stepsFromProto(steps), ...(whole ? { pages: pagesFromProto(pages) } : {}) };
     },
     async commit(id, heldPackets, options) {
-      const { resumedAfterMs } = await asking(client.commit({ migration: id, heldPackets: [...heldPackets] }, options), options);
-      return { resumedAfterMs };
+      return stepsFromProto((await asking(client.commit({ migration: id, heldPackets: [...heldPackets] }, options), options)).steps);
     },
     async deliver(id, packets, options) {
       await asking(client.deliverPackets({ migration: id, packets: [...packets] }, options), options);
@@ -111,8 +110,17 @@ function peerOver(client: Client<typeof PeerService>, member: Member): Peer {
     async awaitPages(id, options) {
       return pagesFromProto((await asking(client.awaitPages({ migration: id }, options), options)).pages);
     },
+    async *digests(id, options) {
+      try {
+        for await (const { process, page, digests } of client.getDigests({ migration: id }, options))
+          yield { process, page: Number(page), digests };
+      } catch (error) {
+        throw toldBy(member.name, fromConnectError(error, lost, options?.signal));
+      }
+    },
     async finish(id, options) {
-      return (await asking(client.finish({ migration: id }, options), options)).warnings;
+      const { warnings, restoreSteps } = await asking(client.finish({ migration: id }, options), options);
+      return { warnings, restoreSteps: stepsFromProto(restoreSteps) };
     },
     async abort(id, options) {
       await asking(client.abort({ migration: id }, options), options);

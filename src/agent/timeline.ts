@@ -1,13 +1,34 @@
 /**
  * The time line of a migration: its phases, told as they begin and end, the downtime, and the steps inside that.
+ *
+ * The other host's steps come with its answers; its clock is taken to begin when it was called.
  */
 import type { MigrationEvent, Phase, PhaseSpan, Step } from "../core/migration.ts";
 
+/** Steps as they are taken, in milliseconds since this was made. */
+export class Steps {
+  readonly #beganAt = performance.now();
+  readonly all: Step[] = [];
+
+  now(): number {
+    return performance.now() - this.#beganAt;
+  }
+
+  /** Takes a step and notes how long it took. */
+  async take<T>(name: string, body: () => Promise<T> | T): Promise<T> {
+    const startMs = this.now();
+    try {
+      return await body();
+    } finally {
+      this.all.push({ name, startMs, endMs: this.now() });
+    }
+  }
+}
+
 /** Notes what happened when, in milliseconds since it was made. */
 export class Timeline {
-  readonly #beganAt = performance.now();
   readonly #phases: PhaseSpan[] = [];
-  readonly #steps: Step[] = [];
+  readonly #steps = new Steps();
   readonly #tell: (event: MigrationEvent) => void;
   #phase: Phase = "preflight";
   #frozenAtMs: number | undefined;
@@ -19,7 +40,7 @@ export class Timeline {
 
   /** Milliseconds since the beginning. */
   now(): number {
-    return performance.now() - this.#beganAt;
+    return this.#steps.now();
   }
 
   /** The phase that began last. */
@@ -32,7 +53,7 @@ export class Timeline {
   }
 
   get steps(): readonly Step[] {
-    return this.#steps;
+    return this.#steps.all;
   }
 
   /** Notes that the container stands still from now on; returns the time. */
@@ -65,18 +86,29 @@ export class Timeline {
     }
   }
 
-  /** Runs a step of the freeze or the handover and notes how long it took. */
-  async step<T>(name: string, body: () => Promise<T> | T): Promise<T> {
-    const startMs = this.now();
-    try {
-      return await body();
-    } finally {
-      this.#steps.push({ name, startMs, endMs: this.now() });
-    }
+  /** Takes a step of the freeze or the handover and notes how long it took. */
+  step<T>(name: string, body: () => Promise<T> | T): Promise<T> {
+    return this.#steps.take(name, body);
   }
 
   /** Enters the steps of the other host, whose clock began at `startMs` of this one. */
   adopt(steps: readonly Step[], startMs: number): void {
-    for (const step of steps) this.#steps.push({ name: step.name, startMs: startMs + step.startMs, endMs: startMs + step.endMs });
+    this.#steps.all.push(...shifted(steps, startMs));
   }
+
+  /**
+   * Enters what a step that was taken was made of.
+   * @param zero what the times of its parts count from
+   */
+  compose(name: string, parts: readonly Step[], zero: "startMs" | "endMs"): void {
+    const at = this.#steps.all.findLastIndex((step) => step.name === name);
+    const step = this.#steps.all[at];
+    if (step !== undefined && parts.length > 0) this.#steps.all[at] = { ...step, steps: shifted(parts, step[zero]) };
+  }
+}
+
+function shifted(steps: readonly Step[], byMs: number): Step[] {
+  return steps.map(({ name, startMs, endMs, steps: parts }) => {
+    return { name, startMs: startMs + byMs, endMs: endMs + byMs, ...(parts === undefined ? {} : { steps: shifted(parts, byMs) }) };
+  });
 }

@@ -39,9 +39,20 @@ export const REPORT: Report = {
   steps: [
     { name: "freeze tasks", startMs: 2317, endMs: 2319.4 },
     { name: "last file changes", startMs: 2319.4, endMs: 2331 },
-    { name: "dump", startMs: 2319.4, endMs: 2402 },
+    {
+      name: "dump",
+      startMs: 2319.4,
+      endMs: 2402,
+      steps: [
+        { name: "mappings", startMs: 2321, endMs: 2341 },
+        { name: "cgroups", startMs: 2341, endMs: 2341.7 },
+        { name: "pages", startMs: 2342, endMs: 2362 },
+        { name: "mappings", startMs: 2362, endMs: 2372 },
+        { name: "network namespace", startMs: 2380, endMs: 2400 },
+      ],
+    },
     { name: "restore", startMs: 2402, endMs: 2489 },
-    { name: "commit", startMs: 2489, endMs: 2504.4 },
+    { name: "commit", startMs: 2489, endMs: 2504.4, steps: [{ name: "engine takes over", startMs: 2489, endMs: 2503 }] },
   ],
   bytes: { memory: 607_300_000, files: 1_240_000, layers: 43_700_000, metadata: 1_310_000, total: 653_550_000 },
   pages: {

@@ -13,6 +13,7 @@ export interface MigrateOptions {
   readonly mode: RequestableMode;
   readonly maxDowntime?: number;
   readonly keepSource: boolean;
+  readonly verify: boolean;
   /** Return as soon as the migration has begun. */
   readonly detach: boolean;
 }
@@ -30,9 +31,9 @@ export const migrate: Command<[container: string, host: string, options: Migrate
   host,
   options,
 ) => {
-  const { mode, maxDowntime, keepSource, detach } = options;
+  const { mode, maxDowntime, keepSource, verify, detach } = options;
   const limit = maxDowntime === undefined ? {} : { maxDowntimeMs: maxDowntime };
-  const request = { container, target: hostName(host), mode, keepSource, ...limit };
+  const request = { container, target: hostName(host), mode, keepSource, verify, ...limit };
   const begin: Begin = (signal) => invocation.client.migrate(request, { signal });
   if (detach) return await beginOnly(invocation, begin);
 

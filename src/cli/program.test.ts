@@ -51,10 +51,11 @@ async function run(command: string, client: ControlClient, shape: Parameters<typ
   return Object.assign(surroundings, { exitCode });
 }
 
-const REQUEST = { container: "redis", target: "b", mode: "auto", keepSource: false };
+const REQUEST = { container: "redis", target: "b", mode: "auto", keepSource: false, verify: false };
 const COMMANDS: Readonly<Record<string, unknown[]>> = {
   "dmigrate migrate redis b": ["migrate", REQUEST],
   "dmigrate migrate --keep-source --mode warm redis b": ["migrate", { ...REQUEST, mode: "warm", keepSource: true }],
+  "dmigrate migrate redis b --verify": ["migrate", { ...REQUEST, verify: true }],
   "dmigrate migrate redis b --detach": ["migrate", REQUEST],
   "dmigrate migrate redis b --mode pre-copy --max-downtime 500": ["migrate", { ...REQUEST, mode: "pre-copy", maxDowntimeMs: 500 }],
   "dmigrate check redis b": ["check", "redis", "b", "auto"],

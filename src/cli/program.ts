@@ -177,6 +177,7 @@ function addMigrating(program: Command, run: Run): void {
     .addOption(modeOption("how memory crosses; see below"))
     .option("--max-downtime <ms>", "how long it may stand still: if the mode is predicted to take longer, it stays here", milliseconds)
     .option("--keep-source", "leave the stopped container here instead of removing it, to be started by nobody but you", false)
+    .option("--verify", "compare all memory that comes after the handover with what the source had; takes time, no downtime", false)
     .option("--detach", "return as soon as the migration has begun", false)
     .action(run((all) => all.migrate));
   migrate.addHelpText("after", MODES_HELP);

@@ -21,11 +21,15 @@ test("a completed migration", () => {
   finish        69 ms                                                 █
 
   Inside the downtime of 187 ms
-  freeze tasks         2.4 ms  █
-  last file changes     12 ms   ██
-  dump                  83 ms   █████████████████
-  restore               87 ms                    ███████████████████
-  commit                15 ms                                       ███
+  freeze tasks           2.4 ms  █
+  last file changes       12 ms  ███
+  dump                    83 ms  █████████████████
+    mappings              30 ms   ████    ██
+    pages                 20 ms       ████
+    network namespace     20 ms               ████
+  restore                 87 ms                   ██████████████████
+  commit                  15 ms                                     ███
+    engine takes over     14 ms                                     ███
 
   sent   653.5 MB, 154.5 MB/s: memory 607.3 MB, files 1.2 MB, layers 43.7 MB, metadata 1.3 MB
   pages  148,249 pages: 0 copied ahead, 3,121 demanded, 144,907 pushed, 221 zero

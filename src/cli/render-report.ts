@@ -1,13 +1,15 @@
 /** The report of a migration as a person reads it: what happened, how long it took, and a picture of where the time went. */
-import { isWholeAtHandover, MODES, type PhaseSpan, type Report, type Step } from "../core/migration.ts";
+import { isWholeAtHandover, MODES, type Report, type Step } from "../core/migration.ts";
 import type { Forecast } from "../core/prediction.ts";
 import { kindsOf, planOf } from "./render-progress.ts";
-import { bar, bytes, count, duration, padEnd, padStart, plural, table, type Paint, type Tone } from "./text.ts";
+import { bars, bytes, count, duration, padEnd, padStart, plural, table, type Paint, type Tone } from "./text.ts";
 
 /** Phases in which nobody runs the container. */
 const DOWNTIME_PHASES: ReadonlySet<string> = new Set(["freeze", "handover"]);
 const PAGE_BYTES = 4096;
 const BAR_COLUMNS_MAX = 60;
+/** What a step is made of is left out if it took less than this share of the downtime. */
+const MINOR_SHARE = 0.01;
 /** Room for nearly every duration; a longer one takes what it needs. */
 const DURATION_COLUMNS_MIN = 8;
 
@@ -15,11 +17,16 @@ export function renderReport(report: Report, columns: number, paint: Paint): str
   const { phases, steps, warnings, downtimeMs } = report;
   const lines = [...verdict(report, paint), ""];
   if (phases.length > 0) {
-    lines.push(...waterfall(phases, columns, paint, ({ name }) => (DOWNTIME_PHASES.has(name) ? "downtime" : "busy")), "");
+    const rows = phases.map((phase): Row => ({
+      label: phase.name,
+      spans: [phase],
+      tone: DOWNTIME_PHASES.has(phase.name) ? "downtime" : "busy",
+    }));
+    lines.push(...waterfall(rows, columns, paint), "");
   }
   if (steps.length > 0) {
     lines.push(paint("downtime", `  Inside the downtime of ${duration(downtimeMs)}`));
-    lines.push(...waterfall(steps, columns, paint, () => "downtime"), "");
+    lines.push(...waterfall([...rowsOf(steps, downtimeMs * MINOR_SHARE)], columns, paint), "");
   }
   lines.push(
     ...predictions(report, paint),
@@ -62,16 +69,41 @@ function plain(downtimeMs: number): string {
   return downtimeMs === 0 ? "the container never stood still" : `the container stood still for ${duration(downtimeMs)}`;
 }
 
-/** One line a span: its name, how long it took, and where it lies on the time line. */
-function waterfall(spans: readonly (PhaseSpan | Step)[], columns: number, paint: Paint, tone: (span: PhaseSpan | Step) => Tone): string[] {
-  const rows = spans.map((span) => ({ span, took: duration(span.endMs - span.startMs) }));
-  const names = Math.max(...rows.map(({ span }) => span.name.length));
-  const durations = Math.max(DURATION_COLUMNS_MIN, ...rows.map(({ took }) => took.length));
-  const left = 2 + names + 2 + durations + 2;
-  const room = Math.max(10, Math.min(BAR_COLUMNS_MAX, columns - left - 1));
-  const axis = { fromMs: Math.min(...spans.map(({ startMs }) => startMs)), toMs: Math.max(...spans.map(({ endMs }) => endMs)) };
-  return rows.map(
-    ({ span, took }) => `  ${padEnd(span.name, names)}  ${padStart(took, durations)}  ${paint(tone(span), bar(span, axis, room))}`,
+/** A line of a waterfall. */
+interface Row {
+  readonly label: string;
+  readonly spans: readonly Step[];
+  readonly tone: Tone;
+}
+
+/** Steps in the order of their beginnings, pieces of the same name in one row, and below each what it is made of, unless that is minor. */
+function* rowsOf(steps: readonly Step[], minorMs: number, indent = ""): Generator<Row, void> {
+  const byName = Map.groupBy(
+    steps.toSorted((a, b) => a.startMs - b.startMs),
+    ({ name }) => name,
+  );
+  for (const [name, spans] of byName) {
+    if (indent !== "" && sumOf(spans) < minorMs) continue;
+    yield { label: indent + name, spans, tone: indent === "" ? "downtime" : "quiet" };
+    const parts = spans.flatMap((span) => span.steps ?? []);
+    yield* rowsOf(parts, minorMs, `${indent}  `);
+  }
+}
+
+function sumOf(spans: readonly Step[]): number {
+  return spans.reduce((sum, { startMs, endMs }) => sum + endMs - startMs, 0);
+}
+
+/** Each row's label, how long it took, and where it lies on the time line of all. */
+function waterfall(rows: readonly Row[], columns: number, paint: Paint): string[] {
+  const lines = rows.map((row) => ({ ...row, took: duration(sumOf(row.spans)) }));
+  const labels = Math.max(...lines.map(({ label }) => label.length));
+  const durations = Math.max(DURATION_COLUMNS_MIN, ...lines.map(({ took }) => took.length));
+  const room = Math.max(10, Math.min(BAR_COLUMNS_MAX, columns - (2 + labels + 2 + durations + 2) - 1));
+  const all = rows.flatMap(({ spans }) => spans);
+  const axis = { fromMs: Math.min(...all.map(({ startMs }) => startMs)), toMs: Math.max(...all.map(({ endMs }) => endMs)) };
+  return lines.map(
+    ({ label, spans, tone, took }) => `  ${padEnd(label, labels)}  ${padStart(took, durations)}  ${paint(tone, bars(spans, axis, room))}`,
   );
 }
 
@@ -94,7 +126,7 @@ function costsOf({ downtimeMs, totalMs, trafficBytes, missingBytes, converges }:
   return [duration(downtimeMs), duration(totalMs), bytes(trafficBytes), bytes(missingBytes)];
 }
 
-function amounts({ bytes: sent, pages, plans, totalMs }: Report, paint: Paint): string[] {
+function amounts({ bytes: sent, pages, plans, verification, totalMs }: Report, paint: Paint): string[] {
   const kinds = Object.entries(kindsOf(sent)).map(([kind, sum]) => `${kind} ${bytes(sum)}`);
   const rate = totalMs > 0 ? `, ${bytes((sent.total / totalMs) * 1000)}/s` : "";
   const lines = [`  ${paint("quiet", "sent")}   ${bytes(sent.total)}${rate}: ${kinds.join(", ")}`];
@@ -108,5 +140,12 @@ function amounts({ bytes: sent, pages, plans, totalMs }: Report, paint: Paint): 
   }
   const last = plans.at(-1);
   if (last !== undefined) lines.push(`  ${paint("quiet", "plan")}   ${planOf(last)} (${plural(plans.length, "plan")} in all)`);
+  if (verification !== undefined) {
+    const { same, different, released } = verification;
+    const wrong = different === 0 ? "" : paint("bad", `, ${count(different)} altered`);
+    lines.push(
+      `  ${paint("quiet", "proof")}  ${plural(same, "page")} as on the source${wrong}, ${count(released)} given back before they came`,
+    );
+  }
   return lines;
 }

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { bar, bytes, coloured, colourless, count, duration, fit, plural, table, widthOf } from "./text.ts";
+import { bars, bytes, coloured, colourless, count, duration, fit, plural, table, widthOf } from "./text.ts";
 
 test("durations change their unit before they become unreadable", () => {
   const written = [0, 0.04, 2.43, 9.96, 112.4, 999.4, 999.6, 3420, 59_994, 59_996, 125_000, 3_720_000].map(duration);
@@ -44,10 +44,10 @@ test("a bar lies on its line and is never invisible", () => {
   }));
   fc.assert(
     fc.property(span, fc.nat(10_000), fc.integer({ min: 1, max: 120 }), ({ startMs, endMs, fromMs }, afterMs, columns) => {
-      const drawn = bar({ startMs, endMs }, { fromMs, toMs: endMs + afterMs }, columns);
+      const drawn = bars([{ startMs, endMs }], { fromMs, toMs: endMs + afterMs }, columns);
       assert.match(drawn, /^ *█+$/);
       assert.ok(drawn.length <= columns);
     }),
   );
-  assert.equal(bar({ startMs: 250, endMs: 750 }, { fromMs: 0, toMs: 1000 }, 8), "  ████");
+  assert.equal(bars([{ startMs: 250, endMs: 750 }], { fromMs: 0, toMs: 1000 }, 8), "  ████");
 });

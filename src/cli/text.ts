@@ -80,10 +80,18 @@ export function table(heading: readonly string[], rows: readonly (readonly strin
   return [paint("quiet", line(heading)), ...rows.map(line)];
 }
 
-/** A bar from `startMs` to `endMs` on a line that is `columns` wide and stands for `fromMs` to `toMs`; never invisible. */
-export function bar(span: { startMs: number; endMs: number }, axis: { fromMs: number; toMs: number }, columns: number): string {
+/** Where spans lie on a line that is `columns` wide and stands for `fromMs` to `toMs`; none is invisible. */
+export function bars(
+  spans: readonly { readonly startMs: number; readonly endMs: number }[],
+  axis: { readonly fromMs: number; readonly toMs: number },
+  columns: number,
+): string {
   const perColumn = Math.max(axis.toMs - axis.fromMs, Number.MIN_VALUE) / columns;
-  const first = Math.min(columns - 1, Math.round((span.startMs - axis.fromMs) / perColumn));
-  const last = Math.max(first + 1, Math.min(columns, Math.round((span.endMs - axis.fromMs) / perColumn)));
-  return " ".repeat(first) + "█".repeat(last - first);
+  const line = Array.from({ length: columns }, () => " ");
+  for (const { startMs, endMs } of spans) {
+    const first = Math.min(columns - 1, Math.round((startMs - axis.fromMs) / perColumn));
+    const last = Math.max(first + 1, Math.min(columns, Math.round((endMs - axis.fromMs) / perColumn)));
+    line.fill("█", first, last);
+  }
+  return line.join("").trimEnd();
 }

@@ -48,6 +48,7 @@ export const ERROR_CODES = {
   NETWORK: { fault: "host", exitCode: 7 },
   KERNEL: { fault: "host", exitCode: 7 },
   TIMEOUT: { fault: "peer", exitCode: 7 },
+  MEMORY_ALTERED: { fault: "bug", exitCode: 8 },
   MEMORY_LOST: { fault: "peer", exitCode: 8 },
   LAB: { fault: "host", exitCode: 9 },
   INTERNAL: { fault: "bug", exitCode: 70 },

@@ -80,6 +80,16 @@ export const NO_PAGES: PageCounts = {
   waits: { count: 0, p50Ms: 0, p99Ms: 0, maxMs: 0 },
 };
 
+/** What a comparison of lazy pages between source and target has shown. The sum is the total of `PageCounts`. */
+export interface PageVerification {
+  /** Given to the tasks on the target as they are on the source. */
+  readonly same: number;
+  /** Given to them with other bytes. */
+  readonly different: number;
+  /** Never given to them: they gave the pages back before these were due. */
+  readonly released: number;
+}
+
 /** How a migration ended. `rolled-back`: the source runs, the target is clean. `failed`: see the error. */
 export type Outcome = "completed" | "rolled-back" | "failed";
 
@@ -140,15 +150,19 @@ export interface Report {
   readonly plans: readonly PlanChange[];
   /** What was predicted before memory began to cross; absent if it ended before that. */
   readonly prediction?: Prediction;
+  /** Of a migration that was asked for it, if it came so far. */
+  readonly verification?: PageVerification;
   readonly warnings: readonly string[];
   readonly error?: { readonly code: string; readonly message: string };
 }
 
-/** A named stretch of time inside a phase. */
+/** A named stretch of time inside a phase. Steps may lie beside each other, and have the same name if one is done in pieces. */
 export interface Step {
   readonly name: string;
   readonly startMs: number;
   readonly endMs: number;
+  /** What it is made of, if that is known. */
+  readonly steps?: readonly Step[];
 }
 
 /** What a migration says while it runs. `atMs` counts from its beginning. */

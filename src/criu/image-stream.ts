@@ -5,8 +5,8 @@
  * A file is: u8 length of its name, u48 length of its content (big endian), name, content. A file that is closed twice is sent twice;
  * the later one counts.
  */
-import { closeSync, fchownSync, fstatSync, openSync, readSync } from "node:fs";
-import { open, stat } from "node:fs/promises";
+import { closeSync, fchownSync, fstatSync, openSync, readSync, writeFileSync } from "node:fs";
+import { stat } from "node:fs/promises";
 import path from "node:path";
 import { ByteReader } from "../core/byte-reader.ts";
 import { DmigrateError } from "../core/errors.ts";
@@ -67,7 +67,8 @@ function openIfThere(file: string): number | undefined {
 
 /**
  * Writes the files of a stream into a folder, for its owner alone to read: images hold memory. Throws PROTOCOL for a name or length that
- * no image has, TRANSFER_FAILED for a stream that ends inside a file, NO_SPACE. However it ends, no file stays open.
+ * no image has, TRANSFER_FAILED for a stream that ends inside a file, NO_SPACE. However it ends, no file stays open. As for `sendImages`
+ * nobody waits for any of these files.
  * @param arrived is told the name of each file once it is complete
  */
 export async function receiveImages(
@@ -84,12 +85,22 @@ export async function receiveImages(
     if (!FILE_NAME.test(name) || size > FILE_BYTES_MAX) {
       throw new DmigrateError("PROTOCOL", "The source sent an image of an impossible name or size; update both agents to the same release");
     }
-    {
-      await using file = await open(path.join(folder, name), "w", 0o600);
-      fchownSync(file.fd, uid, gid);
-      for await (const chunk of reader.stream(size)) await file.writeFile(chunk).catch((error: unknown) => failWriting(folder, error));
+    const file = openSync(path.join(folder, name), "w", 0o600);
+    try {
+      fchownSync(file, uid, gid);
+      for await (const chunk of reader.stream(size)) writeAll(folder, file, chunk);
+    } finally {
+      closeSync(file);
     }
     arrived(name);
+  }
+}
+
+function writeAll(folder: string, file: number, chunk: Uint8Array): void {
+  try {
+    writeFileSync(file, chunk);
+  } catch (error) {
+    failWriting(folder, error);
   }
 }
 

@@ -12,9 +12,11 @@ import { fileURLToPath } from "node:url";
 import path from "node:path";
 import { DmigrateError } from "../core/errors.ts";
 import type { ContainerId } from "../core/ids.ts";
+import type { Step } from "../core/migration.ts";
 import { ClosedWrites } from "../kernel/inotify.ts";
 import { makeFifo } from "../kernel/pipes.ts";
 import { failWriting } from "./image-stream.ts";
+import { dumpSteps } from "./log-steps.ts";
 import { killedProgram, lastErrors } from "./log.ts";
 import { RUNC_ROOTS, runcFoldersOf } from "./runc-folders.ts";
 import { withConfiguration } from "./runc-state.ts";
@@ -58,6 +60,8 @@ export interface PreparedDump extends AsyncDisposable {
 
 /** A dump that is under way. */
 export interface LazyDump {
+  /** Where CRIU's time went, in milliseconds before `ready` was fulfilled. */
+  steps(): Promise<readonly Step[]>;
   /** Fulfilled when all images are written and the page server listens; DUMP_FAILED if CRIU ends before. */
   readonly ready: Promise<void>;
   /**
@@ -82,6 +86,7 @@ export async function prepareDump({ container, initPid, folder, configuration }:
   } catch (error) {
     failWriting(folder, error);
   }
+  const log = path.join(work, "dump.log");
   const port = await freePort();
   const argv = [
     // The container stands still meanwhile: CRIU goes before whatever else this host does.
@@ -95,12 +100,12 @@ export async function prepareDump({ container, initPid, folder, configuration }:
   const child = spawn("nice", argv, { stdio: ["pipe", "ignore", "pipe", status.writeEnd], detached: true });
   status.closeWriteEnd();
   child.stdin?.on("error", () => {}); // it ended already: `ready` tells
-  const { ready: written, ended } = follow(child, path.join(work, "dump.log"), status);
+  const { ready: written, ended } = follow(child, log, status);
   const begin = (): LazyDump => {
     child.stdin?.end("go\n");
     const ready = unlessStalled(written, initPid);
     ready.catch(() => {}); // whoever waits for it gets it; nobody may be waiting yet
-    return { ready, end: () => end(ready) };
+    return { ready, end: () => end(ready), steps: async () => dumpSteps(await readFile(log, "utf8").catch(() => "")) };
   };
   const end = async (ready: Promise<void>): Promise<void> => {
     await ready.catch(() => {});

@@ -10,7 +10,7 @@ import { mappingsOf, type MapsEntry } from "../kernel/maps.ts";
 import { canScan, Pagemap, type AddressRange } from "../kernel/pagemap.ts";
 import { canPuppet, Puppet } from "../kernel/puppet.ts";
 import type { ShowDecoy } from "./lazy-dump.ts";
-import { withLazyRanges } from "./pagemap.ts";
+import { pagesOf, readLazyRanges, withLazyRanges, type PageRange } from "./pagemap.ts";
 
 /** Where a decoy keeps the one page that it needs itself: below what a program may use, with the kernel's default of vm.mmap_min_addr. */
 export const OWN_PAGE = 0x10000;
@@ -144,6 +144,17 @@ export class PageDecoys implements Disposable {
   /** How many pages the images lack because of decoys. */
   get pageCount(): number {
     return [...(this.#lazy?.values() ?? [])].flat().reduce((sum, { start, end }) => sum + (end - start) / PAGE_BYTES, 0);
+  }
+
+  /** The lazy pages of all processes, by their ids inside the container: those of the images, and those that decoys hid from them. */
+  lazyRanges(images: string): Map<number, PageRange[]> {
+    const all = readLazyRanges(images);
+    for (const [process, lazy] of this.#lazy ?? [])
+      all.set(
+        process,
+        [...(all.get(process) ?? []), ...lazy.map(pagesOf)].toSorted((a, b) => a.page - b.page),
+      );
+    return all;
   }
 
   [Symbol.dispose](): void {

@@ -63,7 +63,8 @@ export function withLazyRanges(image: Buffer, ranges: readonly AddressRange[]): 
   return Buffer.concat([begin, ...entries.map(({ bytes }) => bytes)]);
 }
 
-function pagesOf({ start, end }: AddressRange): PageRange {
+/** The pages of a range of addresses that begins and ends with one. */
+export function pagesOf({ start, end }: AddressRange): PageRange {
   return { page: start / Number(PAGE_BYTES), pageCount: (end - start) / Number(PAGE_BYTES) };
 }
 

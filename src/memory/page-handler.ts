@@ -16,6 +16,7 @@ import { LazyMemory, type LazySpace, type MappedRun } from "./lazy-memory.ts";
 import { PAGE_BYTES, type PageRun } from "./page-protocol.ts";
 import type { IndexedRange, PageRange } from "./page-ranges.ts";
 import type { PageSource, Urgency } from "./page-source.ts";
+import type { GivenPages } from "./page-digests.ts";
 import type { PageStore } from "./page-store.ts";
 
 const MEBIBYTE = (1 << 20) / PAGE_BYTES;
@@ -71,6 +72,7 @@ export class PageHandler implements Disposable {
   readonly #userfaultfds = new Map<LazySpace, Userfaultfd>();
   readonly #plan: FetchPlan;
   readonly #store: PageStore;
+  readonly #given: GivenPages | undefined;
   /** What is in the store and was not given to all tasks yet, the next one last. */
   readonly #stored: (IndexedRange & { readonly memory: LazyMemory })[];
   readonly #storedPages: number;
@@ -98,6 +100,7 @@ export class PageHandler implements Disposable {
    * @param hot what each process wrote last
    * @param store what was copied ahead, as it still holds
    * @param order `fifo`: as much is on its way as may be, whoever waits
+   * @param given is told what tasks are given
    */
   constructor(
     source: PageSource,
@@ -107,6 +110,7 @@ export class PageHandler implements Disposable {
     hot: ReadonlyMap<number, readonly PageRange[]>,
     store: PageStore,
     order: TransferOrder = "priority",
+    given?: GivenPages,
   ) {
     this.finished = this.#settled.promise;
     this.finished.catch(() => {}); // told to whoever waits for it
@@ -114,6 +118,7 @@ export class PageHandler implements Disposable {
     this.#keep = keep;
     this.#memories = new Map([...processes].map(([process, ranges]) => [process, new LazyMemory(process, ranges)]));
     this.#store = store;
+    this.#given = given;
     this.#stored = [...this.#memories.values()].flatMap((memory) => storedOf(memory, store)).toReversed();
     this.#storedPages = this.#stored.reduce((sum, { pageCount }) => sum + pageCount, 0);
     for (const { memory, index, pageCount } of this.#stored) memory.copiedAhead(index, pageCount);
@@ -345,6 +350,7 @@ export class PageHandler implements Disposable {
           ? userfaultfd.zero(address, length)
           : userfaultfd.copy(address, piece.bytes.subarray(offset, offset + length));
       space.settle(index, byteCount / PAGE_BYTES);
+      this.#given?.note(piece.memory.process, index, byteCount / PAGE_BYTES, piece.bytes?.subarray(offset));
       done += byteCount / PAGE_BYTES;
       switch (obstacle) {
         case undefined:

@@ -20,18 +20,29 @@ export interface PageStream extends Duplex {
 }
 
 /**
+ * Reads pages of frozen tasks. What it returns throws PROTOCOL for a process that is none of them.
+ * @param tasks process ids on this host by those inside the container
+ */
+export function pagesOf(tasks: ReadonlyMap<number, number>): (run: PageRun, into: Uint8Array) => void {
+  return ({ process, page }, into) => {
+    const pid = tasks.get(process);
+    if (pid === undefined)
+      throw new DmigrateError("PROTOCOL", `The target asked for pages of process ${process}, which the container does not have`);
+    readAllMemory(pid, page * PAGE_BYTES, into);
+  };
+}
+
+/**
  * Serves a stream from now on, until the target ends it. One whose target asks for what there is not is destroyed.
  * @param tasks process ids on this host by those inside the container; none of them runs
  */
 export function sendPages(stream: PageStream, tasks: ReadonlyMap<number, number>): void {
   const messages = new MessageReader();
   let getCount = 0;
-  const read = ({ process, page, pageCount }: PageRun, into: Uint8Array): number => {
-    const pid = tasks.get(process);
-    if (pid === undefined)
-      throw new DmigrateError("PROTOCOL", `The target asked for pages of process ${process}, which the container does not have`);
-    readAllMemory(pid, page * PAGE_BYTES, into);
-    return pageCount;
+  const pages = pagesOf(tasks);
+  const read = (run: PageRun, into: Uint8Array): number => {
+    pages(run, into);
+    return run.pageCount;
   };
   const take = (chunk: Buffer): void => {
     for (let at = 0; at < chunk.length;) {

@@ -21,6 +21,7 @@ import {
   newestMigration,
   provideImage,
   runContainer,
+  whileRestoring,
 } from "../support/lab.ts";
 
 const ADDRESS = "10.77.0.203";
@@ -49,9 +50,13 @@ async function journalOnSmallDisk(host: Host): Promise<void> {
   await startAgent(host);
 }
 
+async function populate(): Promise<void> {
+  await lab.host(CLIENT).run("redis-cli", "-h", ADDRESS, "debug", "populate", String(KILOBYTE_KEYS), "key", "1000");
+}
+
 /** Migrates over a slow link and has something break while memory crosses. Returns the init that was frozen on the source. */
 async function breakOff(source: Host, target: Host, fault: () => Promise<unknown>): Promise<string> {
-  await lab.host(CLIENT).run("redis-cli", "-h", ADDRESS, "debug", "populate", String(KILOBYTE_KEYS), "key", "1000");
+  await populate();
   const initPid = (await source.run("docker", "inspect", "--format", "{{.State.Pid}}", "redis")).trim();
   await source.run("tc", "qdisc", "add", "dev", "eth0", "root", ...SLOW);
   await migrate(source, "redis", target.name, { "post-copy": fault }).catch(() => {}); // its command may lose its agent
@@ -105,6 +110,41 @@ async function migrateBack(): Promise<void> {
   const { outcome, message } = await migrate(b, "redis", "a");
   assert.equal(outcome, "completed", message);
 }
+
+/** Changes a byte in each of 256 pages that a process has, those in the middle of its memory, and prints where the first of them is. */
+const ALTER_MEMORY = `
+open(my $maps, "<", "/proc/$ARGV[0]/maps");
+open(my $pagemap, "<", "/proc/$ARGV[0]/pagemap");
+my @present;
+while (<$maps>) {
+  my ($at, $end) = map { hex } /^([0-9a-f]+)-([0-9a-f]+) rw-p 00000000 00:00 0 *$/ or next;
+  for (; $at < $end; $at += 4096) {
+    sysseek($pagemap, $at / 512, 0) and sysread($pagemap, my $entry, 8);
+    push @present, $at if unpack("Q", $entry) >> 63;
+  }
+}
+open(my $memory, "+<", "/proc/$ARGV[0]/mem");
+for my $at (splice(@present, @present / 2, 256)) {
+  sysseek($memory, $at, 0) and sysread($memory, my $byte, 1);
+  sysseek($memory, $at, 0) and syswrite($memory, chr(ord($byte) ^ 1)) or die $!;
+  printf "%x", $at unless $first++;
+}
+`;
+
+test("memory that is not as it was on the source is found and told, and the source keeps what it has", async () => {
+  const initPid = (await a.run("docker", "inspect", "--format", "{{.State.Pid}}", "redis")).trim();
+  await populate();
+  let start = "";
+  const alter = async (): Promise<void> => void (start = (await a.run("perl", "-e", ALTER_MEMORY, initPid)).trim());
+  const { outcome, errorCode, message, report } = await whileRestoring(a, b, alter, undefined, {}, "warm", true);
+  assert.deepEqual([outcome, errorCode], ["failed", "MEMORY_ALTERED"], message);
+  assert.match(message, new RegExp(`^redis runs on b with other memory .* page.* of process 1 from 0x${start} on`));
+  const { same = NaN, different = NaN, released = NaN } = report?.verification ?? {};
+  assert.ok(different > 0 && same > 0 && same + different + released === report?.pages.total);
+  await assertRuns(b, "redis");
+  await assertFrozen(a, initPid);
+  await recover(a, b);
+});
 
 const FAULTS: Readonly<Record<string, { readonly fault: () => Promise<unknown>; readonly repair?: () => Promise<unknown> }>> = {
   "the source's agent is killed": { fault: () => killAgent(a), repair: () => startAgent(a) },

@@ -66,6 +66,9 @@ test("it moves there, its memory copied ahead, and back once more", async () => 
 test("a target that leaves its pages to the stock daemon gets them, and says that it had no use for what was copied ahead", async () => {
   await ordeal.killAgent(b);
   await startAgent(b, "--page-handler", "criu");
+  const refused = await migrate(a, "redis", "b", {}, "warm", true);
+  assert.deepEqual([refused.outcome, refused.errorCode], ["rolled-back", "PREFLIGHT_BLOCKED"]);
+  assert.match(refused.message, /migrate without --verify/);
   const { outcome, message, report } = await migrate(a, "redis", "b", {}, "warm");
   assert.equal(outcome, "completed", message);
   assert.equal(report?.pages.copiedAhead, 0);

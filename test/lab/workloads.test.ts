@@ -1,5 +1,5 @@
 /**
- * Every workload that checks itself moves to another host, and goes on there as if nothing had happened.
+ * Every workload that checks itself moves to another host, and goes on there as if nothing had happened: all its pages are right.
  */
 import assert from "node:assert/strict";
 import { createInterface } from "node:readline";
@@ -42,8 +42,11 @@ async function assertWell(host: string, container: string): Promise<void> {
 }
 
 async function move(container: string, mode: Mode = "post-copy"): Promise<MigrateResult> {
-  const result = await migrate(lab.host("a"), container, "b", {}, mode);
+  const result = await migrate(lab.host("a"), container, "b", {}, mode, true);
   assert.equal(result.outcome, "completed", result.message);
+  const { same = NaN, different, released = NaN } = result.report?.verification ?? {};
+  assert.deepEqual([different, same + released], [0, result.report?.pages.total]);
+  assert.ok(same > 0);
   await assertWell("b", container);
   await assertClean(lab.host("a"), container);
   return result;

@@ -50,7 +50,7 @@ const report = z.looseObject({
   totalMs: z.number(),
   phases: z.array(z.looseObject({ name: z.string() })),
   bytes: z.record(z.string(), z.number()),
-  pages: z.looseObject({ copiedAhead: z.number(), zero: z.number(), demanded: z.number(), pushed: z.number() }),
+  pages: z.looseObject({ total: z.number(), copiedAhead: z.number(), zero: z.number(), demanded: z.number(), pushed: z.number() }),
   plans: z.array(
     z.object({
       atMs: z.number(),
@@ -65,6 +65,7 @@ const report = z.looseObject({
   prediction: z
     .looseObject({ requested: z.string(), mode: z.string().optional(), modes: z.record(z.enum(MODES), z.record(z.string(), z.unknown())) })
     .optional(),
+  verification: z.object({ same: z.number(), different: z.number(), released: z.number() }).optional(),
   warnings: z.array(z.string()),
   error: z.looseObject({ code: z.string(), message: z.string() }).optional(),
 });
@@ -97,11 +98,12 @@ export async function migrate(
   target: string,
   at: Acts = {},
   mode: RequestableMode = "post-copy",
+  verify = false,
 ): Promise<MigrateResult> {
   using agent = agentOf(source);
   let id: MigrationId | undefined;
   try {
-    for await (const event of agent.migrate({ container, target: hostName(target), mode, keepSource: false })) {
+    for await (const event of agent.migrate({ container, target: hostName(target), mode, keepSource: false, verify })) {
       if (event.kind === "began") id = event.id;
       if (event.kind === "phase-began" && id !== undefined) await at[event.phase]?.(id);
       if (event.kind === "ended") return resultOf(event.report);
@@ -153,6 +155,8 @@ export async function whileRestoring(
   fault: (migration: MigrationId, release: () => Promise<unknown>) => Promise<unknown>,
   hold: (gate: string) => string = (gate) => `while [ -e ${gate} ]; do sleep 0.02; done`,
   before: Acts = {},
+  mode: RequestableMode = "post-copy",
+  verify = false,
 ): Promise<MigrateResult> {
   const release = (): Promise<unknown> => target.run("rm", "--force", GATE);
   await target.run("touch", GATE);
@@ -164,7 +168,7 @@ export async function whileRestoring(
       await release();
     }
   };
-  const result = await migrate(source, "redis", target.name, { ...before, handover });
+  const result = await migrate(source, "redis", target.name, { ...before, handover }, mode, verify);
   await repair();
   return result;
 }

@@ -8,7 +8,7 @@ import { joinedAgents, type TestAgent } from "../../../test/support/agents.ts";
 import { collect } from "../../../test/support/streams.ts";
 import { DmigrateError, ERROR_CODES, type ErrorCode } from "../../core/errors.ts";
 import { containerId, hostName, newMigrationId } from "../../core/ids.ts";
-import { MODES, PHASES, REQUESTABLE_MODES, type Report } from "../../core/migration.ts";
+import { MODES, PHASES, REQUESTABLE_MODES, type Report, type Step } from "../../core/migration.ts";
 import type { Forecast, Measured, Prediction } from "../../core/prediction.ts";
 import { EventSchema } from "../../gen/dmigrate/v1/types_pb.js";
 import { reasonOf } from "../causes.ts";
@@ -31,7 +31,10 @@ test("an error of every code is the same for a user, a watcher and a peer, who l
     failure = new DmigrateError(code, `Cause of ${code}; remedy für ${code}`, new Error("beneath"));
     const same = { name: "DmigrateError", code, message: failure.message, fault: failure.fault, exitCode: failure.exitCode };
     await assert.rejects(first.client.check("web", b, "auto"), same);
-    await assert.rejects(collect(first.client.migrate({ container: "web", target: b, mode: "post-copy", keepSource: false })), same);
+    await assert.rejects(
+      collect(first.client.migrate({ container: "web", target: b, mode: "post-copy", keepSource: false, verify: false })),
+      same,
+    );
     const message = ["host", "bug"].includes(failure.fault) ? `On b: ${failure.message}` : failure.message;
     await assert.rejects(first.context.peers.to(b).facts({}), { ...same, message });
   }
@@ -95,6 +98,8 @@ const plan = record({
   compression: fc.constantFrom("none" as const, "zstd" as const),
   why: message,
 });
+const part = record({ name: message, ...span });
+const step = fc.oneof(part, record<Step>({ name: message, ...span, steps: fc.array(part, { minLength: 1 }) }));
 
 const mode = fc.constantFrom(...MODES);
 const forecast = record<Forecast>({ downtimeMs: ms, totalMs: ms, trafficBytes: count, missingBytes: count, converges: fc.boolean() });
@@ -117,7 +122,7 @@ const predictions: fc.Arbitrary<Prediction> = fc.oneof(
   record<Required<Prediction>>({ ...predicted, maxDowntimeMs: ms, mode }),
 );
 
-const report: { [K in keyof Omit<Report, "error" | "prediction">]: fc.Arbitrary<Report[K]> } = {
+const report: { [K in keyof Omit<Report, "error" | "prediction" | "verification">]: fc.Arbitrary<Report[K]> } = {
   id,
   container: message,
   containerId: fc.stringMatching(/^[0-9a-f]{64}$/).map(containerId),
@@ -128,7 +133,7 @@ const report: { [K in keyof Omit<Report, "error" | "prediction">]: fc.Arbitrary<
   totalMs: ms,
   downtimeMs: ms,
   phases: fc.array(record({ name: phase, ...span })),
-  steps: fc.array(record({ name: message, ...span })),
+  steps: fc.array(step),
   bytes: record({ memory: small, files: small, layers: small, metadata: small }).map(({ memory, files, layers, metadata }) => {
     return { memory, files, layers, metadata, total: memory + files + layers + metadata };
   }),
@@ -144,8 +149,13 @@ const report: { [K in keyof Omit<Report, "error" | "prediction">]: fc.Arbitrary<
   warnings: fc.array(message),
 };
 const reports: fc.Arbitrary<Report> = fc.oneof(
-  record<Omit<Report, "error" | "prediction">>(report),
-  record<Required<Report>>({ ...report, prediction: predictions, error: record({ code: message, message }) }),
+  record<Omit<Report, "error" | "prediction" | "verification">>(report),
+  record<Required<Report>>({
+    ...report,
+    prediction: predictions,
+    error: record({ code: message, message }),
+    verification: record({ same: count, different: count, released: count }),
+  }),
 );
 
 const events: fc.Arbitrary<StreamedEvent> = fc.oneof(

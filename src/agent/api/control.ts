@@ -55,9 +55,9 @@ export function controlRoutes(router: ConnectRouter, { cluster, journal, events,
       const common = { version, pid: process.pid, listen };
       return state.kind === "member" ? { ...common, host: state.self } : { ...common, joinToken: encodeToken(state.token) };
     },
-    async *migrate({ container, target: name, mode, keepSource, maxDowntimeMs }, { signal }) {
+    async *migrate({ container, target: name, mode, keepSource, verify, maxDowntimeMs }, { signal }) {
       const limit = maxDowntimeMs === undefined ? {} : { maxDowntimeMs: downtimeLimit(maxDowntimeMs) };
-      const request = { container, target: target(name), mode: requestableMode(mode), keepSource, ...limit };
+      const request = { container, target: target(name), mode: requestableMode(mode), keepSource, verify, ...limit };
       yield* eventsOf(await migrations.migrate(request), signal);
     },
     async check({ container, target: name, mode }, { signal }) {

@@ -15,17 +15,25 @@ import {
   type Mode,
   type PageCounts,
   type PlanChange,
+  type PageVerification,
   type Report,
   type Step,
 } from "../../core/migration.ts";
 import type { Forecast, Prediction } from "../../core/prediction.ts";
-import type { Member as MemberMessage, MemberSchema } from "../../gen/dmigrate/v1/peer_pb.js";
+import type { FinishResponseSchema, Member as MemberMessage, MemberSchema, RestoreResponseSchema } from "../../gen/dmigrate/v1/peer_pb.js";
 import type * as pb from "../../gen/dmigrate/v1/types_pb.js";
-import type { EventSchema, PageCountsSchema, PredictionSchema, ReportSchema } from "../../gen/dmigrate/v1/types_pb.js";
+import type {
+  EventSchema,
+  PageCountsSchema,
+  PageVerificationSchema,
+  PredictionSchema,
+  ReportSchema,
+  SpanSchema,
+} from "../../gen/dmigrate/v1/types_pb.js";
 import { SAME_RELEASE } from "../../wire/failure.ts";
 import { formatAddress, parsePeerAddress } from "../address.ts";
 import type { Member } from "../cluster.ts";
-import type { StreamedEvent } from "../migrations.ts";
+import type { Finished, Restored, StreamedEvent } from "../migrations.ts";
 
 /** The text, if it is one of those. */
 export function oneOf<T extends string>(known: readonly T[], text: string, what: string): T {
@@ -108,21 +116,22 @@ function progressFromProto({ phase, rate, bytes, remainingMs }: pb.Progress): Om
 }
 
 export function reportToProto(report: Report): MessageInitShape<typeof ReportSchema> {
-  const { phases, steps, bytes, pages, plans, warnings, prediction, ...rest } = report;
+  const { phases, steps, bytes, pages, plans, verification, warnings, prediction, ...rest } = report;
   return {
     ...rest,
     ...(prediction === undefined ? {} : { prediction: predictionToProto(prediction) }),
     phases: [...phases],
-    steps: [...steps],
+    steps: stepsToProto(steps),
     bytes: bytesToProto(bytes),
     pages: pagesToProto(pages),
     plans: [...plans],
+    ...(verification === undefined ? {} : { verification: verificationToProto(verification) }),
     warnings: [...warnings],
   };
 }
 
 export function reportFromProto(report: pb.Report): Report {
-  const { container, totalMs, downtimeMs, warnings, prediction, error } = report;
+  const { container, totalMs, downtimeMs, verification, warnings, prediction, error } = report;
   const bytes = bytesFromProto(report.bytes);
   return {
     id: migrationId(report.id),
@@ -140,6 +149,7 @@ export function reportFromProto(report: pb.Report): Report {
     pages: pagesFromProto(report.pages),
     plans: report.plans.map(planFromProto),
     ...(prediction === undefined ? {} : { prediction: predictionFromProto(prediction) }),
+    ...(verification === undefined ? {} : { verification: verificationFromProto(verification) }),
     warnings,
     ...(error === undefined ? {} : { error: { code: error.code, message: error.message } }),
   };
@@ -194,8 +204,22 @@ function predictionFromProto({ requested, mode, maxDowntimeMs, measured, modes }
   };
 }
 
+export function restoredToProto({ steps, pages }: Restored): MessageInitShape<typeof RestoreResponseSchema> {
+  return { steps: stepsToProto(steps), ...(pages === undefined ? {} : { pages: pagesToProto(pages) }) };
+}
+
+export function stepsToProto(steps: readonly Step[]): MessageInitShape<typeof SpanSchema>[] {
+  return steps.map(({ name, startMs, endMs, steps: within = [] }) => ({ name, startMs, endMs, steps: stepsToProto(within) }));
+}
+
 export function stepsFromProto(steps: readonly pb.Span[]): Step[] {
-  return steps.map(({ name, startMs, endMs }) => ({ name, startMs, endMs }));
+  return steps.map(({ name, startMs, endMs, steps: within }) => {
+    return { name, startMs, endMs, ...(within.length === 0 ? {} : { steps: stepsFromProto(within) }) };
+  });
+}
+
+export function finishedToProto({ warnings, restoreSteps }: Finished): MessageInitShape<typeof FinishResponseSchema> {
+  return { warnings: [...warnings], restoreSteps: stepsToProto(restoreSteps) };
 }
 
 export function pagesToProto({ total, copiedAhead, demanded, pushed, zero, waits }: PageCounts): MessageInitShape<typeof PageCountsSchema> {
@@ -220,6 +244,14 @@ export function pagesFromProto(pages: pb.PageCounts | undefined): PageCounts {
     zero: Number(zero),
     waits: { count: Number(count), p50Ms, p99Ms, maxMs },
   };
+}
+
+function verificationToProto({ same, different, released }: PageVerification): MessageInitShape<typeof PageVerificationSchema> {
+  return { same: BigInt(same), different: BigInt(different), released: BigInt(released) };
+}
+
+function verificationFromProto({ same, different, released }: pb.PageVerification): PageVerification {
+  return { same: Number(same), different: Number(different), released: Number(released) };
 }
 
 function bytesToProto({ memory, files, layers, metadata }: ByteCounts): {

@@ -2,6 +2,7 @@
  * What this host answers other hosts: PeerService, to members alone, and JoinService, while it is no member. Both only translate.
  */
 import { setTimeout as delay } from "node:timers/promises";
+import type { MessageInitShape } from "@bufbuild/protobuf";
 import {
   createContextKey,
   createContextValues,
@@ -13,15 +14,18 @@ import {
 import { z } from "zod";
 import { DmigrateError } from "../../core/errors.ts";
 import { hostName, migrationId, type HostName, type MigrationId } from "../../core/ids.ts";
-import { JoinService, PeerService } from "../../gen/dmigrate/v1/peer_pb.js";
+import { JoinService, PeerService, type GetDigestsResponseSchema } from "../../gen/dmigrate/v1/peer_pb.js";
+import type { DigestedRun } from "../../memory/page-digests.ts";
 import type { Cluster } from "../cluster.ts";
 import { forget } from "../hosts.ts";
 import type { Journal } from "../journal.ts";
 import type { Migrations, TargetSessions } from "../migrations.ts";
-import { memberFromProto, pagesToProto, parseJson } from "./convert.ts";
+import { finishedToProto, memberFromProto, pagesToProto, restoredToProto, parseJson, stepsToProto } from "./convert.ts";
 
 /** How soon the end of a migration is told to who attends. */
 const ATTENDANCE_MS = 500;
+
+type DigestsMessage = MessageInitShape<typeof GetDigestsResponseSchema>;
 
 const callerKey = createContextKey<HostName | undefined>(undefined);
 
@@ -68,12 +72,12 @@ function peerService({ cluster, journal, migrations, targets, ending, recovered 
       await recovered;
       return { factsJson: JSON.stringify(await targets.facts(parseJson(arrivingJson, z.unknown()), context)) };
     },
-    async reserve({ migration, source, descriptionJson }, context) {
+    async reserve({ migration, source, descriptionJson, verify }, context) {
       const caller = callerOf(context);
       if (source !== caller) throw new DmigrateError("PEER_REFUSED", `Host ${caller} cannot reserve for ${source}; migrate from there`);
       await recovered;
       const { presentLayers } = await targets.reserve(
-        { migration: migrationId(migration), source: caller, description: descriptionJson },
+        { migration: migrationId(migration), source: caller, description: descriptionJson, verify },
         context,
       );
       return { presentLayers: [...presentLayers] };
@@ -85,11 +89,10 @@ function peerService({ cluster, journal, migrations, targets, ending, recovered 
       return { warnings: [...(await targets.stage(await ofCaller(migration, context), { criuOptions, interfaceNames }, context))] };
     },
     async restore({ migration, whole }, context) {
-      const { steps, pages } = await targets.restore(await ofCaller(migration, context), { whole }, context);
-      return { steps: [...steps], ...(pages === undefined ? {} : { pages: pagesToProto(pages) }) };
+      return restoredToProto(await targets.restore(await ofCaller(migration, context), { whole }, context));
     },
     async commit({ migration, heldPackets }, context) {
-      return await targets.commit(await ofCaller(migration, context), heldPackets, context);
+      return { steps: stepsToProto(await targets.commit(await ofCaller(migration, context), heldPackets, context)) };
     },
     async deliverPackets({ migration, packets }, context) {
       await targets.deliver(await ofCaller(migration, context), packets, context);
@@ -102,8 +105,9 @@ function peerService({ cluster, journal, migrations, targets, ending, recovered 
     async awaitPages({ migration }, context) {
       return { pages: pagesToProto(await targets.awaitPages(await ofCaller(migration, context), context)) };
     },
+    getDigests: ({ migration }, context) => digestsToProto(async () => targets.digests(await ofCaller(migration, context), context)),
     async finish({ migration }, context) {
-      return { warnings: [...(await targets.finish(await ofCaller(migration, context), context))] };
+      return finishedToProto(await targets.finish(await ofCaller(migration, context), context));
     },
     async abort({ migration }, context) {
       await targets.abort(await ofCaller(migration, context), context);
@@ -133,6 +137,10 @@ function peerService({ cluster, journal, migrations, targets, ending, recovered 
       return {};
     },
   };
+}
+
+async function* digestsToProto(find: () => Promise<AsyncIterable<DigestedRun>>): AsyncGenerator<DigestsMessage, void> {
+  for await (const { process, page, digests } of await find()) yield { process, page: BigInt(page), digests };
 }
 
 function joinService(cluster: Cluster): ServiceImpl<typeof JoinService> {

@@ -21,7 +21,7 @@ import { NEVER_RESTART, setRestartPolicy } from "../../docker/lifecycle.ts";
 import { liesOnHost, volumeIdentity } from "../../docker/volumes.ts";
 import { NetworkNamespace } from "../../kernel/netns.ts";
 import { pidsIn, stoppedIn, tasksIn } from "../../kernel/tasks.ts";
-import { pageCountOf } from "../../memory/page-ranges.ts";
+import { pageCountOf, type PageRange } from "../../memory/page-ranges.ts";
 import { RecentWrites } from "../../memory/tracking/recent-writes.ts";
 import type { WrittenPages } from "../../memory/tracking/tracker.ts";
 import type { Trackers } from "../../memory/tracking/trackers.ts";
@@ -70,6 +70,12 @@ export interface Frozen {
   readonly sharedSent: Promise<void>;
   /** How many pages are still to cross, about. Throws if CRIU's images can't be read any more. */
   readonly missingPageCount: () => number;
+  /** The folder of CRIU's images. */
+  readonly images: string;
+  /** The lazy pages of each process, by its id inside the container, in ascending order. Throws as `missingPageCount`. */
+  readonly lazyRanges: () => ReadonlyMap<number, readonly PageRange[]>;
+  /** Process ids of the frozen tasks on this host by those inside the container. */
+  readonly tasks: ReadonlyMap<number, number>;
 }
 
 /** What is ready before the freeze, and waits for it. */
@@ -221,18 +227,20 @@ export class Freeze {
     this.#isDumping = true;
     const running = dump.start();
     this.#running = running;
-    const ready = running.ready.finally(() => (this.#isDumping = false));
+    const ready = timeline.step("dump", () => running.ready).finally(() => (this.#isDumping = false));
     ready.catch(() => {}); // told below
     thaw = () => thawAfterDump(freezer);
     undo.defer(() => running.end());
-    decoys.list();
-    const told = written.told(tasks);
+    const told = await timeline.step("list pages", () => {
+      decoys.list();
+      return written.told(tasks);
+    });
     writeWrittenPages(dump.images, told);
     const sharedSent = shared.send(dump.images, tasks);
     sharedSent.catch(() => {}); // told in the handover
     const sendingFiles = timeline.step("last file difference", () => lastRound.send());
     sendingFiles.catch(() => {}); // told below
-    await timeline.step("dump", () => ready);
+    await ready;
     // CRIU has thawed the cgroup and stops the tasks by itself: without this they would run if it were killed.
     const fencing = timeline.step("fence", () => freezer.fence());
     fencing.catch(() => {}); // told below
@@ -249,7 +257,8 @@ export class Freeze {
       if (written.isRest) return pageCountOf([...told.values()].flat());
       return lazyPageCount(readLazyRanges(dump.images)) + decoys.pageCount;
     };
-    return { held, serving, hostsFile, sharedSent, missingPageCount };
+    const lazyRanges = (): Map<number, PageRange[]> => decoys.lazyRanges(dump.images);
+    return { held, serving, hostsFile, sharedSent, missingPageCount, images: dump.images, lazyRanges, tasks };
   }
 
   /**
@@ -262,6 +271,11 @@ export class Freeze {
     if (!this.#isDumping) return;
     const { freezer } = this.#parts;
     freezer.thaw().catch((error: unknown) => this.#scope.logWarning(error, "a dump waits for a paused container"));
+  }
+
+  /** Enters in the time line where CRIU's time went. */
+  async explainDump(): Promise<void> {
+    this.#scope.timeline.compose("dump", (await this.#running?.steps()) ?? [], "endMs");
   }
 
   /** Ends CRIU, if it has begun. The tasks stay as they are, frozen. */

@@ -10,15 +10,28 @@ import { mkdir } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import { DmigrateError, messageOf } from "../../core/errors.ts";
 import { RateMeter, remainingMs, type ExpectedBytes } from "../../core/progress.ts";
-import { copiesAhead, isWholeAtHandover, NO_PAGES, totalBytes, type Outcome, type PageCounts, type Report } from "../../core/migration.ts";
+import {
+  copiesAhead,
+  isWholeAtHandover,
+  NO_PAGES,
+  totalBytes,
+  type Outcome,
+  type PageCounts,
+  type PageVerification,
+  type Report,
+  type Step,
+} from "../../core/migration.ts";
 import { downtimeTooLong, predict, type Measured, type Prediction } from "../../core/prediction.ts";
 import type { Examination } from "../../core/preflight.ts";
 import { writeDescription } from "../../docker/description.ts";
 import { freezerOf } from "../../criu/freezer.ts";
+import { readKernelAreas } from "../../criu/restartable-sequences.ts";
 import { exportImage } from "../../docker/images.ts";
 import { despiteRestart } from "../../docker/restart.ts";
 import { NetworkNamespace } from "../../kernel/netns.ts";
+import { PageComparison } from "../../memory/page-digests.ts";
 import { PAGE_BYTES } from "../../memory/page-protocol.ts";
+import { pagesOf } from "../../memory/page-sender.ts";
 import { choose, Trackers, trackingFeatures } from "../../memory/tracking/trackers.ts";
 import type { HeldNetwork } from "../../network/hold.ts";
 import { interfacesOf, namesByAddress } from "../../network/interfaces.ts";
@@ -40,7 +53,7 @@ import type { SourceScope } from "./scope.ts";
 import { SharedAhead } from "./shared-ahead.ts";
 import { reopen, shut } from "./shut.ts";
 import { passSignalsOn } from "./signals.ts";
-import { memoryLost, removeShell } from "./shell.ts";
+import { memoryAltered, memoryLost, removeShell } from "./shell.ts";
 import { Vigil } from "./vigil.ts";
 
 const PROGRESS_INTERVAL_MS = 200;
@@ -66,6 +79,7 @@ export class SourceSession {
   #isFinishing = false;
   #wasChangedLate = false;
   #pages: PageCounts = NO_PAGES;
+  #verification: PageVerification | undefined;
   #expected: ExpectedBytes = {};
 
   constructor(scope: SourceScope, doubts: Doubts) {
@@ -132,7 +146,8 @@ export class SourceSession {
     scope.cancelled = AbortSignal.any([scope.cancelled, presence.signal, this.#vigil.signal]);
     scope.undo.defer(() => this.#abortTarget());
     scope.open.use(scope.context.link.expect(scope.subject.request.target, id, undefined, () => scope.pace.plan));
-    const request = { migration: id, source: scope.context.self(), description: writeDescription(description) };
+    const { verify } = scope.subject.request;
+    const request = { migration: id, source: scope.context.self(), description: writeDescription(description), verify };
     return await scope.target.reserve(request, scope.options);
   }
 
@@ -219,11 +234,12 @@ export class SourceSession {
     this.#assertWanted();
     cancelled.throwIfAborted();
     this.#vigil?.[Symbol.dispose]();
-    context.journal.move(subject.id, "committed");
+    await timeline.step("write down", () => context.journal.move(subject.id, "committed"));
     undo.defer(() => reopen(hostsFile));
     this.#shut(hostsFile);
-    await timeline.step("commit", () => this.#commit(held.drain()));
+    const commitSteps = await timeline.step("commit", () => this.#commit(held.drain()));
     timeline.resumed();
+    timeline.compose("commit", commitSteps, "startMs");
     this.#forwardStragglers(held);
   }
 
@@ -251,11 +267,11 @@ export class SourceSession {
   }
 
   /** Has the target take the container over. A lost answer must not lead to two owners, nor to none. */
-  async #commit(packets: readonly Uint8Array[]): Promise<void> {
+  async #commit(packets: readonly Uint8Array[]): Promise<readonly Step[]> {
     const { subject, target } = this.#scope;
     const { id, description, request } = subject;
     try {
-      await target.commit(id, packets);
+      return await target.commit(id, packets);
     } catch (error) {
       const verdict = await this.#doubts.settle({
         id,
@@ -268,6 +284,7 @@ export class SourceSession {
       });
       if (verdict === "rolled-back") throw error;
       if (verdict === "failed") throw new NotOurs(memoryLost(description.name, request.target, subject.initPid, error));
+      return [];
     }
   }
 
@@ -337,8 +354,12 @@ export class SourceSession {
     serving.goOn(renewed, channel, over.signal).catch((error: unknown) => this.#scope.logWarning(error, "pages do not cross any more"));
   }
 
-  /** Every page is on the target: what is left here is an empty shell. Whatever fails now is a warning. */
-  async #finish({ held, hostsFile }: Frozen): Promise<void> {
+  /**
+   * Every page is on the target: what is left here is an empty shell. Whatever fails now is a warning, but for pages that are wrong:
+   * MEMORY_ALTERED, and what is here stays.
+   */
+  async #finish(frozen: Frozen): Promise<void> {
+    const { held, hostsFile } = frozen;
     const scope = this.#scope;
     const { engine, subject, target, timeline } = scope;
     const { id, description, initPid, request } = subject;
@@ -346,21 +367,45 @@ export class SourceSession {
     if (lostCount > 0)
       scope.warn(`${lostCount} packets came faster than they could be held during the handover; their senders send them again`);
     const limitMs = timeline.now() + FINISH_LIMIT_MS;
+    await this.#freezing?.explainDump();
+    const altered = request.verify ? await this.#verify(frozen) : undefined;
     try {
-      const warnings = await persist(
+      const { warnings, restoreSteps } = await persist(
         () => target.finish(id),
         () => timeline.now() > limitMs,
       );
       scope.warn(...warnings);
+      timeline.compose("restore", restoreSteps, "endMs");
     } catch (error) {
       scope.warn(`${request.target} has all of ${description.name}, but did not say how its start there ended (${messageOf(error)})`);
     }
     await this.#freezing?.endDump();
+    if (altered !== undefined) throw altered;
     this.#isFinishing = true;
     try {
       await despiteRestart(() => removeShell(engine, description.id, { initPid, keepSource: request.keepSource, hostsFile }));
     } catch (error) {
       scope.warn(`What is left here could not be removed (${messageOf(error)}); remove it: \`docker rm --force ${description.name}\``);
+    }
+  }
+
+  /** Compares what the tasks on the target were given with what is frozen here. Returns MEMORY_ALTERED if it is not the same. */
+  async #verify({ images, lazyRanges, tasks }: Frozen): Promise<DmigrateError | undefined> {
+    const { subject, target, timeline } = this.#scope;
+    const { id, description, request } = subject;
+    const limitMs = timeline.now() + FINISH_LIMIT_MS;
+    const compare = async (): Promise<PageComparison> => {
+      const comparison = new PageComparison(lazyRanges(), readKernelAreas(images), pagesOf(tasks));
+      for await (const run of target.digests(id)) comparison.take(run);
+      this.#verification = comparison.end();
+      return comparison;
+    };
+    try {
+      const { different } = await persist(compare, () => timeline.now() > limitMs);
+      return this.#verification?.different === 0 ? undefined : memoryAltered(description.name, request.target, different);
+    } catch (error) {
+      this.#scope.warn(`Whether all pages on ${request.target} are right could not be found out (${messageOf(error)})`);
+      return undefined;
     }
   }
 
@@ -454,6 +499,7 @@ export class SourceSession {
       pages: this.#pages,
       plans,
       ...(prediction === undefined ? {} : { prediction }),
+      ...(this.#verification === undefined ? {} : { verification: this.#verification }),
       warnings,
       ...(known === undefined ? {} : { error: { code: known.code, message: known.message } }),
     };

@@ -8,6 +8,7 @@ import { freezerOf } from "../../criu/freezer.ts";
 import type { Engine } from "../../docker/engine.ts";
 import { discardContainer } from "../../docker/lifecycle.ts";
 import { unless } from "../../docker/transport.ts";
+import { PAGE_BYTES, type PageRun } from "../../memory/page-protocol.ts";
 import { reopen } from "./shut.ts";
 
 interface Shell {
@@ -41,4 +42,19 @@ export function memoryLost(name: string, target: HostName, initPid: number, caus
     `\`docker restart ${name}\` on ${target} starts it anew, then \`docker rm --force ${name}\` removes what is left of it here` +
     (isThere ? ", frozen" : "");
   return new DmigrateError("MEMORY_LOST", text, cause);
+}
+
+/**
+ * The error for a target that runs the container with other memory than it had here, where it stays, frozen, to be looked at.
+ * @param different where, the first few places
+ */
+export function memoryAltered(name: string, target: HostName, different: readonly PageRun[]): DmigrateError {
+  const places = different.map(({ process, page, pageCount }) => {
+    const pages = `${pageCount} page${pageCount === 1 ? "" : "s"}`;
+    return `${pages} of process ${process} from 0x${(page * PAGE_BYTES).toString(16)} on`;
+  });
+  const text =
+    `${name} runs on ${target} with other memory than it had here (${places.join(", ")}); \`docker restart ${name}\` there starts it ` +
+    `anew, what is left of it here is frozen and has all of it until \`docker rm --force ${name}\`; please report this as a bug`;
+  return new DmigrateError("MEMORY_ALTERED", text);
 }

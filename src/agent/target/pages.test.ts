@@ -13,7 +13,9 @@ import * as fc from "fast-check";
 import { arenaCommands, assertAllRight, obey, type Model } from "../../memory/arena-commands.fixture.ts";
 import { ArenaProcess } from "../../memory/arena-process.fixture.ts";
 import { DmigrateError } from "../../core/errors.ts";
+import { imageOf } from "../../criu/image-fixture.ts";
 import { writeWrittenPages } from "../../criu/written-pages.ts";
+import { PageComparison } from "../../memory/page-digests.ts";
 import { PageStore } from "../../memory/page-store.ts";
 import { MessageReader, PAGE_BYTES, type PageRun } from "../../memory/page-protocol.ts";
 import type { TrunkStream } from "../../transfer/stream.ts";
@@ -43,6 +45,7 @@ class Folders implements Disposable {
 
   constructor() {
     for (const each of [this.images, this.work]) mkdirSync(each);
+    writeFileSync(path.join(this.images, "pstree.img"), imageOf(0, []));
   }
 
   get socketFile(): string {
@@ -85,6 +88,8 @@ interface Manners {
   readonly chunkBytes: readonly number[];
   /** So many requests it answers and no more. */
   readonly answersMax: number;
+  /** Of this page it sends another bit. */
+  readonly altered?: number;
 }
 
 /** A trunk to a source that has the arena's pages. */
@@ -93,7 +98,7 @@ interface Source {
   readonly cut: () => void;
 }
 
-async function openSource(arenaPage: number, { turns, chunkBytes, answersMax }: Manners): Promise<Source> {
+async function openSource(arenaPage: number, { turns, chunkBytes, answersMax, altered }: Manners): Promise<Source> {
   const arrived = new Map<string, TrunkStream>();
   const there = new Trunk(() => assert.fail("the target opens none"));
   const here = new Trunk((stream) => {
@@ -130,6 +135,8 @@ async function openSource(arenaPage: number, { turns, chunkBytes, answersMax }: 
         [run],
         ({ page, pageCount }, into) => {
           fillPages(page - arenaPage, into);
+          const nth = (altered ?? NaN) - (page - arenaPage);
+          if (nth >= 0 && nth < pageCount) into[nth * PAGE_BYTES + 1000]! ^= 8;
           return pageCount;
         },
         () => {},
@@ -163,6 +170,8 @@ interface CopiedAhead {
   readonly from: number;
   readonly count: number;
   readonly isWritten: boolean;
+  /** Nobody has noticed that they were written. */
+  readonly isMissed?: true;
 }
 
 /** A round with these pages alone. Those that are not lazy have something in the copy that the task must never see. */
@@ -181,12 +190,13 @@ async function restore(
   ahead: readonly CopiedAhead[] = [],
 ): Promise<{ task: ArenaProcess; pages: TaskPages; source: Source }> {
   const store = new PageStore(ARENA_PAGES);
-  const pages = openTaskPages("own", folders, store);
+  const pages = openTaskPages("own", folders, store, "priority", true);
   const task = new ArenaProcess(ARENA_PAGES, LAZY_PAGES, { file: folders.socketFile, process: PROCESS });
   await task.started();
   folders.writePagemap(task.arenaPage);
   for (const each of ahead) copyAhead(store, task.arenaPage, each);
-  const written = ahead.filter(({ isWritten }) => isWritten).map(({ from, count }) => ({ page: task.arenaPage + from, pageCount: count }));
+  const told = ahead.filter(({ isWritten, isMissed }) => isWritten && isMissed !== true);
+  const written = told.map(({ from, count }) => ({ page: task.arenaPage + from, pageCount: count }));
   writeWrittenPages(folders.images, new Map([[PROCESS, written]]));
   const source = await openSource(task.arenaPage, manners);
   await pages.serve(source.channels);
@@ -199,6 +209,13 @@ async function givenUp(pages: TaskPages): Promise<unknown> {
   const finished = pages.finish();
   pages.giveUp(new DmigrateError("PEER_REFUSED", "No trunk is expected; migrate again"));
   return await finished;
+}
+
+/** What a source finds that compares what the task was given with what it has. */
+function comparison(task: ArenaProcess, pages: TaskPages): PageComparison {
+  const found = new PageComparison(pages.lazy, new Map(), ({ page }, into) => fillPages(page - task.arenaPage, into));
+  for (const run of pages.given?.runs() ?? assert.fail()) found.take(run);
+  return found;
 }
 
 void describe("lazy pages", { timeout: 120_000 }, () => {
@@ -242,6 +259,32 @@ void describe("lazy pages", { timeout: 120_000 }, () => {
       await task.read(0, 0, LAZY_PAGES),
       Array.from({ length: LAZY_PAGES }, (_, page) => valueOf(page)),
     );
+  });
+
+  void it("are all as the source has them, whatever way they came, and those are counted that were given back before", async () => {
+    using folders = new Folders();
+    const { task, pages } = await restore(folders, AT_ONCE, [{ from: 0, count: 100, isWritten: false }]);
+    await using _task = task;
+    await task.read(0, 120, 2);
+    pages.restored();
+    await task.tell(0, "empty", 16, 3);
+    const { total } = await pages.finish();
+    assert.deepEqual(comparison(task, pages).end(), { same: total - 3, different: 0, released: 3 });
+  });
+
+  void it("are found if a bit of one changed on the way, or one was written and nobody had noticed", async () => {
+    using folders = new Folders();
+    const ahead = [{ from: 0, count: 100, isWritten: false } as const, { from: 40, count: 2, isWritten: true, isMissed: true } as const];
+    const { task, pages } = await restore(folders, { ...AT_ONCE, altered: 150 }, ahead);
+    await using _task = task;
+    pages.restored();
+    const { total } = await pages.finish();
+    const found = comparison(task, pages);
+    assert.deepEqual(found.end(), { same: total - 3, different: 3, released: 0 });
+    assert.deepEqual(found.different, [
+      { process: PROCESS, page: task.arenaPage + 40, pageCount: 2 },
+      { process: PROCESS, page: task.arenaPage + 150, pageCount: 1 },
+    ]);
   });
 
   void it("that were copied ahead come also when the source is gone", async () => {
@@ -356,6 +399,7 @@ void it("whatever processes do to their memory while its pages arrive, each sees
       if (commands.length <= restoredAt) pages.restored();
       await (finished ?? pages.finish());
       await assertAllRight(task, models);
+      assert.equal(comparison(task, pages).end().different, 0);
     }),
     { numRuns: Number(process.env["PAGES_TEST_RUNS"] ?? 12) },
   );

@@ -7,8 +7,10 @@ import type { TransferOrder } from "../../core/schedule.ts";
 import { startLazyPages, type LazyPages } from "../../criu/lazy-pages.ts";
 import { LazySocket } from "../../criu/lazy-socket.ts";
 import { readLazyRanges } from "../../criu/pagemap.ts";
+import { readKernelAreas } from "../../criu/restartable-sequences.ts";
 import { readWrittenPages } from "../../criu/written-pages.ts";
 import { InputWatch } from "../../kernel/epoll.ts";
+import { GivenPages } from "../../memory/page-digests.ts";
 import { PageHandler } from "../../memory/page-handler.ts";
 import { PageKeeper } from "../../memory/page-keeper.ts";
 import { PageProxy } from "../../memory/page-proxy.ts";
@@ -35,6 +37,8 @@ export interface TaskPages extends AsyncDisposable {
   serve(channels: PageChannels): Promise<void>;
   /** From `serve` on: the lazy pages of each process, by its id inside the container. */
   readonly lazy: LazyRanges;
+  /** From `serve` on: what the tasks were given, if that is asked for and can be told. */
+  readonly given: GivenPages | undefined;
   /** From `serve` on: rejected when no more pages come, for one of which a restore may wait (TRANSFER_FAILED, PROTOCOL, KERNEL). */
   readonly failure: Promise<never>;
   /** The tasks run, and the trunk has broken: goes on by the channels of another one, if it can. */
@@ -53,16 +57,18 @@ export interface TaskPages extends AsyncDisposable {
 /**
  * Makes ready what can be made ready before the freeze.
  * @param store what was copied ahead; the stock daemon has no use for it
+ * @param verify whether to keep digests of what tasks are given; the stock daemon can't
  */
 export function openTaskPages(
   kind: PageHandlerKind,
   folders: RestoreFolders,
   store: PageStore,
   order: TransferOrder = "priority",
+  verify = false,
 ): TaskPages {
   switch (kind) {
     case "own":
-      return new OwnPages(folders, store, order);
+      return new OwnPages(folders, store, order, verify);
     case "criu":
       return new CriuPages(folders);
   }
@@ -77,10 +83,13 @@ class OwnPages implements TaskPages {
   readonly #socket: LazySocket;
   readonly #keeper: PageKeeper;
   #handler: PageHandler | undefined;
+  readonly #verify: boolean;
   lazy: LazyRanges = new Map();
+  given: GivenPages | undefined;
 
-  constructor({ folder, images, work }: RestoreFolders, store: PageStore, order: TransferOrder) {
+  constructor({ folder, images, work }: RestoreFolders, store: PageStore, order: TransferOrder, verify: boolean) {
     this.#order = order;
+    this.#verify = verify;
     this.#images = images;
     this.#store = store;
     this.#watch = this.#open.use(new InputWatch());
@@ -98,6 +107,7 @@ class OwnPages implements TaskPages {
     this.lazy = readLazyRanges(this.#images);
     const written = readWrittenPages(this.#images);
     this.#store.settle(written);
+    if (this.#verify) this.given = new GivenPages(this.lazy, readKernelAreas(this.#images));
     this.#handler = new PageHandler(
       new PagesBySource(channels, this.#order),
       this.lazy,
@@ -106,6 +116,7 @@ class OwnPages implements TaskPages {
       written,
       this.#store,
       this.#order,
+      this.given,
     );
   }
 
@@ -144,6 +155,7 @@ class CriuPages implements TaskPages {
   #daemon: LazyPages | undefined;
   #proxy: PageProxy | undefined;
   lazy: LazyRanges = new Map();
+  readonly given = undefined;
 
   constructor(folders: RestoreFolders) {
     this.#folders = folders;

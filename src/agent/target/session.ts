@@ -29,6 +29,7 @@ import { inject } from "../../network/inject.ts";
 import { interfacesOf, namesByAddress, renamedInterfaces } from "../../network/interfaces.ts";
 import { RUNTIME } from "../../core/preflight-hosts.ts";
 import { PAGE_BYTES } from "../../memory/page-protocol.ts";
+import type { DigestedRun } from "../../memory/page-digests.ts";
 import { PageStore } from "../../memory/page-store.ts";
 import { fillShared } from "../../memory/shared-fill.ts";
 import type { TrunkStream } from "../../transfer/stream.ts";
@@ -40,10 +41,11 @@ import { collectGarbage } from "../garbage.ts";
 import { receiveAll, type Channel, type ChannelHandler, type Dialled } from "../link.ts";
 import { migrationFolder, removeMigrationFolder } from "../migration-folder.ts";
 import { rootOfEngine } from "../id-maps.ts";
-import type { Committed, Reservation, RestoreRequest, Restored, StageRequest } from "../migrations.ts";
+import type { Finished, Reservation, RestoreRequest, Restored, StageRequest } from "../migrations.ts";
 import type { PageChannels } from "../page-channels.ts";
 import { TargetFiles } from "./files.ts";
 import { Made } from "./made.ts";
+import { Steps } from "../timeline.ts";
 import { openTaskPages, type TaskPages } from "./pages.ts";
 import { tasksIn } from "../../kernel/tasks.ts";
 import { createClosed, orphan } from "./staged-folder.ts";
@@ -73,6 +75,8 @@ export interface SessionSubject {
   readonly id: MigrationId;
   readonly source: HostName;
   readonly description: ContainerDescription;
+  /** Whether to keep digests of what tasks are given. */
+  readonly verify: boolean;
 }
 
 /** A migration to this host. */
@@ -122,7 +126,7 @@ export class TargetSession {
   #isCommitted = false;
   /** From when all pages are asked for on: before the commit or after it. */
   #arrived: Promise<PageCounts> | undefined;
-  #completed: Promise<readonly string[]> | undefined;
+  #completed: Promise<Finished> | undefined;
 
   constructor(context: AgentContext, engine: Engine, subject: SessionSubject, undoing: Undoing) {
     this.#context = context;
@@ -218,7 +222,8 @@ export class TargetSession {
     staging.started().catch((error: unknown) => void this.#giveUp(error));
     files.continueAt(staging.rootfs);
     this.#staging = staging;
-    this.#pages = this.#running.use(openTaskPages(this.#context.config.pageHandler, staging, this.#store, this.#context.config.order));
+    const { pageHandler, order } = this.#context.config;
+    this.#pages = this.#running.use(openTaskPages(pageHandler, staging, this.#store, order, this.subject.verify));
     const renamed = renamedInterfaces(interfaceNames, namesByAddress(interfacesOf(staging.namespace)));
     return this.#isWarm && this.#context.config.pageHandler === "criu" ? [...renamed, NOT_WARM] : renamed;
   }
@@ -230,51 +235,44 @@ export class TargetSession {
 
   async #restore({ whole }: RestoreRequest): Promise<Restored> {
     const staging = this.#need(this.#staging, "stage");
-    const beganAt = performance.now();
-    const steps: Step[] = [];
-    const step = (name: string, startMs: number): number => {
-      const endMs = performance.now() - beganAt;
-      steps.push({ name, startMs, endMs });
-      return endMs;
-    };
+    const steps = new Steps();
     await this.#imagesReceived.promise;
-    mendImages(staging.images);
+    await steps.take("mend images", () => mendImages(staging.images));
     const { demanded, ahead, criu } = this.#pageChannels;
     const needed = (channel: TrunkStream | undefined): TrunkStream => this.#need(channel, "the channels for pages");
     const pageChannels = { demanded: needed(demanded), ahead: needed(ahead), criu: needed(criu) };
     const pages = this.#need(this.#pages, "stage");
-    await pages.serve(pageChannels);
-    const restoreAt = step("page handler", 0);
-    await Promise.race([staging.restore(), pages.failure]).catch((error: unknown) => {
-      this.#context.log.error({ err: error, migration: this.subject.id }, "the restore failed");
-      throw error;
-    });
+    await steps.take("page handler", () => pages.serve(pageChannels));
+    await steps
+      .take("restore", () => Promise.race([staging.restore(), pages.failure]))
+      .catch((error: unknown) => {
+        this.#context.log.error({ err: error, migration: this.subject.id }, "the restore failed");
+        throw error;
+      });
     pages.restored();
-    const restoredAt = step("restore", restoreAt);
-    if (await this.#fillShared(staging)) step("shared memory", restoredAt);
+    await this.#fillShared(staging, steps);
     const registered = assertRegistered(pages.lazy, tasksIn(staging.cgroup));
     registered.catch(() => {}); // told below, unless somebody has ended the tasks
     let arrived: PageCounts | undefined;
     if (whole) {
       await registered; // which can't be seen any more once no page is missing
-      const fillAt = performance.now() - beganAt;
-      this.#arrived = pages.finish();
-      arrived = await Promise.race([this.#arrived, this.#unwanted.promise, this.#trunkBroken()]);
-      step(MEMORY_STEP, fillAt);
+      const whenArrived = (this.#arrived = pages.finish());
+      arrived = await steps.take(MEMORY_STEP, () => Promise.race([whenArrived, this.#unwanted.promise, this.#trunkBroken()]));
     }
     this.#checked = this.#assertTakenOver(staging).then(() => registered);
     this.#checked.catch(() => {}); // told to `commit`
-    this.#context.journal.move(this.subject.id, "prepared");
-    return { steps, ...(arrived === undefined ? {} : { pages: arrived }) };
+    await steps.take("write down", () => this.#context.journal.move(this.subject.id, "prepared"));
+    return { steps: steps.all, ...(arrived === undefined ? {} : { pages: arrived }) };
   }
 
   /** Gives the restored tasks the content of the memory that they share, if they lack it. */
-  async #fillShared(staging: Staging): Promise<boolean> {
+  async #fillShared(staging: Staging, steps: Steps): Promise<void> {
     const emptied = readEmptied(staging.images);
-    if (emptied.length === 0) return false;
-    await this.#sharedReceived.promise;
-    await fillShared(this.#shared, emptied, tasksIn(staging.cgroup));
-    return true;
+    if (emptied.length === 0) return;
+    await steps.take("shared memory", async () => {
+      await this.#sharedReceived.promise;
+      await fillShared(this.#shared, emptied, tasksIn(staging.cgroup));
+    });
   }
 
   /**
@@ -309,26 +307,28 @@ export class TargetSession {
    * The point of no return: when this returns the tasks run here. When it throws the target's journal says whose the container is: unless
    * that has `owner` or what follows, this was a refusal, and the source's.
    */
-  commit(heldPackets: readonly Uint8Array[]): Promise<Committed> {
+  commit(heldPackets: readonly Uint8Array[]): Promise<readonly Step[]> {
     return this.#inTurn(() => this.#commit(heldPackets));
   }
 
-  async #commit(heldPackets: readonly Uint8Array[]): Promise<Committed> {
+  async #commit(heldPackets: readonly Uint8Array[]): Promise<readonly Step[]> {
     const staging = this.#need(this.#staging, "restore");
-    const beganAt = performance.now();
+    const steps = new Steps();
     if (staging.hasFailed)
       throw new DmigrateError(
         "RESTORE_FAILED",
         "The restored container was ended before the handover; the container keeps running on the source",
       );
-    await this.#checked;
+    await steps.take("engine takes over", () => this.#checked);
     // Sent by a source that was lost meanwhile: since then it may have ended, or taken the container back.
     if (this.#brokenBy !== undefined) this.#contact.use(await this.#context.peers.to(this.subject.source).attend(this.subject.id));
-    this.#context.journal.move(this.subject.id, "owner");
-    this.#isCommitted = true;
-    this.#running.move(); // drops it: nothing of it may be ended any more
+    await steps.take("write down", () => {
+      this.#context.journal.move(this.subject.id, "owner");
+      this.#isCommitted = true;
+      this.#running.move(); // drops it: nothing of it may be ended any more
+    });
     try {
-      await this.#resume(staging, heldPackets);
+      await steps.take("resume", () => this.#resume(staging, heldPackets));
     } catch (error) {
       this.#context.journal.move(this.subject.id, "failed");
       throw error;
@@ -340,7 +340,7 @@ export class TargetSession {
     } else this.#noteWhole();
     this.#completed = this.#complete(this.#arrived, staging);
     this.#completed.catch(() => {}); // told to `finish`
-    return { resumedAfterMs: performance.now() - beganAt };
+    return steps.all;
   }
 
   /** Never returns; throws TRANSFER_FAILED when the trunk has gone. Until the commit no other one is dialled. */
@@ -383,14 +383,15 @@ export class TargetSession {
 
   /**
    * Waits until the container has all its memory and is an ordinary one of this host. That needs nothing more of the source than its
-   * pages, so it happens also when the source does not ask. Returns warnings.
+   * pages, so it happens also when the source does not ask.
    */
-  async #complete(arrived: Promise<PageCounts>, staging: Staging): Promise<readonly string[]> {
+  async #complete(arrived: Promise<PageCounts>, staging: Staging): Promise<Finished> {
     const { log } = this.#context;
     const { id } = this.subject;
-    let warnings: readonly string[];
+    let finished: Finished;
     try {
-      [warnings] = await Promise.all([this.#handToEngine(staging), arrived]);
+      const [warnings] = await Promise.all([this.#handToEngine(staging), arrived]);
+      finished = { warnings, restoreSteps: await staging.restoreSteps() };
       await staging[Symbol.asyncDispose]();
       await this.#open.disposeAsync();
       this.#contact.dispose();
@@ -403,7 +404,7 @@ export class TargetSession {
       throw error;
     }
     await this.#enter("completed");
-    return warnings;
+    return finished;
   }
 
   /** Enters in the journal how the migration has ended: as long as that is missing, no container of its name may come here. */
@@ -462,11 +463,17 @@ export class TargetSession {
     return await this.#need(this.#arrived, "commit");
   }
 
-  /** Returns when the container is an ordinary one of this host; the source needs nothing more to know. Returns warnings. */
-  async finish(): Promise<readonly string[]> {
-    const warnings = await this.#need(this.#completed, "commit");
+  /** Digests of all lazy pages as the tasks were given them, once the last one arrived. Throws PROTOCOL if that was not asked for. */
+  async *digests(): AsyncGenerator<DigestedRun, void> {
+    await this.awaitPages();
+    yield* this.#need(this.#pages?.given, "Reserve with verify").runs();
+  }
+
+  /** Returns when the container is an ordinary one of this host; the source needs nothing more to know. */
+  async finish(): Promise<Finished> {
+    const finished = await this.#need(this.#completed, "commit");
     this.#ended.resolve();
-    return warnings;
+    return finished;
   }
 
   /**

@@ -39,10 +39,15 @@ export function targetSessions(context: AgentContext): TargetSessions {
       for (const record of context.journal.unfinished("target")) await recoverSession(context, undoing, record);
     },
     facts: (arriving) => hostFactsOf(context, readArriving(arriving)),
-    async reserve({ migration, source, description: text }: ReserveRequest): Promise<Reservation> {
+    async reserve({ migration, source, description: text, verify }: ReserveRequest): Promise<Reservation> {
       if (isEnding) throw new DmigrateError("AGENT", "This agent has been told to end; migrate once the next one runs");
       const description = readDescription(text);
-      const subject = { id: migration, source, description };
+      if (verify && context.config.pageHandler !== "own")
+        throw new DmigrateError(
+          "PREFLIGHT_BLOCKED",
+          "The agent of the target runs with --page-handler criu, which can't say what tasks were given; migrate without --verify",
+        );
+      const subject = { id: migration, source, description, verify };
       const engine = await Engine.connect(context.config.dockerSocket);
       context.journal.begin({
         id: migration,
@@ -74,6 +79,7 @@ export function targetSessions(context: AgentContext): TargetSessions {
       else await of(id).signal(signal);
     },
     awaitPages: (id) => of(id).awaitPages(),
+    digests: (id) => of(id).digests(),
     finish: (id) => of(id).finish(),
     async abort(id) {
       const session = sessions.get(id);

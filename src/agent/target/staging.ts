@@ -10,9 +10,11 @@ import { setTimeout as sleep } from "node:timers/promises";
 import path from "node:path";
 import { DmigrateError, messageOf } from "../../core/errors.ts";
 import type { ContainerId } from "../../core/ids.ts";
+import type { Step } from "../../core/migration.ts";
 import { cgroupMountOptions, cgroupRootOptions } from "../../criu/cgroups.ts";
 import { restoreConfiguration } from "../../criu/configuration.ts";
 import { fenceOf, type Fence, type Freezer } from "../../criu/freezer.ts";
+import { restoreSteps } from "../../criu/log-steps.ts";
 import { killedProgram, lastErrors, lastLines } from "../../criu/log.ts";
 import { keepMovesQuick } from "../../kernel/cgroup-moves.ts";
 import { ClosedWrites } from "../../kernel/inotify.ts";
@@ -46,7 +48,8 @@ export class Staging implements AsyncDisposable {
   readonly #configuration: string;
   readonly #fence: Fence;
   #hasFailed = false;
-  #isRestoring = false;
+  /** Once a restore is started and until it is done. */
+  #quickMoves: Disposable | undefined;
 
   private constructor(parts: {
     bundle: Bundle;
@@ -70,7 +73,7 @@ export class Staging implements AsyncDisposable {
     this.#fence = parts.fence;
     this.#started = parts.started.catch(async (error: unknown) => {
       this.#hasFailed = true;
-      throw this.#isRestoring ? await this.#restoreFailed(error) : error;
+      throw this.#quickMoves !== undefined ? await this.#restoreFailed(error) : error;
     });
     this.#started.catch(() => {}); // told to whoever waits for it
   }
@@ -132,16 +135,16 @@ export class Staging implements AsyncDisposable {
 
   /** Has runc and CRIU started, which then wait. Once the first of the images, `descriptors.json`, is there. */
   startRestore(): void {
-    if (this.#isRestoring) return;
-    this.#isRestoring = true;
+    if (this.#quickMoves !== undefined) return;
+    this.#quickMoves = this.#cleanup.use(keepMovesQuick(this.#fence.outside));
     this.#folder.startRestore();
   }
 
   /** Lets the restore go. Returns when every task is restored, and frozen; throws RESTORE_FAILED. */
   async restore(): Promise<void> {
     using _pivot = this.#isReadOnly ? pivotFolder(this.rootfs) : undefined;
-    using _quick = keepMovesQuick(this.#fence.outside);
     this.startRestore();
+    using _quick = this.#quickMoves;
     const over = new AbortController();
     try {
       const signal = AbortSignal.any([over.signal, AbortSignal.timeout(RESTORE_LIMIT_MS)]);
@@ -175,6 +178,11 @@ export class Staging implements AsyncDisposable {
       await sleep(GIVEN_UP_POLL_MS, undefined, { signal: over });
       if ((await this.#restoreLog()).includes(GIVEN_UP)) throw new Error("it ended what it had restored");
     }
+  }
+
+  /** Where CRIU's time went, in milliseconds before the tasks were restored. */
+  async restoreSteps(): Promise<readonly Step[]> {
+    return restoreSteps(await this.#restoreLog());
   }
 
   #restoreLog(): Promise<string> {

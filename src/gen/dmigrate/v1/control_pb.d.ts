@@ -99,6 +99,13 @@ export declare type MigrateRequest = Message<"dmigrate.v1.MigrateRequest"> & {
    * @generated from field: optional double max_downtime_ms = 5;
    */
   maxDowntimeMs?: number | undefined;
+
+  /**
+   * Compare every lazy page that the target's tasks were given with those of the frozen ones on the source.
+   *
+   * @generated from field: bool verify = 6;
+   */
+  verify: boolean;
 };
 
 /**

@@ -69,6 +69,13 @@ export declare type ReserveRequest = Message<"dmigrate.v1.ReserveRequest"> & {
    * @generated from field: string description_json = 3;
    */
   descriptionJson: string;
+
+  /**
+   * Keep digests of what tasks are given, for GetDigests. Refused by an agent that leaves pages to the stock daemon.
+   *
+   * @generated from field: bool verify = 4;
+   */
+  verify: boolean;
 };
 
 /**
@@ -203,6 +210,8 @@ export declare const RestoreRequestSchema: GenMessage<RestoreRequest>;
  */
 export declare type RestoreResponse = Message<"dmigrate.v1.RestoreResponse"> & {
   /**
+   * Times count from this request's arrival.
+   *
    * @generated from field: repeated dmigrate.v1.Span steps = 1;
    */
   steps: Span[];
@@ -249,11 +258,11 @@ export declare const CommitRequestSchema: GenMessage<CommitRequest>;
  */
 export declare type CommitResponse = Message<"dmigrate.v1.CommitResponse"> & {
   /**
-   * How long after this request arrived the tasks ran, in milliseconds.
+   * Until the tasks ran; times count from this request's arrival.
    *
-   * @generated from field: double resumed_after_ms = 1;
+   * @generated from field: repeated dmigrate.v1.Span steps = 2;
    */
-  resumedAfterMs: number;
+  steps: Span[];
 };
 
 /**
@@ -363,6 +372,56 @@ export declare type AwaitPagesResponse = Message<"dmigrate.v1.AwaitPagesResponse
 export declare const AwaitPagesResponseSchema: GenMessage<AwaitPagesResponse>;
 
 /**
+ * @generated from message dmigrate.v1.GetDigestsRequest
+ */
+export declare type GetDigestsRequest = Message<"dmigrate.v1.GetDigestsRequest"> & {
+  /**
+   * @generated from field: string migration = 1;
+   */
+  migration: string;
+};
+
+/**
+ * Describes the message dmigrate.v1.GetDigestsRequest.
+ * Use `create(GetDigestsRequestSchema)` to create a new message.
+ */
+export declare const GetDigestsRequestSchema: GenMessage<GetDigestsRequest>;
+
+/**
+ * Successive lazy pages of one process, at most 1,024; processes and their pages come in the order of the images, none left out.
+ *
+ * @generated from message dmigrate.v1.GetDigestsResponse
+ */
+export declare type GetDigestsResponse = Message<"dmigrate.v1.GetDigestsResponse"> & {
+  /**
+   * Its id inside the container.
+   *
+   * @generated from field: uint32 process = 1;
+   */
+  process: number;
+
+  /**
+   * The first page: its address divided by 4,096.
+   *
+   * @generated from field: uint64 page = 2;
+   */
+  page: bigint;
+
+  /**
+   * 8 bytes a page, the beginning of its SHA-256; zeros for one that no task was given, because all had given it back.
+   *
+   * @generated from field: bytes digests = 3;
+   */
+  digests: Uint8Array;
+};
+
+/**
+ * Describes the message dmigrate.v1.GetDigestsResponse.
+ * Use `create(GetDigestsResponseSchema)` to create a new message.
+ */
+export declare const GetDigestsResponseSchema: GenMessage<GetDigestsResponse>;
+
+/**
  * @generated from message dmigrate.v1.FinishRequest
  */
 export declare type FinishRequest = Message<"dmigrate.v1.FinishRequest"> & {
@@ -386,6 +445,13 @@ export declare type FinishResponse = Message<"dmigrate.v1.FinishResponse"> & {
    * @generated from field: repeated string warnings = 1;
    */
   warnings: string[];
+
+  /**
+   * What the step "restore" of Restore was made of; times are before its end.
+   *
+   * @generated from field: repeated dmigrate.v1.Span restore_steps = 2;
+   */
+  restoreSteps: Span[];
 };
 
 /**
@@ -763,6 +829,16 @@ export declare const PeerService: GenService<{
     methodKind: "unary";
     input: typeof AwaitPagesRequestSchema;
     output: typeof AwaitPagesResponseSchema;
+  },
+  /**
+   * Once the last page arrived: digests of all lazy pages, as their tasks were given them.
+   *
+   * @generated from rpc dmigrate.v1.PeerService.GetDigests
+   */
+  getDigests: {
+    methodKind: "server_streaming";
+    input: typeof GetDigestsRequestSchema;
+    output: typeof GetDigestsResponseSchema;
   },
   /**
    * Closes a completed session.

@@ -13,7 +13,7 @@ import { file_dmigrate_v1_types } from "./types_pb.js";
  * Describes the file dmigrate/v1/peer.proto.
  */
 export const file_dmigrate_v1_peer = /*@__PURE__*/
-  fileDesc("ChZkbWlncmF0ZS92MS9wZWVyLnByb3RvEgtkbWlncmF0ZS52MSIoCg9HZXRGYWN0c1JlcXVlc3QSFQoNYXJyaXZpbmdfanNvbhgBIAEoCSImChBHZXRGYWN0c1Jlc3BvbnNlEhIKCmZhY3RzX2pzb24YASABKAkiTQoOUmVzZXJ2ZVJlcXVlc3QSEQoJbWlncmF0aW9uGAEgASgJEg4KBnNvdXJjZRgCIAEoCRIYChBkZXNjcmlwdGlvbl9qc29uGAMgASgJIikKD1Jlc2VydmVSZXNwb25zZRIWCg5wcmVzZW50X2xheWVycxgBIAMoCSIrChZDcmVhdGVDb250YWluZXJSZXF1ZXN0EhEKCW1pZ3JhdGlvbhgBIAEoCSIrChdDcmVhdGVDb250YWluZXJSZXNwb25zZRIQCgh3YXJuaW5ncxgBIAMoCSK2AQoMU3RhZ2VSZXF1ZXN0EhEKCW1pZ3JhdGlvbhgBIAEoCRIUCgxjcml1X29wdGlvbnMYAiADKAkSRgoPaW50ZXJmYWNlX25hbWVzGAMgAygLMi0uZG1pZ3JhdGUudjEuU3RhZ2VSZXF1ZXN0LkludGVyZmFjZU5hbWVzRW50cnkaNQoTSW50ZXJmYWNlTmFtZXNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIiEKDVN0YWdlUmVzcG9uc2USEAoId2FybmluZ3MYASADKAkiMgoOUmVzdG9yZVJlcXVlc3QSEQoJbWlncmF0aW9uGAEgASgJEg0KBXdob2xlGAIgASgIImoKD1Jlc3RvcmVSZXNwb25zZRIgCgVzdGVwcxgBIAMoCzIRLmRtaWdyYXRlLnYxLlNwYW4SKwoFcGFnZXMYAiABKAsyFy5kbWlncmF0ZS52MS5QYWdlQ291bnRzSACIAQFCCAoGX3BhZ2VzIjgKDUNvbW1pdFJlcXVlc3QSEQoJbWlncmF0aW9uGAEgASgJEhQKDGhlbGRfcGFja2V0cxgCIAMoDCIqCg5Db21taXRSZXNwb25zZRIYChByZXN1bWVkX2FmdGVyX21zGAEgASgBIjsKFURlbGl2ZXJQYWNrZXRzUmVxdWVzdBIRCgltaWdyYXRpb24YASABKAkSDwoHcGFja2V0cxgCIAMoDCIYChZEZWxpdmVyUGFja2V0c1Jlc3BvbnNlIjYKEVNlbmRTaWduYWxSZXF1ZXN0EhEKCW1pZ3JhdGlvbhgBIAEoCRIOCgZzaWduYWwYAiABKAUiFAoSU2VuZFNpZ25hbFJlc3BvbnNlIiYKEUF3YWl0UGFnZXNSZXF1ZXN0EhEKCW1pZ3JhdGlvbhgBIAEoCSI8ChJBd2FpdFBhZ2VzUmVzcG9uc2USJgoFcGFnZXMYASABKAsyFy5kbWlncmF0ZS52MS5QYWdlQ291bnRzIiIKDUZpbmlzaFJlcXVlc3QSEQoJbWlncmF0aW9uGAEgASgJIiIKDkZpbmlzaFJlc3BvbnNlEhAKCHdhcm5pbmdzGAEgAygJIiEKDEFib3J0UmVxdWVzdBIRCgltaWdyYXRpb24YASABKAkiDwoNQWJvcnRSZXNwb25zZSIkCg9HZXRTdGF0ZVJlcXVlc3QSEQoJbWlncmF0aW9uGAEgASgJIiEKEEdldFN0YXRlUmVzcG9uc2USDQoFc3RhdGUYASABKAkiIgoNQXR0ZW5kUmVxdWVzdBIRCgltaWdyYXRpb24YASABKAkiEAoOQXR0ZW5kUmVzcG9uc2UiNwoQQWRkTWVtYmVyUmVxdWVzdBIjCgZtZW1iZXIYASABKAsyEy5kbWlncmF0ZS52MS5NZW1iZXIiEwoRQWRkTWVtYmVyUmVzcG9uc2UiIwoTUmVtb3ZlTWVtYmVyUmVxdWVzdBIMCgRuYW1lGAEgASgJIhYKFFJlbW92ZU1lbWJlclJlc3BvbnNlIisKC0pvaW5SZXF1ZXN0Eg4KBnNlY3JldBgBIAEoDBIMCgRuYW1lGAIgASgJIiIKDEpvaW5SZXNwb25zZRISCgpwdWJsaWNfa2V5GAEgASgMIpABCg5JbnN0YWxsUmVxdWVzdBIOCgZzZWNyZXQYASABKAwSDAoEbmFtZRgCIAEoCRIRCglhdXRob3JpdHkYAyABKAkSDgoGY2FfcGVtGAQgASgJEhcKD2NlcnRpZmljYXRlX3BlbRgFIAEoCRIkCgdtZW1iZXJzGAYgAygLMhMuZG1pZ3JhdGUudjEuTWVtYmVyIhEKD0luc3RhbGxSZXNwb25zZSI8CgZNZW1iZXISDAoEbmFtZRgBIAEoCRIPCgdhZGRyZXNzGAIgASgJEhMKC2ZpbmdlcnByaW50GAMgASgMMu4ICgtQZWVyU2VydmljZRJHCghHZXRGYWN0cxIcLmRtaWdyYXRlLnYxLkdldEZhY3RzUmVxdWVzdBodLmRtaWdyYXRlLnYxLkdldEZhY3RzUmVzcG9uc2USRAoHUmVzZXJ2ZRIbLmRtaWdyYXRlLnYxLlJlc2VydmVSZXF1ZXN0GhwuZG1pZ3JhdGUudjEuUmVzZXJ2ZVJlc3BvbnNlElwKD0NyZWF0ZUNvbnRhaW5lchIjLmRtaWdyYXRlLnYxLkNyZWF0ZUNvbnRhaW5lclJlcXVlc3QaJC5kbWlncmF0ZS52MS5DcmVhdGVDb250YWluZXJSZXNwb25zZRI+CgVTdGFnZRIZLmRtaWdyYXRlLnYxLlN0YWdlUmVxdWVzdBoaLmRtaWdyYXRlLnYxLlN0YWdlUmVzcG9uc2USRAoHUmVzdG9yZRIbLmRtaWdyYXRlLnYxLlJlc3RvcmVSZXF1ZXN0GhwuZG1pZ3JhdGUudjEuUmVzdG9yZVJlc3BvbnNlEkEKBkNvbW1pdBIaLmRtaWdyYXRlLnYxLkNvbW1pdFJlcXVlc3QaGy5kbWlncmF0ZS52MS5Db21taXRSZXNwb25zZRJZCg5EZWxpdmVyUGFja2V0cxIiLmRtaWdyYXRlLnYxLkRlbGl2ZXJQYWNrZXRzUmVxdWVzdBojLmRtaWdyYXRlLnYxLkRlbGl2ZXJQYWNrZXRzUmVzcG9uc2USTQoKU2VuZFNpZ25hbBIeLmRtaWdyYXRlLnYxLlNlbmRTaWduYWxSZXF1ZXN0Gh8uZG1pZ3JhdGUudjEuU2VuZFNpZ25hbFJlc3BvbnNlEk0KCkF3YWl0UGFnZXMSHi5kbWlncmF0ZS52MS5Bd2FpdFBhZ2VzUmVxdWVzdBofLmRtaWdyYXRlLnYxLkF3YWl0UGFnZXNSZXNwb25zZRJBCgZGaW5pc2gSGi5kbWlncmF0ZS52MS5GaW5pc2hSZXF1ZXN0GhsuZG1pZ3JhdGUudjEuRmluaXNoUmVzcG9uc2USPgoFQWJvcnQSGS5kbWlncmF0ZS52MS5BYm9ydFJlcXVlc3QaGi5kbWlncmF0ZS52MS5BYm9ydFJlc3BvbnNlEkcKCEdldFN0YXRlEhwuZG1pZ3JhdGUudjEuR2V0U3RhdGVSZXF1ZXN0Gh0uZG1pZ3JhdGUudjEuR2V0U3RhdGVSZXNwb25zZRJDCgZBdHRlbmQSGi5kbWlncmF0ZS52MS5BdHRlbmRSZXF1ZXN0GhsuZG1pZ3JhdGUudjEuQXR0ZW5kUmVzcG9uc2UwARJKCglBZGRNZW1iZXISHS5kbWlncmF0ZS52MS5BZGRNZW1iZXJSZXF1ZXN0Gh4uZG1pZ3JhdGUudjEuQWRkTWVtYmVyUmVzcG9uc2USUwoMUmVtb3ZlTWVtYmVyEiAuZG1pZ3JhdGUudjEuUmVtb3ZlTWVtYmVyUmVxdWVzdBohLmRtaWdyYXRlLnYxLlJlbW92ZU1lbWJlclJlc3BvbnNlMpABCgtKb2luU2VydmljZRI7CgRKb2luEhguZG1pZ3JhdGUudjEuSm9pblJlcXVlc3QaGS5kbWlncmF0ZS52MS5Kb2luUmVzcG9uc2USRAoHSW5zdGFsbBIbLmRtaWdyYXRlLnYxLkluc3RhbGxSZXF1ZXN0GhwuZG1pZ3JhdGUudjEuSW5zdGFsbFJlc3BvbnNlYgZwcm90bzM", [file_dmigrate_v1_types]);
+  fileDesc("ChZkbWlncmF0ZS92MS9wZWVyLnByb3RvEgtkbWlncmF0ZS52MSIoCg9HZXRGYWN0c1JlcXVlc3QSFQoNYXJyaXZpbmdfanNvbhgBIAEoCSImChBHZXRGYWN0c1Jlc3BvbnNlEhIKCmZhY3RzX2pzb24YASABKAkiXQoOUmVzZXJ2ZVJlcXVlc3QSEQoJbWlncmF0aW9uGAEgASgJEg4KBnNvdXJjZRgCIAEoCRIYChBkZXNjcmlwdGlvbl9qc29uGAMgASgJEg4KBnZlcmlmeRgEIAEoCCIpCg9SZXNlcnZlUmVzcG9uc2USFgoOcHJlc2VudF9sYXllcnMYASADKAkiKwoWQ3JlYXRlQ29udGFpbmVyUmVxdWVzdBIRCgltaWdyYXRpb24YASABKAkiKwoXQ3JlYXRlQ29udGFpbmVyUmVzcG9uc2USEAoId2FybmluZ3MYASADKAkitgEKDFN0YWdlUmVxdWVzdBIRCgltaWdyYXRpb24YASABKAkSFAoMY3JpdV9vcHRpb25zGAIgAygJEkYKD2ludGVyZmFjZV9uYW1lcxgDIAMoCzItLmRtaWdyYXRlLnYxLlN0YWdlUmVxdWVzdC5JbnRlcmZhY2VOYW1lc0VudHJ5GjUKE0ludGVyZmFjZU5hbWVzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASIhCg1TdGFnZVJlc3BvbnNlEhAKCHdhcm5pbmdzGAEgAygJIjIKDlJlc3RvcmVSZXF1ZXN0EhEKCW1pZ3JhdGlvbhgBIAEoCRINCgV3aG9sZRgCIAEoCCJqCg9SZXN0b3JlUmVzcG9uc2USIAoFc3RlcHMYASADKAsyES5kbWlncmF0ZS52MS5TcGFuEisKBXBhZ2VzGAIgASgLMhcuZG1pZ3JhdGUudjEuUGFnZUNvdW50c0gAiAEBQggKBl9wYWdlcyI4Cg1Db21taXRSZXF1ZXN0EhEKCW1pZ3JhdGlvbhgBIAEoCRIUCgxoZWxkX3BhY2tldHMYAiADKAwiOAoOQ29tbWl0UmVzcG9uc2USIAoFc3RlcHMYAiADKAsyES5kbWlncmF0ZS52MS5TcGFuSgQIARACIjsKFURlbGl2ZXJQYWNrZXRzUmVxdWVzdBIRCgltaWdyYXRpb24YASABKAkSDwoHcGFja2V0cxgCIAMoDCIYChZEZWxpdmVyUGFja2V0c1Jlc3BvbnNlIjYKEVNlbmRTaWduYWxSZXF1ZXN0EhEKCW1pZ3JhdGlvbhgBIAEoCRIOCgZzaWduYWwYAiABKAUiFAoSU2VuZFNpZ25hbFJlc3BvbnNlIiYKEUF3YWl0UGFnZXNSZXF1ZXN0EhEKCW1pZ3JhdGlvbhgBIAEoCSI8ChJBd2FpdFBhZ2VzUmVzcG9uc2USJgoFcGFnZXMYASABKAsyFy5kbWlncmF0ZS52MS5QYWdlQ291bnRzIiYKEUdldERpZ2VzdHNSZXF1ZXN0EhEKCW1pZ3JhdGlvbhgBIAEoCSJEChJHZXREaWdlc3RzUmVzcG9uc2USDwoHcHJvY2VzcxgBIAEoDRIMCgRwYWdlGAIgASgEEg8KB2RpZ2VzdHMYAyABKAwiIgoNRmluaXNoUmVxdWVzdBIRCgltaWdyYXRpb24YASABKAkiTAoORmluaXNoUmVzcG9uc2USEAoId2FybmluZ3MYASADKAkSKAoNcmVzdG9yZV9zdGVwcxgCIAMoCzIRLmRtaWdyYXRlLnYxLlNwYW4iIQoMQWJvcnRSZXF1ZXN0EhEKCW1pZ3JhdGlvbhgBIAEoCSIPCg1BYm9ydFJlc3BvbnNlIiQKD0dldFN0YXRlUmVxdWVzdBIRCgltaWdyYXRpb24YASABKAkiIQoQR2V0U3RhdGVSZXNwb25zZRINCgVzdGF0ZRgBIAEoCSIiCg1BdHRlbmRSZXF1ZXN0EhEKCW1pZ3JhdGlvbhgBIAEoCSIQCg5BdHRlbmRSZXNwb25zZSI3ChBBZGRNZW1iZXJSZXF1ZXN0EiMKBm1lbWJlchgBIAEoCzITLmRtaWdyYXRlLnYxLk1lbWJlciITChFBZGRNZW1iZXJSZXNwb25zZSIjChNSZW1vdmVNZW1iZXJSZXF1ZXN0EgwKBG5hbWUYASABKAkiFgoUUmVtb3ZlTWVtYmVyUmVzcG9uc2UiKwoLSm9pblJlcXVlc3QSDgoGc2VjcmV0GAEgASgMEgwKBG5hbWUYAiABKAkiIgoMSm9pblJlc3BvbnNlEhIKCnB1YmxpY19rZXkYASABKAwikAEKDkluc3RhbGxSZXF1ZXN0Eg4KBnNlY3JldBgBIAEoDBIMCgRuYW1lGAIgASgJEhEKCWF1dGhvcml0eRgDIAEoCRIOCgZjYV9wZW0YBCABKAkSFwoPY2VydGlmaWNhdGVfcGVtGAUgASgJEiQKB21lbWJlcnMYBiADKAsyEy5kbWlncmF0ZS52MS5NZW1iZXIiEQoPSW5zdGFsbFJlc3BvbnNlIjwKBk1lbWJlchIMCgRuYW1lGAEgASgJEg8KB2FkZHJlc3MYAiABKAkSEwoLZmluZ2VycHJpbnQYAyABKAwyvwkKC1BlZXJTZXJ2aWNlEkcKCEdldEZhY3RzEhwuZG1pZ3JhdGUudjEuR2V0RmFjdHNSZXF1ZXN0Gh0uZG1pZ3JhdGUudjEuR2V0RmFjdHNSZXNwb25zZRJECgdSZXNlcnZlEhsuZG1pZ3JhdGUudjEuUmVzZXJ2ZVJlcXVlc3QaHC5kbWlncmF0ZS52MS5SZXNlcnZlUmVzcG9uc2USXAoPQ3JlYXRlQ29udGFpbmVyEiMuZG1pZ3JhdGUudjEuQ3JlYXRlQ29udGFpbmVyUmVxdWVzdBokLmRtaWdyYXRlLnYxLkNyZWF0ZUNvbnRhaW5lclJlc3BvbnNlEj4KBVN0YWdlEhkuZG1pZ3JhdGUudjEuU3RhZ2VSZXF1ZXN0GhouZG1pZ3JhdGUudjEuU3RhZ2VSZXNwb25zZRJECgdSZXN0b3JlEhsuZG1pZ3JhdGUudjEuUmVzdG9yZVJlcXVlc3QaHC5kbWlncmF0ZS52MS5SZXN0b3JlUmVzcG9uc2USQQoGQ29tbWl0EhouZG1pZ3JhdGUudjEuQ29tbWl0UmVxdWVzdBobLmRtaWdyYXRlLnYxLkNvbW1pdFJlc3BvbnNlElkKDkRlbGl2ZXJQYWNrZXRzEiIuZG1pZ3JhdGUudjEuRGVsaXZlclBhY2tldHNSZXF1ZXN0GiMuZG1pZ3JhdGUudjEuRGVsaXZlclBhY2tldHNSZXNwb25zZRJNCgpTZW5kU2lnbmFsEh4uZG1pZ3JhdGUudjEuU2VuZFNpZ25hbFJlcXVlc3QaHy5kbWlncmF0ZS52MS5TZW5kU2lnbmFsUmVzcG9uc2USTQoKQXdhaXRQYWdlcxIeLmRtaWdyYXRlLnYxLkF3YWl0UGFnZXNSZXF1ZXN0Gh8uZG1pZ3JhdGUudjEuQXdhaXRQYWdlc1Jlc3BvbnNlEk8KCkdldERpZ2VzdHMSHi5kbWlncmF0ZS52MS5HZXREaWdlc3RzUmVxdWVzdBofLmRtaWdyYXRlLnYxLkdldERpZ2VzdHNSZXNwb25zZTABEkEKBkZpbmlzaBIaLmRtaWdyYXRlLnYxLkZpbmlzaFJlcXVlc3QaGy5kbWlncmF0ZS52MS5GaW5pc2hSZXNwb25zZRI+CgVBYm9ydBIZLmRtaWdyYXRlLnYxLkFib3J0UmVxdWVzdBoaLmRtaWdyYXRlLnYxLkFib3J0UmVzcG9uc2USRwoIR2V0U3RhdGUSHC5kbWlncmF0ZS52MS5HZXRTdGF0ZVJlcXVlc3QaHS5kbWlncmF0ZS52MS5HZXRTdGF0ZVJlc3BvbnNlEkMKBkF0dGVuZBIaLmRtaWdyYXRlLnYxLkF0dGVuZFJlcXVlc3QaGy5kbWlncmF0ZS52MS5BdHRlbmRSZXNwb25zZTABEkoKCUFkZE1lbWJlchIdLmRtaWdyYXRlLnYxLkFkZE1lbWJlclJlcXVlc3QaHi5kbWlncmF0ZS52MS5BZGRNZW1iZXJSZXNwb25zZRJTCgxSZW1vdmVNZW1iZXISIC5kbWlncmF0ZS52MS5SZW1vdmVNZW1iZXJSZXF1ZXN0GiEuZG1pZ3JhdGUudjEuUmVtb3ZlTWVtYmVyUmVzcG9uc2UykAEKC0pvaW5TZXJ2aWNlEjsKBEpvaW4SGC5kbWlncmF0ZS52MS5Kb2luUmVxdWVzdBoZLmRtaWdyYXRlLnYxLkpvaW5SZXNwb25zZRJECgdJbnN0YWxsEhsuZG1pZ3JhdGUudjEuSW5zdGFsbFJlcXVlc3QaHC5kbWlncmF0ZS52MS5JbnN0YWxsUmVzcG9uc2ViBnByb3RvMw", [file_dmigrate_v1_types]);
 
 /**
  * Describes the message dmigrate.v1.GetFactsRequest.
@@ -142,123 +142,137 @@ export const AwaitPagesResponseSchema = /*@__PURE__*/
   messageDesc(file_dmigrate_v1_peer, 17);
 
 /**
+ * Describes the message dmigrate.v1.GetDigestsRequest.
+ * Use `create(GetDigestsRequestSchema)` to create a new message.
+ */
+export const GetDigestsRequestSchema = /*@__PURE__*/
+  messageDesc(file_dmigrate_v1_peer, 18);
+
+/**
+ * Describes the message dmigrate.v1.GetDigestsResponse.
+ * Use `create(GetDigestsResponseSchema)` to create a new message.
+ */
+export const GetDigestsResponseSchema = /*@__PURE__*/
+  messageDesc(file_dmigrate_v1_peer, 19);
+
+/**
  * Describes the message dmigrate.v1.FinishRequest.
  * Use `create(FinishRequestSchema)` to create a new message.
  */
 export const FinishRequestSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 18);
+  messageDesc(file_dmigrate_v1_peer, 20);
 
 /**
  * Describes the message dmigrate.v1.FinishResponse.
  * Use `create(FinishResponseSchema)` to create a new message.
  */
 export const FinishResponseSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 19);
+  messageDesc(file_dmigrate_v1_peer, 21);
 
 /**
  * Describes the message dmigrate.v1.AbortRequest.
  * Use `create(AbortRequestSchema)` to create a new message.
  */
 export const AbortRequestSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 20);
+  messageDesc(file_dmigrate_v1_peer, 22);
 
 /**
  * Describes the message dmigrate.v1.AbortResponse.
  * Use `create(AbortResponseSchema)` to create a new message.
  */
 export const AbortResponseSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 21);
+  messageDesc(file_dmigrate_v1_peer, 23);
 
 /**
  * Describes the message dmigrate.v1.GetStateRequest.
  * Use `create(GetStateRequestSchema)` to create a new message.
  */
 export const GetStateRequestSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 22);
+  messageDesc(file_dmigrate_v1_peer, 24);
 
 /**
  * Describes the message dmigrate.v1.GetStateResponse.
  * Use `create(GetStateResponseSchema)` to create a new message.
  */
 export const GetStateResponseSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 23);
+  messageDesc(file_dmigrate_v1_peer, 25);
 
 /**
  * Describes the message dmigrate.v1.AttendRequest.
  * Use `create(AttendRequestSchema)` to create a new message.
  */
 export const AttendRequestSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 24);
+  messageDesc(file_dmigrate_v1_peer, 26);
 
 /**
  * Describes the message dmigrate.v1.AttendResponse.
  * Use `create(AttendResponseSchema)` to create a new message.
  */
 export const AttendResponseSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 25);
+  messageDesc(file_dmigrate_v1_peer, 27);
 
 /**
  * Describes the message dmigrate.v1.AddMemberRequest.
  * Use `create(AddMemberRequestSchema)` to create a new message.
  */
 export const AddMemberRequestSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 26);
+  messageDesc(file_dmigrate_v1_peer, 28);
 
 /**
  * Describes the message dmigrate.v1.AddMemberResponse.
  * Use `create(AddMemberResponseSchema)` to create a new message.
  */
 export const AddMemberResponseSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 27);
+  messageDesc(file_dmigrate_v1_peer, 29);
 
 /**
  * Describes the message dmigrate.v1.RemoveMemberRequest.
  * Use `create(RemoveMemberRequestSchema)` to create a new message.
  */
 export const RemoveMemberRequestSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 28);
+  messageDesc(file_dmigrate_v1_peer, 30);
 
 /**
  * Describes the message dmigrate.v1.RemoveMemberResponse.
  * Use `create(RemoveMemberResponseSchema)` to create a new message.
  */
 export const RemoveMemberResponseSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 29);
+  messageDesc(file_dmigrate_v1_peer, 31);
 
 /**
  * Describes the message dmigrate.v1.JoinRequest.
  * Use `create(JoinRequestSchema)` to create a new message.
  */
 export const JoinRequestSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 30);
+  messageDesc(file_dmigrate_v1_peer, 32);
 
 /**
  * Describes the message dmigrate.v1.JoinResponse.
  * Use `create(JoinResponseSchema)` to create a new message.
  */
 export const JoinResponseSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 31);
+  messageDesc(file_dmigrate_v1_peer, 33);
 
 /**
  * Describes the message dmigrate.v1.InstallRequest.
  * Use `create(InstallRequestSchema)` to create a new message.
  */
 export const InstallRequestSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 32);
+  messageDesc(file_dmigrate_v1_peer, 34);
 
 /**
  * Describes the message dmigrate.v1.InstallResponse.
  * Use `create(InstallResponseSchema)` to create a new message.
  */
 export const InstallResponseSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 33);
+  messageDesc(file_dmigrate_v1_peer, 35);
 
 /**
  * Describes the message dmigrate.v1.Member.
  * Use `create(MemberSchema)` to create a new message.
  */
 export const MemberSchema = /*@__PURE__*/
-  messageDesc(file_dmigrate_v1_peer, 34);
+  messageDesc(file_dmigrate_v1_peer, 36);
 
 /**
  * @generated from service dmigrate.v1.PeerService

@@ -118,6 +118,32 @@ export declare type PageWaits = Message<"dmigrate.v1.PageWaits"> & {
 export declare const PageWaitsSchema: GenMessage<PageWaits>;
 
 /**
+ * @generated from message dmigrate.v1.PageVerification
+ */
+export declare type PageVerification = Message<"dmigrate.v1.PageVerification"> & {
+  /**
+   * @generated from field: uint64 same = 1;
+   */
+  same: bigint;
+
+  /**
+   * @generated from field: uint64 different = 2;
+   */
+  different: bigint;
+
+  /**
+   * @generated from field: uint64 released = 3;
+   */
+  released: bigint;
+};
+
+/**
+ * Describes the message dmigrate.v1.PageVerification.
+ * Use `create(PageVerificationSchema)` to create a new message.
+ */
+export declare const PageVerificationSchema: GenMessage<PageVerification>;
+
+/**
  * A named stretch of time, in milliseconds since the migration began.
  *
  * @generated from message dmigrate.v1.Span
@@ -137,6 +163,13 @@ export declare type Span = Message<"dmigrate.v1.Span"> & {
    * @generated from field: double end_ms = 3;
    */
   endMs: number;
+
+  /**
+   * What it is made of.
+   *
+   * @generated from field: repeated dmigrate.v1.Span steps = 4;
+   */
+  steps: Span[];
 };
 
 /**
@@ -249,6 +282,11 @@ export declare type Report = Message<"dmigrate.v1.Report"> & {
    * @generated from field: optional dmigrate.v1.Prediction prediction = 16;
    */
   prediction?: Prediction | undefined;
+
+  /**
+   * @generated from field: optional dmigrate.v1.PageVerification verification = 17;
+   */
+  verification?: PageVerification | undefined;
 
   /**
    * @generated from field: repeated dmigrate.v1.Plan plans = 20;
