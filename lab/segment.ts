@@ -3,6 +3,7 @@
  * limited where asked for.
  */
 import { DmigrateError } from "../src/core/errors.ts";
+import { parseRate as parseBytes } from "../src/core/rate-limit.ts";
 import { run } from "./run.ts";
 
 /** The bridge every host of a lab hangs on. */
@@ -48,14 +49,10 @@ export class Segment {
   }
 }
 
-const RATE = /^(\d+)([kmg])bit$/;
-const PREFIXES: Readonly<Record<string, number>> = { k: 1e3, m: 1e6, g: 1e9 };
-
 /** Bits a second of a rate as tc(8) writes it, like `100mbit`. Throws USAGE. */
 export function parseRate(text: string): number {
-  const [, number, prefix = ""] = RATE.exec(text) ?? [];
-  const rate = Number(number) * (PREFIXES[prefix] ?? NaN);
-  if (rate > 0) return rate;
+  const bytesPerSecond = parseBytes(text);
+  if (bytesPerSecond !== undefined) return bytesPerSecond * 8;
   throw new DmigrateError("USAGE", `${JSON.stringify(text)} is no rate; write it like 100mbit or 1gbit`);
 }
 

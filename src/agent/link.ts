@@ -24,6 +24,8 @@ export type ChannelHandler = (channel: Channel) => Promise<void>;
 export interface Dialled extends Disposable {
   /** Fulfilled when it is over: undefined if it was closed, else why it broke. */
   readonly over: Promise<Error | undefined>;
+  /** From now on the loss of a connection is noticed within seconds, though nothing is sent by it. */
+  readonly watch: () => void;
 }
 
 /** A trunk that a target is to dial, and to dial again if it breaks. */
@@ -96,8 +98,8 @@ export class Link {
   async dial(peer: HostName, migration: MigrationId): Promise<Dialled> {
     const member = this.#cluster.member(peer);
     const trunk = new Trunk((stream) => this.#serveStream(stream, migration, peer), this.#order);
-    await dialTrunk(trunk, this.#cluster.membership, member, migration);
-    return { over: trunk.over, [Symbol.dispose]: () => end(trunk) };
+    const watch = await dialTrunk(trunk, this.#cluster.membership, member, migration);
+    return { over: trunk.over, watch, [Symbol.dispose]: () => end(trunk) };
   }
 
   /**

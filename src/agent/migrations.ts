@@ -16,6 +16,8 @@ export interface MigrateRequest {
   readonly mode: RequestableMode;
   /** For how long the container may stand still, if that was said: no mode that is predicted to take longer is tried. */
   readonly maxDowntimeMs?: number;
+  /** What may be sent in a second, if that was said, of what nobody waits for. */
+  readonly bytesPerSecond?: number;
   /** Leave the stopped container on the source instead of removing it. */
   readonly keepSource: boolean;
   /** Compare every lazy page that the target's tasks were given with those of the frozen ones here. */

@@ -48,11 +48,14 @@ export class PagesBySource implements PageSource {
     this.#streams[urgency].write(Buffer.concat(runs.map((run) => encodeMessage({ kind: "get", run }))));
   }
 
-  receive(take: (run: PageRun, bytes: Uint8Array | undefined) => void, lost: (error: unknown) => void): void {
+  receive(take: (run: PageRun, bytes: Uint8Array | undefined) => void, lost: (error: unknown, isFinal: boolean) => void): void {
     for (const stream of new Set(Object.values(this.#streams))) {
-      stream.on("error", (error) => this.#lose(lost, error));
+      const lose = (error: unknown): void => {
+        if (!this.#isEnding) lost(error, stream.wasReset);
+      };
+      stream.on("error", lose);
       whenClosed(stream, () =>
-        this.#lose(lost, new DmigrateError("TRANSFER_FAILED", "The connection for pages was cut; check the network between the hosts")),
+        lose(new DmigrateError("TRANSFER_FAILED", "The connection for pages was cut; check the network between the hosts")),
       );
       stream.receivePages((pages) => {
         for (const { span, bytes } of pageRuns(pages)) take(span, bytes);
@@ -64,9 +67,5 @@ export class PagesBySource implements PageSource {
   end(): void {
     this.#isEnding = true;
     for (const stream of new Set(Object.values(this.#streams))) stream.end();
-  }
-
-  #lose(lost: (error: unknown) => void, error: unknown): void {
-    if (!this.#isEnding) lost(error);
   }
 }

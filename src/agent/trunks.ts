@@ -24,9 +24,14 @@ const CONNECTIONS = 3;
 export const UNSENT_BYTES_MAX: number = 128 << 10;
 /** A trunk is idle for long, and its connections outlive a link that is cut for a while: as long as the kernel tries to send over one. */
 const KEEP_ALIVE_MS = 900_000;
+/** A connection that is watched is tried when it has been idle for so long; Node gives it up after ten tries, a second apart. */
+const WATCH_MS = 1_000;
 
-/** Dials the connections of a trunk for a migration. Throws PEER_UNREACHABLE, PROTOCOL, or what the peer refuses it with. */
-export async function dialTrunk(trunk: Trunk, membership: Membership, member: Member, migration: MigrationId): Promise<void> {
+/**
+ * Dials the connections of a trunk for a migration. Throws PEER_UNREACHABLE, PROTOCOL, or what the peer refuses it with.
+ * @returns has the loss of one noticed soon, though nothing is sent by it
+ */
+export async function dialTrunk(trunk: Trunk, membership: Membership, member: Member, migration: MigrationId): Promise<() => void> {
   const id = randomBytes(16).toString("hex");
   const open = async (connection: number, connections: number): Promise<Opened> =>
     await openConnection(membership, member, { migration, trunk: id, connection, connections, packing: PACKING });
@@ -44,6 +49,9 @@ export async function dialTrunk(trunk: Trunk, membership: Membership, member: Me
     prepare(socket);
     trunk.join(socket, laneOf(connection, opened.length), (use) => inlet.receive(use));
   }
+  return () => {
+    for (const { socket } of opened) socket.setKeepAlive(true, WATCH_MS);
+  };
 }
 
 /** How many connections a source wants, and whether it has time to compress, as of now. */

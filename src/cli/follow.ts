@@ -12,6 +12,8 @@ import { viewOn, type View } from "./view.ts";
 export interface MigrateOptions {
   readonly mode: RequestableMode;
   readonly maxDowntime?: number;
+  /** Bytes a second. */
+  readonly bandwidth?: number;
   readonly keepSource: boolean;
   readonly verify: boolean;
   /** Return as soon as the migration has begun. */
@@ -31,9 +33,12 @@ export const migrate: Command<[container: string, host: string, options: Migrate
   host,
   options,
 ) => {
-  const { mode, maxDowntime, keepSource, verify, detach } = options;
-  const limit = maxDowntime === undefined ? {} : { maxDowntimeMs: maxDowntime };
-  const request = { container, target: hostName(host), mode, keepSource, verify, ...limit };
+  const { mode, maxDowntime, bandwidth, keepSource, verify, detach } = options;
+  const limits = {
+    ...(maxDowntime === undefined ? {} : { maxDowntimeMs: maxDowntime }),
+    ...(bandwidth === undefined ? {} : { bytesPerSecond: bandwidth }),
+  };
+  const request = { container, target: hostName(host), mode, keepSource, verify, ...limits };
   const begin: Begin = (signal) => invocation.client.migrate(request, { signal });
   if (detach) return await beginOnly(invocation, begin);
 

@@ -1,6 +1,7 @@
 /** The command `dmigrate`: its commands and options, their help, and how an error ends it. */
 import { Argument, Command, CommanderError, Option, type CommandOptions } from "commander";
 import manifest from "../../package.json" with { type: "json" };
+import { parseRate } from "../core/rate-limit.ts";
 import { DmigrateError, ERROR_CODES } from "../core/errors.ts";
 import { REQUESTABLE_MODES } from "../core/migration.ts";
 import type { Command as Work } from "./invocation.ts";
@@ -142,6 +143,13 @@ function modeOption(description: string): Option {
 }
 
 /** Throws USAGE. */
+function rate(text: string): number {
+  const bytesPerSecond = parseRate(text);
+  if (bytesPerSecond !== undefined) return bytesPerSecond;
+  throw new DmigrateError("USAGE", `${JSON.stringify(text)} is no rate of at least 100kbit; write it like 200mbit or 1gbit`);
+}
+
+/** Throws USAGE. */
 function milliseconds(text: string): number {
   if (/^\d+(\.\d+)?$/.test(text) && Number(text) > 0) return Number(text);
   throw new DmigrateError("USAGE", `${JSON.stringify(text)} is no number of milliseconds; give one above 0, like 500`);
@@ -176,6 +184,7 @@ function addMigrating(program: Command, run: Run): void {
     .addArgument(otherHost)
     .addOption(modeOption("how memory crosses; see below"))
     .option("--max-downtime <ms>", "how long it may stand still: if the mode is predicted to take longer, it stays here", milliseconds)
+    .option("--bandwidth <rate>", "what it may send in a second of what nobody waits for, like 200mbit; no limit if left out", rate)
     .option("--keep-source", "leave the stopped container here instead of removing it, to be started by nobody but you", false)
     .option("--verify", "compare all memory that comes after the handover with what the source had; takes time, no downtime", false)
     .option("--detach", "return as soon as the migration has begun", false)

@@ -27,7 +27,7 @@ export class RateLimit {
 
 const UNITS = { kbit: 1000, mbit: 1_000_000, gbit: 1_000_000_000 };
 /** Slower, a migration would take days. */
-const BYTES_PER_SECOND_MIN = 12_500;
+export const BYTES_PER_SECOND_MIN = 12_500;
 
 /** Reads a rate as tc(8) has it, like `200mbit`; returns bytes a second, undefined if it is none or too low. */
 export function parseRate(text: string): number | undefined {

@@ -173,15 +173,15 @@ export class PageHandler implements Disposable {
     this.#source = source;
     source.receive(
       (run, bytes) => this.#take(run, bytes),
-      (error) => {
-        if (source === this.#source) this.#lose(error);
+      (error, isFinal) => {
+        if (source === this.#source) this.#lose(error, isFinal);
       },
     );
   }
 
   /** Tasks that run can wait for another source; those that do not run yet need not. */
-  #lose(error: unknown): void {
-    if (this.#mayFetchAhead) this.#source = undefined;
+  #lose(error: unknown, isFinal: boolean): void {
+    if (this.#mayFetchAhead && !isFinal) this.#source = undefined;
     else this.fail(error);
   }
 

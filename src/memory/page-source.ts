@@ -12,9 +12,9 @@ export interface PageSource {
   /**
    * To be called once, before anything is asked for.
    * @param take gets pages; their bytes are valid during the call, and undefined if they are zeros. What it throws ends the source.
-   * @param lost is called when no more pages can come, and why
+   * @param lost is called when no more pages come by this, and why; `isFinal` if the source has none any more, by whatever way
    */
-  receive(take: (run: PageRun, bytes: Uint8Array | undefined) => void, lost: (error: unknown) => void): void;
+  receive(take: (run: PageRun, bytes: Uint8Array | undefined) => void, lost: (error: unknown, isFinal: boolean) => void): void;
   /** No more pages are wanted. */
   end(): void;
 }

@@ -91,6 +91,7 @@ export class TrunkStream extends Duplex {
   #deliveredBytes = 0;
   #takePages: ((pages: FramePages) => void) | undefined;
   #pageBytes = 0;
+  #wasReset = false;
   #toldBytes = 0;
   #hasEnded = { here: false, there: false };
   /** Neither side counts on anything of the other any more. */
@@ -143,6 +144,11 @@ export class TrunkStream extends Duplex {
     return this.#pageBytes;
   }
 
+  /** Whether the other side has cut or refused it, and not the trunk has broken. */
+  get wasReset(): boolean {
+    return this.#wasReset;
+  }
+
   /** Whether it could send a frame now. */
   get isReady(): boolean {
     const [next] = this.#outgoing;
@@ -157,7 +163,7 @@ export class TrunkStream extends Duplex {
   sendPages(spans: Iterable<PageSpan>, read: ReadPages, done: Done): void {
     const others = spans[Symbol.iterator]();
     const first = others.next();
-    if (first.done === true) done();
+    if (first.done === true || this.destroyed) done(this.destroyed ? new Error("it was closed") : null);
     else this.#send({ kind: "pages", span: first.value, others, read, framesOnTheWay: 0, done });
   }
 
@@ -203,8 +209,15 @@ export class TrunkStream extends Duplex {
       this.#finishIfOver(next);
     } catch (error) {
       this.destroy(DmigrateError.from(error));
+      this.#drop(next); // one that was destroyed before has it still
     }
     return undefined;
+  }
+
+  #drop(outgoing: Outgoing): void {
+    const at = this.#outgoing.indexOf(outgoing);
+    if (at >= 0) this.#outgoing.splice(at, 1);
+    this.#finish(outgoing, new Error("it was closed"));
   }
 
   #onTheWay(outgoing: Outgoing & { readonly kind: "data" | "pages" }, byteCount: number): OutgoingFrame {
@@ -295,6 +308,7 @@ export class TrunkStream extends Duplex {
         this.#acceptance.resolve();
         return;
       case "reset":
+        this.#wasReset = true;
         this.#hasEnded = { here: true, there: true };
         this.#owner.over(this);
         this.destroy(content.reason ?? new Error("the other side cut it"));

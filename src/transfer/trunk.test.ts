@@ -306,6 +306,12 @@ test("pages that can't be read, and those that nobody takes, cut their stream", 
     ),
   );
   assert.deepEqual([await told, await cut], [[gone], [new Error("the other side cut it")]]);
+  // Who does not see its end at once asks for more.
+  stream.sendPages(
+    [{ process: 1, page: 1, pageCount: 1 }],
+    () => assert.fail("nobody takes them"),
+    (error) => assert.ok(error instanceof Error),
+  );
   const other = await near.open("near", "near");
   other.sendPages(
     [{ process: 1, page: 1, pageCount: 1 }],

@@ -73,9 +73,14 @@ const warned = z.looseObject({ outcome: z.string(), warnings: z.array(z.string()
 
 /** What the newest migration of the source came to; its agent may have to bring it to its end first. */
 async function outcomeOf(source: Host): Promise<{ readonly code: string; readonly message: string }> {
-  await until("the migration to end", async () => hasEnded((await newestMigration(source)).state));
+  await ended(source);
   const { stdout } = await source.exec(DMIGRATE, "report", (await newestMigration(source)).id, "--json");
   return failedReport.parse(JSON.parse(stdout)).error;
+}
+
+/** Returns when the source has written down that its newest migration has ended. */
+async function ended(source: Host): Promise<void> {
+  await until("the migration to end", async () => hasEnded((await newestMigration(source)).state));
 }
 
 /** The frozen tasks of the source are there and have not run since. */
@@ -136,7 +141,7 @@ test("memory that is not as it was on the source is found and told, and the sour
   await populate();
   let start = "";
   const alter = async (): Promise<void> => void (start = (await a.run("perl", "-e", ALTER_MEMORY, initPid)).trim());
-  const { outcome, errorCode, message, report } = await whileRestoring(a, b, alter, undefined, {}, "warm", true);
+  const { outcome, errorCode, message, report } = await whileRestoring(a, b, alter, undefined, {}, "warm", { verify: true });
   assert.deepEqual([outcome, errorCode], ["failed", "MEMORY_ALTERED"], message);
   assert.match(message, new RegExp(`^redis runs on b with other memory .* page.* of process 1 from 0x${start} on`));
   const { same = NaN, different = NaN, released = NaN } = report?.verification ?? {};
@@ -221,6 +226,7 @@ const HARMLESS: Readonly<Record<string, () => Promise<unknown>>> = {
 for (const [name, event] of Object.entries(HARMLESS)) {
   test(`${name} as memory crosses: it goes on`, async () => {
     await breakOff(a, b, event);
+    await ended(a);
     await assertRuns(b, "redis");
     assert.equal((await lab.host(CLIENT).run("redis-cli", "-h", ADDRESS, "dbsize")).trim(), String(KILOBYTE_KEYS));
     await assertClean(a, "redis");

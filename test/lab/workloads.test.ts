@@ -42,7 +42,7 @@ async function assertWell(host: string, container: string): Promise<void> {
 }
 
 async function move(container: string, mode: Mode = "post-copy"): Promise<MigrateResult> {
-  const result = await migrate(lab.host("a"), container, "b", {}, mode, true);
+  const result = await migrate(lab.host("a"), container, "b", {}, mode, { verify: true });
   assert.equal(result.outcome, "completed", result.message);
   const { same = NaN, different, released = NaN } = result.report?.verification ?? {};
   assert.deepEqual([different, same + released], [0, result.report?.pages.total]);

@@ -15,6 +15,7 @@ import { CHECKOUT_IN_HOST } from "../../lab/paths.ts";
 import { ROOT_DIR } from "../../lab/setup.ts";
 import { ClientProcess } from "../../lab/workloads/client-control.ts";
 import type { MigrationSummary } from "../../src/agent/client.ts";
+import type { MigrateRequest } from "../../src/agent/migrations.ts";
 import { DmigrateError, ERROR_CODES, isErrorCode } from "../../src/core/errors.ts";
 import { hostName, type MigrationId } from "../../src/core/ids.ts";
 import { MODES, REQUESTABLE_MODES, type Report, type RequestableMode } from "../../src/core/migration.ts";
@@ -91,6 +92,9 @@ export async function migrateByCommand(source: Host, container: string, target: 
   return { code, outcome: ended?.outcome, errorCode: parsed.error?.code, message: parsed.error?.message ?? "", report: ended };
 }
 
+/** What else can be asked for. */
+export type MoreOptions = Partial<Pick<MigrateRequest, "verify" | "bytesPerSecond">>;
+
 /** Migrates as that command does, without the cost of starting one. */
 export async function migrate(
   source: Host,
@@ -98,12 +102,12 @@ export async function migrate(
   target: string,
   at: Acts = {},
   mode: RequestableMode = "post-copy",
-  verify = false,
+  options: MoreOptions = {},
 ): Promise<MigrateResult> {
   using agent = agentOf(source);
   let id: MigrationId | undefined;
   try {
-    for await (const event of agent.migrate({ container, target: hostName(target), mode, keepSource: false, verify })) {
+    for await (const event of agent.migrate({ container, target: hostName(target), mode, keepSource: false, verify: false, ...options })) {
       if (event.kind === "began") id = event.id;
       if (event.kind === "phase-began" && id !== undefined) await at[event.phase]?.(id);
       if (event.kind === "ended") return resultOf(event.report);
@@ -156,7 +160,7 @@ export async function whileRestoring(
   hold: (gate: string) => string = (gate) => `while [ -e ${gate} ]; do sleep 0.02; done`,
   before: Acts = {},
   mode: RequestableMode = "post-copy",
-  verify = false,
+  options: MoreOptions = {},
 ): Promise<MigrateResult> {
   const release = (): Promise<unknown> => target.run("rm", "--force", GATE);
   await target.run("touch", GATE);
@@ -168,7 +172,7 @@ export async function whileRestoring(
       await release();
     }
   };
-  const result = await migrate(source, "redis", target.name, { ...before, handover }, mode, verify);
+  const result = await migrate(source, "redis", target.name, { ...before, handover }, mode, options);
   await repair();
   return result;
 }

@@ -3,6 +3,7 @@
  */
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import type { ConnectRouter } from "@connectrpc/connect";
+import { BYTES_PER_SECOND_MIN } from "../../core/rate-limit.ts";
 import { DmigrateError } from "../../core/errors.ts";
 import { hostName, migrationId, type HostName, type MigrationId } from "../../core/ids.ts";
 import { hasEnded } from "../../core/journal-states.ts";
@@ -55,9 +56,12 @@ export function controlRoutes(router: ConnectRouter, { cluster, journal, events,
       const common = { version, pid: process.pid, listen };
       return state.kind === "member" ? { ...common, host: state.self } : { ...common, joinToken: encodeToken(state.token) };
     },
-    async *migrate({ container, target: name, mode, keepSource, verify, maxDowntimeMs }, { signal }) {
-      const limit = maxDowntimeMs === undefined ? {} : { maxDowntimeMs: downtimeLimit(maxDowntimeMs) };
-      const request = { container, target: target(name), mode: requestableMode(mode), keepSource, verify, ...limit };
+    async *migrate({ container, target: name, mode, keepSource, verify, maxDowntimeMs, bytesPerSecond }, { signal }) {
+      const limits = {
+        ...(maxDowntimeMs === undefined ? {} : { maxDowntimeMs: downtimeLimit(maxDowntimeMs) }),
+        ...(bytesPerSecond === undefined ? {} : { bytesPerSecond: rateLimit(bytesPerSecond) }),
+      };
+      const request = { container, target: target(name), mode: requestableMode(mode), keepSource, verify, ...limits };
       yield* eventsOf(await migrations.migrate(request), signal);
     },
     async check({ container, target: name, mode }, { signal }) {
@@ -119,6 +123,11 @@ function requestableMode(text: string): RequestableMode {
 function downtimeLimit(ms: number): number {
   if (ms > 0 && Number.isFinite(ms)) return ms;
   throw new DmigrateError("USAGE", `A container can't stand still for ${ms} ms at most; give a number of milliseconds above 0`);
+}
+
+function rateLimit(bytesPerSecond: number): number {
+  if (bytesPerSecond >= BYTES_PER_SECOND_MIN && Number.isFinite(bytesPerSecond)) return bytesPerSecond;
+  throw new DmigrateError("USAGE", `A migration can't do with ${bytesPerSecond} bytes a second; give ${BYTES_PER_SECOND_MIN} or more`);
 }
 
 /** Throws why there is none: MIGRATION_IN_PROGRESS, MIGRATION_NOT_FOUND on the target, or MEMORY_LOST there. */

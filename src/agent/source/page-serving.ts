@@ -37,10 +37,12 @@ export class PageServing {
    * From the commit on: goes on by other channels whenever these break. Returns when `signal` is aborted.
    * @param renewed returns when there is another trunk
    * @param open opens a channel on it
+   * @param tellRenewed is called when pages cross again
    */
   async goOn(
     renewed: (signal: AbortSignal) => Promise<void>,
     open: (kind: ChannelKind) => Promise<TrunkStream>,
+    tellRenewed: () => void,
     signal: AbortSignal,
   ): Promise<void> {
     while (!signal.aborted) {
@@ -58,6 +60,7 @@ export class PageServing {
       const sentBytes = servePages(this.#channels, this.#tasks);
       this.#sentBytes = () => before + sentBytes();
       this.#lostSinceMs = undefined;
+      tellRenewed();
     }
   }
 }

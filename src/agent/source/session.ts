@@ -36,6 +36,7 @@ import { choose, Trackers, trackingFeatures } from "../../memory/tracking/tracke
 import type { HeldNetwork } from "../../network/hold.ts";
 import { interfacesOf, namesByAddress } from "../../network/interfaces.ts";
 import type { TrunkStream } from "../../transfer/stream.ts";
+import { causesOf } from "../causes.ts";
 import { CHANNELS, type ChannelKind } from "../channels.ts";
 import { sendAll } from "../link.ts";
 import { migrationFolder, removeMigrationFolder } from "../migration-folder.ts";
@@ -64,6 +65,8 @@ const ABORT_LIMIT_MS = 90_000;
 const FINISH_LIMIT_MS = 30_000;
 /** How long to wait for a target that has lost its way to the pages. */
 const PAGES_LOST_LIMIT_MS = 900_000;
+/** And for one whose host says that it has no agent: the next one knows nothing of what this one had taken. */
+const AGENT_GONE_LIMIT_MS = 3_000;
 /** How long to wait for what an agent says of its end. */
 const LAST_WORD_LIMIT_MS = 1_000;
 
@@ -139,15 +142,14 @@ export class SourceSession {
   /** Asks the target to make room. From here on whatever the target makes is undone on a rollback. */
   async #reserve(): Promise<Reservation> {
     const scope = this.#scope;
-    const { id, description } = scope.subject;
+    const { id, description, request: wanted } = scope.subject;
     const presence = scope.open.use(await scope.target.attend(undefined, scope.options));
     this.#lostTarget = presence.signal;
     this.#vigil = scope.open.use(new Vigil({ id, container: description.name, host: scope.subject.request.target, calls: scope.target }));
     scope.cancelled = AbortSignal.any([scope.cancelled, presence.signal, this.#vigil.signal]);
     scope.undo.defer(() => this.#abortTarget());
-    scope.open.use(scope.context.link.expect(scope.subject.request.target, id, undefined, () => scope.pace.plan));
-    const { verify } = scope.subject.request;
-    const request = { migration: id, source: scope.context.self(), description: writeDescription(description), verify };
+    scope.open.use(scope.context.link.expect(wanted.target, id, wanted.bytesPerSecond, () => scope.pace.plan));
+    const request = { migration: id, source: scope.context.self(), description: writeDescription(description), verify: wanted.verify };
     return await scope.target.reserve(request, scope.options);
   }
 
@@ -322,7 +324,7 @@ export class SourceSession {
     try {
       this.#pages = await persist(
         () => target.awaitPages(id),
-        () => serving.lostForMs > PAGES_LOST_LIMIT_MS,
+        (error) => serving.lostForMs > (saysNobodyListens(error) ? AGENT_GONE_LIMIT_MS : PAGES_LOST_LIMIT_MS),
         tellLost,
       );
     } catch (error) {
@@ -351,7 +353,10 @@ export class SourceSession {
     open.defer(() => over.abort());
     const renewed = (signal: AbortSignal): Promise<void> => context.link.renewed(id, signal);
     const channel = async (kind: ChannelKind): Promise<TrunkStream> => (await context.link.open(request.target, id, kind)).raw();
-    serving.goOn(renewed, channel, over.signal).catch((error: unknown) => this.#scope.logWarning(error, "pages do not cross any more"));
+    const tell = (): void => this.#scope.warn(`The connections to ${request.target} broke while memory crossed, and were made anew`);
+    serving
+      .goOn(renewed, channel, tell, over.signal)
+      .catch((error: unknown) => this.#scope.logWarning(error, "pages do not cross any more"));
   }
 
   /**
@@ -517,16 +522,25 @@ class NotOurs extends Error {
 }
 
 /** Asks the target again after the link was lost, until that is hopeless. Tells of it once. */
-async function persist<T>(call: () => Promise<T>, isHopeless: () => boolean, tellLost: (error: unknown) => void = () => {}): Promise<T> {
+async function persist<T>(
+  call: () => Promise<T>,
+  isHopeless: (error: unknown) => boolean,
+  tellLost: (error: unknown) => void = () => {},
+): Promise<T> {
   let isTold = false;
   for (;;) {
     try {
       return await call();
     } catch (error) {
-      if (isHopeless() || DmigrateError.from(error).code !== "PEER_UNREACHABLE") throw error;
+      if (isHopeless(error) || DmigrateError.from(error).code !== "PEER_UNREACHABLE") throw error;
       if (!isTold) tellLost(error);
       isTold = true;
       await sleep(REACH_RETRY_MS);
     }
   }
+}
+
+/** Whether a call failed because a host is there, and no agent on it. */
+function saysNobodyListens(error: unknown): boolean {
+  return causesOf(error).some((cause) => "code" in cause && cause.code === "ECONNREFUSED");
 }

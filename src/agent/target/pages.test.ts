@@ -96,6 +96,8 @@ interface Manners {
 interface Source {
   readonly channels: PageChannels;
   readonly cut: () => void;
+  /** It can't read the tasks' memory any more. */
+  readonly fail: () => void;
 }
 
 async function openSource(arenaPage: number, { turns, chunkBytes, answersMax, altered }: Manners): Promise<Source> {
@@ -154,7 +156,11 @@ async function openSource(arenaPage: number, { turns, chunkBytes, answersMax, al
     });
   }
   const channel = (use: keyof PageChannels): TrunkStream => arrived.get(PAGE_CHANNELS[use].name) ?? assert.fail(use);
-  return { channels: { demanded: channel("demanded"), ahead: channel("ahead"), criu: channel("criu") }, cut: () => there.destroy() };
+  return {
+    channels: { demanded: channel("demanded"), ahead: channel("ahead"), criu: channel("criu") },
+    cut: () => there.destroy(),
+    fail: () => void ahead.destroy(),
+  };
 }
 
 function fillPages(first: number, into: Uint8Array): void {
@@ -333,6 +339,17 @@ void describe("lazy pages", { timeout: 120_000 }, () => {
       const { total, demanded, pushed, zero } = await finished;
       assert.equal(total, demanded + pushed + zero);
     }
+  });
+
+  void it("come no more when the source has none any more, whatever becomes of the trunk", async () => {
+    using folders = new Folders();
+    const { task, pages, source } = await restore(folders, { ...AT_ONCE, answersMax: 3 });
+    await using _task = task;
+    await using _pages = pages;
+    pages.restored();
+    const finished = assert.rejects(pages.finish(), { code: "TRANSFER_FAILED" });
+    source.fail();
+    await finished;
   });
 
   void it("are not waited for in the restore when the source was gone before", async () => {

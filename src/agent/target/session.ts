@@ -369,6 +369,7 @@ export class TargetSession {
       () => "arrived" as const,
     );
     for (;;) {
+      this.#trunk?.watch();
       const reason = await Promise.race([over, this.#trunk?.over]);
       if (reason === "arrived") return;
       this.#context.log.warn({ err: reason, migration: this.subject.id }, "the trunk broke while pages were missing; dialling again");

@@ -106,6 +106,13 @@ export declare type MigrateRequest = Message<"dmigrate.v1.MigrateRequest"> & {
    * @generated from field: bool verify = 6;
    */
   verify: boolean;
+
+  /**
+   * What may be sent in a second that nobody waits for.
+   *
+   * @generated from field: optional double bytes_per_second = 7;
+   */
+  bytesPerSecond?: number | undefined;
 };
 
 /**
