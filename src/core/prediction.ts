@@ -21,7 +21,7 @@ export interface Measured {
   /** What crosses to the target in a second. */
   readonly bytesPerSecond: number;
   readonly habits: Habits;
-  /** Since the migration began. */
+  /** When all but memory has crossed, about, since the migration began; and how much that is. They share the link with it. */
   readonly elapsedMs: number;
   readonly sentBytes: number;
 }

@@ -96,7 +96,7 @@ async function assertFrozen(source: Host, initPid: string): Promise<void> {
 async function recover(source: Host, target: Host): Promise<void> {
   await target.run("docker", "restart", "--time", "1", "redis");
   await assertRuns(target, "redis");
-  assert.equal((await lab.host(CLIENT).run("redis-cli", "-h", ADDRESS, "ping")).trim(), "PONG");
+  await until("redis to answer", async () => (await lab.host(CLIENT).exec("redis-cli", "-h", ADDRESS, "ping")).stdout.trim() === "PONG");
   await source.run("timeout", "30", "docker", "rm", "--force", "redis");
   await until("what kept the missing pages to go", async () => (await target.exec("pgrep", "-f", "[d]migrate-keep")).code === 1);
   await assertClean(source, "redis");

@@ -19,7 +19,7 @@ import type { Timeline } from "../timeline.ts";
 import type { SourceScope } from "./scope.ts";
 
 const PROBES = 3;
-const PROBE_MS = 40;
+const PROBE_MS = 20;
 const PROBE_PAGES = 64;
 const NOISE = randomBytes(PROBE_PAGES * PAGE_BYTES);
 
@@ -42,8 +42,8 @@ export async function measure(scope: SourceScope, cgroup: string, trackers: Trac
     writtenBytesPerSecond: sum("writtenBytes") / seconds,
     bytesPerSecond,
     habits: habitsOf(context.journal.list().flatMap(({ role, report }) => (role === "source" && report !== undefined ? [report] : []))),
-    elapsedMs: timeline.now(),
-    sentBytes: totalBytes(scope.bytes),
+    elapsedMs: timeline.now() + (known.copyBytes / bytesPerSecond) * 1000,
+    sentBytes: totalBytes(scope.bytes) + known.copyBytes,
   };
 }
 
@@ -74,7 +74,7 @@ async function linkRate(scope: SourceScope): Promise<number> {
 
 /** From the first byte that leaves to the last one that has arrived. */
 async function rateOfProbe(scope: SourceScope): Promise<number> {
-  const channel = await scope.channel(CHANNELS.probe, "metadata");
+  const channel = await scope.channel(CHANNELS.probe, "memory");
   const beganAtMs = scope.timeline.now();
   await sendStream(channel, () => channel.sendPages(probe(beganAtMs + PROBE_MS, scope.timeline), (_span, into) => fill(into)));
   await channel.close();

@@ -24,7 +24,7 @@ import {
 import { downtimeTooLong, predict, type Measured, type Prediction } from "../../core/prediction.ts";
 import type { Examination } from "../../core/preflight.ts";
 import { writeDescription } from "../../docker/description.ts";
-import { freezerOf } from "../../criu/freezer.ts";
+import { freezerOf, type Freezer } from "../../criu/freezer.ts";
 import { readKernelAreas } from "../../criu/restartable-sequences.ts";
 import { exportImage } from "../../docker/images.ts";
 import { despiteRestart } from "../../docker/restart.ts";
@@ -84,6 +84,8 @@ export class SourceSession {
   #pages: PageCounts = NO_PAGES;
   #verification: PageVerification | undefined;
   #expected: ExpectedBytes = {};
+  /** What its root file system has, about, for the target. */
+  #diskBytes = 0;
 
   constructor(scope: SourceScope, doubts: Doubts) {
     this.#scope = scope;
@@ -135,6 +137,7 @@ export class SourceSession {
     const { findings, copyBytes } = examination;
     refuseBlockers(description.name, request.target, findings);
     this.#scope.warn(...findings.map(({ message }) => message));
+    this.#diskBytes = copyBytes;
     this.#expected = { copy: copyBytes };
     return examination;
   }
@@ -153,32 +156,55 @@ export class SourceSession {
     return await scope.target.reserve(request, scope.options);
   }
 
-  /** Copies while the container runs: image layers the target lacks, the container's files and, in some modes, its memory. */
-  async #copy({ presentLayers }: Reservation, examination: Examination): Promise<Copied> {
+  /** Copies while the container runs: its root file system and its memory, beside each other. */
+  async #copy(reservation: Reservation, examination: Examination): Promise<Copied> {
+    const scope = this.#scope;
+    const { open, subject } = scope;
+    const { config } = scope.context;
+    await mkdir(migrationFolder(config, subject.id), { recursive: true, mode: 0o700 });
+    open.defer(() => removeMigrationFolder(config, subject.id));
+    const guard = open.use(new Guard(config, subject.id));
+    const trackers = await this.#chooseTrackers(guard);
+    const freezer = await freezerOf(subject.initPid);
+    const prediction = this.#predict(await measure(scope, freezer.folder, trackers, examination));
+    const failed = new AbortController();
+    scope.cancelled = AbortSignal.any([scope.cancelled, failed.signal]); // what fails here ends what goes on beside it
+    const [files, memory] = await together(
+      [() => this.#copyRoot(reservation), () => this.#copyMemory(freezer, guard, trackers, prediction)],
+      failed,
+    );
+    return { files, ...memory, trackers, criuOptions: examination.criuOptions };
+  }
+
+  /** Copies image layers the target lacks, then the container's files. */
+  async #copyRoot({ presentLayers }: Reservation): Promise<SourceFiles> {
     const scope = this.#scope;
     const { engine, open, options, subject, target } = scope;
     const { id, description, initPid } = subject;
-    const { config } = scope.context;
-    await mkdir(migrationFolder(config, id), { recursive: true, mode: 0o700 });
-    open.defer(() => removeMigrationFolder(config, id));
-    const guard = open.use(new Guard(config, id));
-    const trackers = await this.#chooseTrackers(guard);
     const layers = await scope.channel(CHANNELS.layers, "layers");
     await sendAll(layers, paced(scope.pace, exportImage(engine, description.image, new Set(presentLayers))));
     await layers.close();
     scope.warn(...(await target.createContainer(id, options)));
     const files = open.use(await SourceFiles.of(engine, description, initPid, (kind) => scope.channel(kind, "files")));
     await files.copy(scope.pace);
-    const freezer = await freezerOf(initPid);
+    return files;
+  }
+
+  /** Copies the memory that processes share and, in some modes, all other. */
+  async #copyMemory(
+    freezer: Freezer,
+    guard: Guard,
+    trackers: Trackers,
+    prediction: Prediction,
+  ): Promise<Pick<Copied, "shared" | "memory">> {
+    const scope = this.#scope;
     const tasks = tasksToHold(scope, freezer);
-    const shared = open.use(new SharedAhead(scope, tasks, (pid) => guard.openUserfaultfd(pid)));
+    const shared = scope.open.use(new SharedAhead(scope, tasks, (pid) => guard.openUserfaultfd(pid)));
     await shared.copy();
-    const prediction = this.#predict(await measure(scope, freezer.folder, trackers, examination));
-    const copied = { files, shared, trackers, criuOptions: examination.criuOptions };
-    if (!copiesAhead(scope.mode)) return copied;
-    const memory = open.use(new MemoryAhead(scope, freezer.folder, tasks, trackers, prediction));
+    if (!copiesAhead(scope.mode)) return { shared };
+    const memory = scope.open.use(new MemoryAhead(scope, freezer.folder, tasks, trackers, prediction));
     await memory.copy((nextBytes) => this.#expectRound(nextBytes));
-    return { ...copied, memory };
+    return { shared, memory };
   }
 
   /** Says what each mode would cost; `auto` becomes one. Throws DOWNTIME_TOO_LONG if that would not keep to what is allowed. */
@@ -334,7 +360,7 @@ export class SourceSession {
 
   #expectRound(nextBytes: number): void {
     const { layers, files, memory } = this.#scope.bytes;
-    this.#expected = { copy: layers + files + memory + nextBytes };
+    this.#expected = { copy: Math.max(this.#diskBytes, layers + files) + memory + nextBytes };
   }
 
   #expectPages(phase: "handover" | "post-copy", missingPageCount: () => number): void {
@@ -538,6 +564,22 @@ async function persist<T>(
       await sleep(REACH_RETRY_MS);
     }
   }
+}
+
+/** Does several things at a time. The first failure aborts the others; it is thrown when all of them have ended. */
+async function together<A, B>(work: readonly [() => Promise<A>, () => Promise<B>], failed: AbortController): Promise<[A, B]> {
+  const watched = async <T>(one: () => Promise<T>): Promise<T> => {
+    try {
+      return await one();
+    } catch (error) {
+      failed.abort(error);
+      throw error;
+    }
+  };
+  const running = [watched(work[0]), watched(work[1])] as const;
+  await Promise.allSettled(running);
+  failed.signal.throwIfAborted();
+  return await Promise.all(running);
 }
 
 /** Whether a call failed because a host is there, and no agent on it. */

@@ -14,6 +14,7 @@ import { arenaCommands, assertAllRight, obey, type Model } from "../../memory/ar
 import { ArenaProcess } from "../../memory/arena-process.fixture.ts";
 import { DmigrateError } from "../../core/errors.ts";
 import { imageOf } from "../../criu/image-fixture.ts";
+import { readLazyRanges } from "../../criu/pagemap.ts";
 import { writeWrittenPages } from "../../criu/written-pages.ts";
 import { PageComparison } from "../../memory/page-digests.ts";
 import { PageStore } from "../../memory/page-store.ts";
@@ -218,8 +219,8 @@ async function givenUp(pages: TaskPages): Promise<unknown> {
 }
 
 /** What a source finds that compares what the task was given with what it has. */
-function comparison(task: ArenaProcess, pages: TaskPages): PageComparison {
-  const found = new PageComparison(pages.lazy, new Map(), ({ page }, into) => fillPages(page - task.arenaPage, into));
+function comparison(folders: Folders, task: ArenaProcess, pages: TaskPages): PageComparison {
+  const found = new PageComparison(readLazyRanges(folders.images), new Map(), ({ page }, into) => fillPages(page - task.arenaPage, into));
   for (const run of pages.given?.runs() ?? assert.fail()) found.take(run);
   return found;
 }
@@ -275,7 +276,7 @@ void describe("lazy pages", { timeout: 120_000 }, () => {
     pages.restored();
     await task.tell(0, "empty", 16, 3);
     const { total } = await pages.finish();
-    assert.deepEqual(comparison(task, pages).end(), { same: total - 3, different: 0, released: 3 });
+    assert.deepEqual(comparison(folders, task, pages).end(), { same: total - 3, different: 0, released: 3 });
   });
 
   void it("are found if a bit of one changed on the way, or one was written and nobody had noticed", async () => {
@@ -285,7 +286,7 @@ void describe("lazy pages", { timeout: 120_000 }, () => {
     await using _task = task;
     pages.restored();
     const { total } = await pages.finish();
-    const found = comparison(task, pages);
+    const found = comparison(folders, task, pages);
     assert.deepEqual(found.end(), { same: total - 3, different: 3, released: 0 });
     assert.deepEqual(found.different, [
       { process: PROCESS, page: task.arenaPage + 40, pageCount: 2 },
@@ -416,7 +417,7 @@ void it("whatever processes do to their memory while its pages arrive, each sees
       if (commands.length <= restoredAt) pages.restored();
       await (finished ?? pages.finish());
       await assertAllRight(task, models);
-      assert.equal(comparison(task, pages).end().different, 0);
+      assert.equal(comparison(folders, task, pages).end().different, 0);
     }),
     { numRuns: Number(process.env["PAGES_TEST_RUNS"] ?? 12) },
   );

@@ -11,6 +11,7 @@ import { readKernelAreas } from "../../criu/restartable-sequences.ts";
 import { readWrittenPages } from "../../criu/written-pages.ts";
 import { InputWatch } from "../../kernel/epoll.ts";
 import { GivenPages } from "../../memory/page-digests.ts";
+import { assertRegistered } from "../../memory/registered.ts";
 import { PageHandler } from "../../memory/page-handler.ts";
 import { PageKeeper } from "../../memory/page-keeper.ts";
 import { PageProxy } from "../../memory/page-proxy.ts";
@@ -35,8 +36,11 @@ interface RestoreFolders {
 export interface TaskPages extends AsyncDisposable {
   /** Begins: all images are there, the source answers requests for pages, the restore comes next. Throws RESTORE_FAILED, PROTOCOL. */
   serve(channels: PageChannels): Promise<void>;
-  /** From `serve` on: the lazy pages of each process, by its id inside the container. */
-  readonly lazy: LazyRanges;
+  /**
+   * Throws RESTORE_FAILED if a task lacks a page that it would not be given. Every task is restored, and none runs.
+   * @param tasks process ids on this host by those inside the container
+   */
+  assertServed(tasks: ReadonlyMap<number, number>): Promise<void>;
   /** From `serve` on: what the tasks were given, if that is asked for and can be told. */
   readonly given: GivenPages | undefined;
   /** From `serve` on: rejected when no more pages come, for one of which a restore may wait (TRANSFER_FAILED, PROTOCOL, KERNEL). */
@@ -84,7 +88,7 @@ class OwnPages implements TaskPages {
   readonly #keeper: PageKeeper;
   #handler: PageHandler | undefined;
   readonly #verify: boolean;
-  lazy: LazyRanges = new Map();
+  #lazy: LazyRanges = new Map();
   given: GivenPages | undefined;
 
   constructor({ folder, images, work }: RestoreFolders, store: PageStore, order: TransferOrder, verify: boolean) {
@@ -104,13 +108,13 @@ class OwnPages implements TaskPages {
   }
 
   async serve(channels: PageChannels): Promise<void> {
-    this.lazy = readLazyRanges(this.#images);
+    this.#lazy = readLazyRanges(this.#images);
     const written = readWrittenPages(this.#images);
     this.#store.settle(written);
-    if (this.#verify) this.given = new GivenPages(this.lazy, readKernelAreas(this.#images));
+    if (this.#verify) this.given = new GivenPages(this.#lazy, readKernelAreas(this.#images));
     this.#handler = new PageHandler(
       new PagesBySource(channels, this.#order),
-      this.lazy,
+      this.#lazy,
       this.#watch,
       (fd) => this.#keeper.keep(fd),
       written,
@@ -118,6 +122,10 @@ class OwnPages implements TaskPages {
       this.#order,
       this.given,
     );
+  }
+
+  assertServed(tasks: ReadonlyMap<number, number>): Promise<void> {
+    return assertRegistered(this.#lazy, tasks);
   }
 
   resume(channels: PageChannels): void {
@@ -154,7 +162,6 @@ class CriuPages implements TaskPages {
   readonly #folders: RestoreFolders;
   #daemon: LazyPages | undefined;
   #proxy: PageProxy | undefined;
-  lazy: LazyRanges = new Map();
   readonly given = undefined;
 
   constructor(folders: RestoreFolders) {
@@ -164,8 +171,11 @@ class CriuPages implements TaskPages {
   async serve({ criu: source }: PageChannels): Promise<void> {
     const { images, work } = this.#folders;
     this.#daemon = await startLazyPages(images, work);
-    this.lazy = readLazyRanges(images);
-    this.#proxy = new PageProxy(this.#daemon.pageServer, source, this.lazy);
+    this.#proxy = new PageProxy(this.#daemon.pageServer, source, readLazyRanges(images));
+  }
+
+  async assertServed(): Promise<void> {
+    // The daemon fills memory as soon as it is there: what it has filled is not registered any more.
   }
 
   resume(): void {

@@ -33,7 +33,6 @@ import type { DigestedRun } from "../../memory/page-digests.ts";
 import { PageStore } from "../../memory/page-store.ts";
 import { fillShared } from "../../memory/shared-fill.ts";
 import type { TrunkStream } from "../../transfer/stream.ts";
-import { assertRegistered } from "../../memory/registered.ts";
 import { CHANNELS, PAGE_CHANNELS, treeChannel } from "../channels.ts";
 import type { AgentContext } from "../context.ts";
 import { writeOnceRoom } from "../journal.ts";
@@ -251,7 +250,7 @@ export class TargetSession {
       });
     pages.restored();
     await this.#fillShared(staging, steps);
-    const registered = assertRegistered(pages.lazy, tasksIn(staging.cgroup));
+    const registered = pages.assertServed(tasksIn(staging.cgroup));
     registered.catch(() => {}); // told below, unless somebody has ended the tasks
     let arrived: PageCounts | undefined;
     if (whole) {
