@@ -235,6 +235,23 @@ for (const [name, event] of Object.entries(HARMLESS)) {
   });
 }
 
+test("a firewall resets the connections by which memory crosses: the target dials again, and nothing is lost", async () => {
+  const rule = ["INPUT", "-p", "tcp", "--sport", "7461", "-j", "REJECT", "--reject-with", "tcp-reset"];
+  await breakOff(a, b, async () => {
+    await b.run("iptables", "-I", ...rule);
+    await sleep(1500);
+    await b.run("iptables", "-D", ...rule);
+  });
+  await ended(a);
+  const { stdout } = await a.exec(DMIGRATE, "report", (await newestMigration(a)).id, "--json");
+  const { outcome, warnings } = warned.parse(JSON.parse(stdout));
+  assert.deepEqual([outcome, warnings], ["completed", ["The connections to b broke while memory crossed, and were made anew"]]);
+  await assertRuns(b, "redis");
+  assert.equal((await lab.host(CLIENT).run("redis-cli", "-h", ADDRESS, "dbsize")).trim(), String(KILOBYTE_KEYS));
+  await assertClean(a, "redis");
+  await migrateBack();
+});
+
 test("agents that are told to end while memory crosses let it cross", async () => {
   await breakOff(a, b, async () => {
     for (const host of [a, b]) await host.run("pkill", "-TERM", "-f", "dmigrate.ts agent");
