@@ -111,7 +111,13 @@ async function demo(options: DemoOptions): Promise<number> {
   const reports: Report[] = [];
   for (let move = 0; move < options.moves; move++) {
     const [source, target] = move % 2 === 0 ? [a, b] : [b, a];
-    const argv = ["migrate", CONTAINER, target.name, ...(options.mode === "auto" ? [] : ["--mode", options.mode])];
+    const argv = [
+      "migrate",
+      CONTAINER,
+      target.name,
+      ...(options.mode === "auto" ? [] : ["--mode", options.mode]),
+      ...(options.verify ? ["--verify"] : []),
+    ];
     say(`\n$ dmigrate ${argv.join(" ")}      (on host ${source.name})`);
     client.mark(`move ${move + 1}`);
     reports.push(await migrate(source, argv, options.json === true));
