@@ -4,7 +4,7 @@
  */
 import { DmigrateError, messageOf, toldBy } from "../core/errors.ts";
 import type { HostName, MigrationId } from "../core/ids.ts";
-import type { ReadPages, TrunkStream } from "../transfer/stream.ts";
+import type { ReadPages, TakePages, TrunkStream } from "../transfer/stream.ts";
 import {
   DATA_BYTES_MAX,
   dataHeader,
@@ -15,7 +15,7 @@ import {
   OK_FRAME,
   type FramePart,
 } from "../wire/frames.ts";
-import { pageRuns, type PageSpan } from "../wire/trunk-frames.ts";
+import type { PageSpan } from "../wire/trunk-frames.ts";
 
 /** Bytes of content that crossed a channel so far, without framing. */
 export interface ChannelCounts {
@@ -116,10 +116,8 @@ export class Channel implements ChannelId, Disposable {
   }
 
   /** @param take gets pages as they come, in no order; those of zeros without bytes. What it throws cuts the channel. */
-  receivePages(take: (span: PageSpan, bytes: Uint8Array | undefined) => void): void {
-    this.#socket.receivePages((pages) => {
-      for (const { span, bytes } of pageRuns(pages)) take(span, bytes);
-    });
+  receivePages(take: TakePages): void {
+    this.#socket.receivePages(take);
   }
 
   /** Ends the stream. */

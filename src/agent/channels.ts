@@ -20,11 +20,11 @@ export const CHANNELS = {
   logOutput: { name: "log/output", transferClass: "handover" },
   /** CRIU's images, each as it is closed. */
   images: { name: "images", transferClass: "handover" },
-  /** A round of memory that is copied ahead, in the messages of CRIU's page protocol. */
+  /** A round of memory that is copied ahead: pages, then what of it could not be read. */
   memory: { name: "memory", transferClass: "memory" },
   /** Pages that mean nothing, to see how fast they cross. */
   probe: { name: "probe", transferClass: "memory" },
-  /** A round of shared memory, in the same messages. */
+  /** A round of shared memory: pages. */
   sharedMemory: { name: "memory/shared", transferClass: "memory" },
   /** Its last round, which the handover waits for. */
   lastSharedMemory: { name: "memory/shared/last", transferClass: "handover" },

@@ -9,7 +9,6 @@ import { encodeMessage, type PageRun } from "../memory/page-protocol.ts";
 import { sendPages } from "../memory/page-sender.ts";
 import { PageServer } from "../memory/page-server.ts";
 import type { PageSource, Urgency } from "../memory/page-source.ts";
-import { pageRuns } from "../wire/trunk-frames.ts";
 import { PAGE_CHANNELS, type ChannelKind } from "./channels.ts";
 
 /** Each by what it is for. */
@@ -57,9 +56,7 @@ export class PagesBySource implements PageSource {
       whenClosed(stream, () =>
         lose(new DmigrateError("TRANSFER_FAILED", "The connection for pages was cut; check the network between the hosts")),
       );
-      stream.receivePages((pages) => {
-        for (const { span, bytes } of pageRuns(pages)) take(span, bytes);
-      });
+      stream.receivePages(take);
       stream.resume(); // nothing else comes by it, but its end
     }
   }

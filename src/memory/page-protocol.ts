@@ -1,6 +1,6 @@
 /**
- * CRIU's page protocol: what `criu lazy-pages` asks a page server for, and what that answers (CRIU criu/page-xfer.c). Rounds of memory
- * that is copied ahead are made of the same messages.
+ * CRIU's page protocol: what `criu lazy-pages` asks a page server for, and what that answers (CRIU criu/page-xfer.c). Between agents, a
+ * request for pages has the form of its GET, and what a round of memory could not read that of its HOLE.
  *
  * Pure: bytes in, plain data out. Every message begins with 32 bytes in host order: u32 command (its low 16 bits; flags above), 4
  * bytes of padding, u64 page count, u64 address, u64 process. A GET is answered by an ADD_F with the pages behind it, maybe fewer

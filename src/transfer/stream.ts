@@ -12,6 +12,7 @@ import type { TransferClass } from "../core/schedule.ts";
 import {
   FRAME_PAGES_MAX,
   PAGE_BYTES,
+  pageRuns,
   PAGES_OFFSET,
   sealPages,
   TRUNK_DATA_BYTES_MAX,
@@ -51,6 +52,9 @@ export interface OutgoingFrame {
  */
 export type ReadPages = (span: PageSpan, into: Uint8Array) => number;
 
+/** Gets pages; their bytes are valid during the call, and undefined if they are zeros. */
+export type TakePages = (span: PageSpan, bytes: Uint8Array | undefined) => void;
+
 type Done = (error?: Error | null) => void;
 
 /** What waits for the frames before it; pages that came early have been taken. */
@@ -89,7 +93,7 @@ export class TrunkStream extends Duplex {
   #nextPlace = 0;
   #arrivedBytes = 0;
   #deliveredBytes = 0;
-  #takePages: ((pages: FramePages) => void) | undefined;
+  #takePages: TakePages | undefined;
   #pageBytes = 0;
   #wasReset = false;
   #toldBytes = 0;
@@ -168,7 +172,7 @@ export class TrunkStream extends Duplex {
   }
 
   /** @param take gets the pages that the other side sends, in no order; valid during the call. What it throws destroys the stream. */
-  receivePages(take: (pages: FramePages) => void): void {
+  receivePages(take: TakePages): void {
     this.#takePages = take;
   }
 
@@ -276,7 +280,7 @@ export class TrunkStream extends Duplex {
     if (this.destroyed) return { kind: "taken" };
     if (this.#takePages === undefined) throw wrong(`pages on stream ${this.name}, which has none`);
     try {
-      this.#takePages(pages);
+      for (const { span, bytes } of pageRuns(pages)) this.#takePages(span, bytes);
     } catch (error) {
       this.destroy(DmigrateError.from(error));
     }

@@ -8,14 +8,7 @@ import { setImmediate as turn } from "node:timers/promises";
 import * as fc from "fast-check";
 import { DmigrateError } from "../core/errors.ts";
 import { TRANSFER_CLASSES } from "../core/schedule.ts";
-import {
-  pageRuns,
-  TRUNK_FRAME_BYTES_MAX,
-  writeTrunkFrame,
-  type PageSpan,
-  type PlainContent,
-  type PlainFrame,
-} from "../wire/trunk-frames.ts";
+import { TRUNK_FRAME_BYTES_MAX, writeTrunkFrame, type PageSpan, type PlainContent, type PlainFrame } from "../wire/trunk-frames.ts";
 import { WINDOW_BYTES, type TrunkStream } from "./stream.ts";
 import { Pile } from "./pile.ts";
 import { Trunk, type Receive } from "./trunk.ts";
@@ -144,28 +137,30 @@ test("what somebody waits for overtakes what has been written before", async () 
   near.close();
 });
 
-test("without priorities nothing overtakes what is on its way", async () => {
-  const arrived = { names: [] as string[], byteCount: 0 };
-  const near = new Trunk(() => assert.fail("nobody opens streams there"), "fifo");
-  const far = new Trunk((stream) => {
-    stream.accept();
-    stream.on("data", (chunk: Buffer) => {
-      arrived.names.push(stream.name);
-      arrived.byteCount += chunk.length;
-    });
-  }, "fifo");
-  for (const lane of ["reserved", "shared"] as const) {
-    const [here, there] = wire();
-    near.join(here, lane);
-    far.join(there, lane);
+test("who is waited for overtakes others that have something to send; without priorities it does not", async () => {
+  const BULK_STREAMS = 12;
+  for (const order of ["priority", "fifo"] as const) {
+    const arrived: string[] = [];
+    const near = new Trunk(() => assert.fail("nobody opens streams there"), order);
+    const far = new Trunk((stream) => {
+      stream.accept();
+      stream.on("data", () => arrived.push(stream.name));
+    }, order);
+    for (const lane of ["reserved", "shared"] as const) {
+      const [here, there] = wire();
+      near.join(here, lane);
+      far.join(there, lane);
+    }
+    const bulk = await Promise.all(Array.from({ length: BULK_STREAMS }, () => near.open("layers", "layers")));
+    const page = await near.open("demanded", "demanded");
+    for (const stream of bulk) stream.write(Buffer.alloc(65_536));
+    page.write(Buffer.alloc(1));
+    while (arrived.length <= BULK_STREAMS) await turn();
+    const before = arrived.indexOf("demanded");
+    assert.ok(order === "priority" ? before < 3 : before > BULK_STREAMS / 2, `${order}: it came after ${before} others`);
+    for (const stream of [...bulk, page]) stream.destroy();
+    near.close();
   }
-  const [bulk, page] = [await near.open("layers", "layers"), await near.open("demanded", "demanded")];
-  for (let nth = 0; nth < 20; nth++) bulk.write(Buffer.alloc(65_536));
-  page.write(Buffer.alloc(1));
-  while (arrived.byteCount < 20 * 65_536 + 1) await turn();
-  assert.ok(arrived.names.indexOf("demanded") > 0, "it came first");
-  for (const stream of [bulk, page]) stream.destroy();
-  near.close();
 });
 
 test("a limit to the rate holds bulk back, and nothing that somebody waits for", async () => {
@@ -214,13 +209,11 @@ test("pages come as they are read when they leave, in any order, before what was
   const { near, far } = trunks(
     (stream) => {
       stream.accept();
-      stream.receivePages((frame) => {
-        for (const { span, bytes = Buffer.alloc(span.pageCount * PAGE_BYTES) } of pageRuns(frame)) {
-          for (let nth = 0; nth < span.pageCount; nth++) {
-            const page = span.page + nth;
-            assert.ok(bytes.subarray(nth * PAGE_BYTES, (nth + 1) * PAGE_BYTES).every((byte) => byte === page % 251));
-            arrived.push(`${stream.name} ${span.process} ${page}`);
-          }
+      stream.receivePages((span, bytes = Buffer.alloc(span.pageCount * PAGE_BYTES)) => {
+        for (let nth = 0; nth < span.pageCount; nth++) {
+          const page = span.page + nth;
+          assert.ok(bytes.subarray(nth * PAGE_BYTES, (nth + 1) * PAGE_BYTES).every((byte) => byte === page % 251));
+          arrived.push(`${stream.name} ${span.process} ${page}`);
         }
       });
       stream.on("data", (chunk: Buffer) => arrived.push(`${stream.name} ${chunk.length} bytes`));

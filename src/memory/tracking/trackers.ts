@@ -3,7 +3,7 @@
  */
 import { DmigrateError } from "../../core/errors.ts";
 import { writeMemory } from "../../kernel/process-memory.ts";
-import { shareMemory } from "../../kernel/shared-memory.ts";
+import { shareMemory } from "../../kernel/address-spaces.ts";
 import { canPuppet, Puppet } from "../../kernel/puppet.ts";
 import { openUserfaultfdBy, type OpenUserfaultfd } from "../../kernel/write-protection.ts";
 import { PAGE_BYTES } from "../page-protocol.ts";

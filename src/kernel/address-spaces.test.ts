@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { readdirSync } from "node:fs";
 import { test } from "node:test";
-import { shareMemory } from "./shared-memory.ts";
+import { shareMemory } from "./address-spaces.ts";
 
 test("threads of a process share memory, processes do not", { skip: process.arch !== "x64" }, () => {
   const tids = readdirSync("/proc/self/task").map(Number);
