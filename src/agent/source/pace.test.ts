@@ -25,13 +25,14 @@ const WINDOWS = 3;
 
 /**
  * So that whatever else runs on this machine hardly counts, all who take part have more weight than that: by the group of their session,
- * if the kernel makes such (sched(7), autogroup), and each by itself.
+ * if the kernel makes such (sched(7), autogroup) and they are in one, and each by itself.
  */
 const FAVOURED = -15;
 const AUTOGROUP = "/proc/self/autogroup";
 
 function favour(nice: number, pids: readonly (number | undefined)[]): void {
-  if (existsSync(AUTOGROUP)) writeFileSync(AUTOGROUP, `${nice}`);
+  const isGrouped = existsSync(AUTOGROUP) && readFileSync(AUTOGROUP, "utf8") !== ""; // what no session began has no such group
+  if (isGrouped) writeFileSync(AUTOGROUP, `${nice}`);
   for (const pid of pids) setPriority(pid ?? 0, nice);
 }
 
