@@ -6,8 +6,9 @@
 import type { OnReadOpts } from "node:net";
 
 /** The kernel gives this much at once, if it has it; a TLS connection one record. */
-const READ_BYTES = 128 << 10;
-const BUFFER_BYTES = 320 << 10;
+const READ_BYTES = 256 << 10;
+/** Less than a whole frame may lie before what is read, and is moved together. */
+const BUFFER_BYTES = 768 << 10;
 
 export class Inlet {
   /** For the socket. */

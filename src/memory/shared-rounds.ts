@@ -13,14 +13,13 @@ import { DmigrateError } from "../core/errors.ts";
 import { mappedFile, sharedObjectsOf, type SharedObject } from "../kernel/shared-objects.ts";
 import { dataExtents } from "../kernel/sparse.ts";
 import type { OpenUserfaultfd } from "../kernel/write-protection.ts";
-import { FRAME_PAGES_MAX } from "../wire/trunk-frames.ts";
 import { PAGE_BYTES, type PageRun } from "./page-protocol.ts";
 import type { PageRange } from "./page-ranges.ts";
 import type { RoundSink, Tasks } from "./rounds.ts";
 import { SharedTracker } from "./tracking/shared-tracker.ts";
 
-/** As many as a frame has. */
-const CHUNK_PAGES = FRAME_PAGES_MAX;
+/** What is compared as one; a frame may have as many. */
+const CHUNK_PAGES = 16;
 const CHUNK_BYTES = CHUNK_PAGES * PAGE_BYTES;
 /** So many are looked at before others run. */
 const TURN_CHUNKS = 16;

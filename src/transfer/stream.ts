@@ -178,7 +178,7 @@ export class TrunkStream extends Duplex {
 
   /**
    * Writes the next frame; undefined if there is none, perhaps only for now.
-   * @param into has room for the longest one
+   * @param into has TRUNK_FRAME_BYTES_SHORT or more; of pages so many leave as there is room for
    */
   writeFrame(into: Uint8Array): OutgoingFrame | undefined {
     const [next] = this.#outgoing;
@@ -199,7 +199,8 @@ export class TrunkStream extends Duplex {
   #writePages(next: Outgoing & { readonly kind: "pages" }, into: Uint8Array): OutgoingFrame | undefined {
     const { span } = next;
     if (span === undefined) return undefined;
-    const part = { ...span, pageCount: Math.min(span.pageCount, FRAME_PAGES_MAX) };
+    const room = Math.floor((into.length - PAGES_OFFSET) / PAGE_BYTES);
+    const part = { ...span, pageCount: Math.min(span.pageCount, FRAME_PAGES_MAX, room) };
     try {
       const pageCount = next.read(part, into.subarray(PAGES_OFFSET, PAGES_OFFSET + part.pageCount * PAGE_BYTES));
       const rest = { ...span, page: span.page + part.pageCount, pageCount: span.pageCount - part.pageCount };

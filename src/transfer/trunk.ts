@@ -11,15 +11,15 @@ import { DmigrateError } from "../core/errors.ts";
 import { RateLimit } from "../core/rate-limit.ts";
 import { Schedule, type Lane, type Sent, type TransferClass, type TransferOrder } from "../core/schedule.ts";
 import { SAME_RELEASE } from "../wire/failure.ts";
-import { decodeTrunkFrames, TRUNK_FRAME_BYTES_MAX, writeTrunkFrame, type PlainFrame, type TrunkFrame } from "../wire/trunk-frames.ts";
+import { decodeTrunkFrames, TRUNK_FRAME_BYTES_SHORT, writeTrunkFrame, type PlainFrame, type TrunkFrame } from "../wire/trunk-frames.ts";
 import { FRAME_CODEC, Packer } from "./packer.ts";
 import { Pile } from "./pile.ts";
 import { TrunkStream, type OutgoingFrame, type StreamOwner } from "./stream.ts";
 
 /** Streams that may be open at a time. */
 const STREAMS_MAX = 64;
-/** Frames that are written at once: what comes to be urgent waits for them, and each write costs some microseconds. */
-const BATCH_FRAMES_MAX = 8;
+/** So much is written at once: what comes to be urgent waits for it, and each frame and each write costs some microseconds. */
+const BATCH_BYTES = { min: TRUNK_FRAME_BYTES_SHORT, max: 8 * TRUNK_FRAME_BYTES_SHORT };
 /** A connection that takes a batch quicker than this gets a larger one next. */
 const QUICK_MS = 0.25;
 
@@ -34,7 +34,7 @@ interface Connection {
   readonly lane: Lane;
   /** What is on its way to the kernel: frames, one behind the other. */
   readonly batch: Uint8Array;
-  batchFramesMax: number;
+  batchBytes: number;
   isBusy: boolean;
 }
 
@@ -85,8 +85,8 @@ export class Trunk {
 
   /** Takes a connection over, on which only frames come from now on. The first one carries what opens streams. */
   join(socket: Duplex, lane: Lane, receive: Receive = inPiles(socket)): void {
-    const batch = new Uint8Array(Buffer.allocUnsafeSlow(BATCH_FRAMES_MAX * TRUNK_FRAME_BYTES_MAX).buffer);
-    this.#connections.push({ socket, lane, batch, batchFramesMax: 1, isBusy: false });
+    const batch = new Uint8Array(Buffer.allocUnsafeSlow(BATCH_BYTES.max).buffer);
+    this.#connections.push({ socket, lane, batch, batchBytes: BATCH_BYTES.min, isBusy: false });
     receive((bytes) => {
       try {
         return decodeTrunkFrames(bytes, FRAME_CODEC, (frame) => this.#take(frame));
@@ -179,13 +179,12 @@ export class Trunk {
   }
 
   #sendNext(connection: Connection): void {
-    const { socket, batch, batchFramesMax } = connection;
+    const { socket, batch, batchBytes } = connection;
     const lane = this.#laneOf(connection);
     const written: (() => void)[] = [];
     let byteCount = 0;
-    const end = batchFramesMax * TRUNK_FRAME_BYTES_MAX;
-    while (byteCount + TRUNK_FRAME_BYTES_MAX <= end) {
-      const frame = this.#writeFrame(connection, lane, batch.subarray(byteCount));
+    while (byteCount + TRUNK_FRAME_BYTES_SHORT <= batchBytes) {
+      const frame = this.#writeFrame(connection, lane, batch.subarray(byteCount, batchBytes));
       if (frame === undefined) break;
       byteCount += frame.byteCount;
       written.push(frame.written);
@@ -200,7 +199,7 @@ export class Trunk {
       const busyMs = performance.now() - beganAtMs;
       const isQuick = busyMs < QUICK_MS;
       this.#packer?.sent(byteCount, busyMs);
-      connection.batchFramesMax = isQuick ? Math.min(BATCH_FRAMES_MAX, batchFramesMax * 2) : Math.max(1, batchFramesMax / 2);
+      connection.batchBytes = isQuick ? Math.min(BATCH_BYTES.max, batchBytes * 2) : Math.max(BATCH_BYTES.min, batchBytes / 2);
       for (const each of written) each();
       setImmediate(() => this.#pump()); // after what has arrived meanwhile
     });

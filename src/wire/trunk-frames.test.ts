@@ -51,7 +51,7 @@ const pagesFrame: fc.Arbitrary<PagesFrame> = fc.record({
   place: u32,
   process: u32,
   page: fc.nat(2 ** 40),
-  values: fc.array(fc.oneof(fc.constant(0), fc.nat(255)), { minLength: 1, maxLength: 16 }),
+  values: fc.array(fc.oneof(fc.constant(0), fc.nat(255)), { minLength: 1, maxLength: 64 }),
 });
 const frame: fc.Arbitrary<PlainFrame | PagesFrame> = fc.oneof({ weight: 4, arbitrary: plainFrame }, { weight: 1, arbitrary: pagesFrame });
 
@@ -187,15 +187,15 @@ test("a class that is none is refused", () => {
 });
 
 test("pages that no frame can have are refused", () => {
-  const cases: readonly [zeros: number, values: readonly number[]][] = [
-    [0, []],
-    [0b100, [1]],
-    [0xff_ff, [1]],
-    [1 << 16, []],
+  const cases: readonly [zeros: bigint, values: readonly number[]][] = [
+    [0n, []],
+    [0b100n, [1]],
+    [2n ** 64n - 1n, [1]],
+    [2n ** 63n, []],
   ];
   for (const [zeros, values] of cases) {
     const bytes = bytesOf([{ stream: 1, place: 0, process: 1, page: 1, values: [...values, 0] }]);
-    bytes.writeUInt32BE(zeros, PAGES_OFFSET - 4);
+    bytes.writeBigUInt64LE(zeros, PAGES_OFFSET - 8);
     bytes.writeUInt32BE(crc32(bytes.subarray(TRUNK_HEADER_BYTES, PAGES_OFFSET), crc32(bytes.subarray(0, 12))), 12);
     assert.throws(() => decode([bytes]), { code: "PROTOCOL", message: /pages that can't be/ }, `${zeros} ${values.length}`);
   }

@@ -18,8 +18,8 @@
  *     3 accepted   none
  *     4 reset      none, or why: a JSON object { code, message }; nothing more comes
  *     5 credit     8 bytes: how many bytes of the stream its receiver has taken so far
- *     6 pages      process (4 bytes), number of the first page (8 bytes), which pages are zeros (4 bytes: a bit for each, the lowest for
- *                  the first), then the memory of the others; 1 to 16 pages in all
+ *     6 pages      process (4 bytes), number of the first page (8 bytes), which pages are zeros (8 bytes: a bit for each, the lowest of the
+ *                  first byte for the first), then the memory of the others; 1 to 64 pages in all
  *
  * The frames of a stream take any of the connections; their places say in which order they belong. What opens streams, the resets of such
  * as are not accepted yet, and credits take the first one. A sender has no more data on its way than its receiver's window, counted from
@@ -37,15 +37,20 @@ const NAME_BYTES_MAX = 64;
 const FAILURE_BYTES_MAX = 0xff_ff;
 const CREDIT_BYTES = 8;
 export const PAGE_BYTES = 4096;
-/** What a frame of pages has before them. */
-const PAGES_AT = 16;
 /** The most pages in a frame. */
-export const FRAME_PAGES_MAX = 16;
+export const FRAME_PAGES_MAX = 64;
+/** Where a frame of pages says which are zeros: after process and page. */
+const ZEROS_AT = 12;
+const ZEROS_BYTES = FRAME_PAGES_MAX / 8;
+/** What a frame of pages has before them. */
+const PAGES_AT = ZEROS_AT + ZEROS_BYTES;
 /** Where the pages begin in a frame that `sealPages` makes. */
 export const PAGES_OFFSET: number = TRUNK_HEADER_BYTES + PAGES_AT;
 const CHECKED_BYTES = 12;
 /** No frame is longer. */
 export const TRUNK_FRAME_BYTES_MAX: number = PAGES_OFFSET + FRAME_PAGES_MAX * PAGE_BYTES;
+/** So much room is enough for a frame of any kind; one of pages is as long as its room. */
+export const TRUNK_FRAME_BYTES_SHORT: number = PAGES_OFFSET + TRUNK_DATA_BYTES_MAX;
 
 const KINDS = ["data", "end", "open", "accepted", "reset", "credit", "pages"] as const;
 type Kind = (typeof KINDS)[number];
@@ -80,21 +85,20 @@ export interface PageSpan {
 
 /** Pages of a frame. */
 export interface FramePages extends PageSpan {
-  /** A bit for each that holds nothing but zeros, the lowest for the first page. */
-  readonly zeros: number;
+  /** A bit for each that holds nothing but zeros, the lowest of the first byte for the first page. */
+  readonly zeros: Uint8Array;
   /** The memory of the others. */
   readonly bytes: Uint8Array;
 }
 
 /** The pages of a frame in runs of the same kind, in their order; of zeros there are no bytes. */
 export function* pageRuns({ process, page, pageCount, zeros, bytes }: FramePages): Generator<{ span: PageSpan; bytes?: Uint8Array }, void> {
-  if (zeros === 0) return yield { span: { process, page, pageCount }, bytes };
-  const isZero = (nth: number): boolean => (zeros & (1 << nth)) !== 0;
+  if (bytes.length === pageCount * PAGE_BYTES) return yield { span: { process, page, pageCount }, bytes };
   for (let [nth, at] = [0, 0]; nth < pageCount;) {
     let count = 1;
-    while (nth + count < pageCount && isZero(nth + count) === isZero(nth)) count += 1;
+    while (nth + count < pageCount && hasBit(zeros, nth + count) === hasBit(zeros, nth)) count += 1;
     const span = { process, page: page + nth, pageCount: count };
-    if (isZero(nth)) yield { span };
+    if (hasBit(zeros, nth)) yield { span };
     else yield { span, bytes: bytes.subarray(at, (at += count * PAGE_BYTES)) };
     nth += count;
   }
@@ -146,12 +150,11 @@ export function sealPages(
   { stream, place, process, page, pageCount }: PageSpan & { readonly stream: number; readonly place: number },
   checksum: Checksum,
 ): number {
-  const { zeros, end } = dropZeros(into, pageCount);
+  const end = dropZeros(into, pageCount);
   const view = viewOf(into);
   writeHeader(into, "pages", end - TRUNK_HEADER_BYTES, stream, place);
   view.setUint32(TRUNK_HEADER_BYTES, process);
   view.setBigUint64(TRUNK_HEADER_BYTES + 4, BigInt(page));
-  view.setUint32(TRUNK_HEADER_BYTES + 12, zeros);
   view.setUint32(CHECKED_BYTES, checksumOf(into, into.subarray(TRUNK_HEADER_BYTES, PAGES_OFFSET), checksum));
   return end;
 }
@@ -182,20 +185,25 @@ const ZERO_PAGE = new Uint8Array(PAGE_BYTES);
 /** Most pages that are not zeros show it in one of these bytes. */
 const PROBES = [0, 8, 64, 512, 1024, 2048, 3072, PAGE_BYTES - 1];
 
-/** Moves pages together over those of zeros. Returns which these were, and where the others end. */
-function dropZeros(into: Uint8Array, pageCount: number): { readonly zeros: number; readonly end: number } {
-  let zeros = 0;
+/** Moves pages together over those of zeros, and notes which these were. Returns where the others end. */
+function dropZeros(into: Uint8Array, pageCount: number): number {
+  const zeros = into.subarray(PAGES_OFFSET - ZEROS_BYTES, PAGES_OFFSET).fill(0);
   let end = PAGES_OFFSET;
   for (let nth = 0; nth < pageCount; nth++) {
     const at = PAGES_OFFSET + nth * PAGE_BYTES;
-    if (PROBES.every((probe) => into[at + probe] === 0) && Buffer.compare(into.subarray(at, at + PAGE_BYTES), ZERO_PAGE) === 0) {
-      zeros |= 1 << nth;
+    if (isZeroPage(into, at)) {
+      zeros[nth >> 3] = (zeros[nth >> 3] ?? 0) | (1 << (nth & 7));
       continue;
     }
     if (at > end) into.copyWithin(end, at, at + PAGE_BYTES);
     end += PAGE_BYTES;
   }
-  return { zeros, end };
+  return end;
+}
+
+function isZeroPage(bytes: Uint8Array, at: number): boolean {
+  for (const probe of PROBES) if (bytes[at + probe] !== 0) return false;
+  return Buffer.compare(bytes.subarray(at, at + PAGE_BYTES), ZERO_PAGE) === 0;
 }
 
 function writeHeader(bytes: Uint8Array, kind: Kind, byteCount: number, stream: number, place: number): void {
@@ -321,16 +329,26 @@ function contentOf(kind: Kind, payload: Uint8Array): FrameContent {
 
 function pagesOf(payload: Uint8Array): FramePages {
   const view = viewOf(payload);
-  const [process, page, zeros] = [view.getUint32(0), Number(view.getBigUint64(4)), view.getUint32(12)];
+  const [process, page, zeros] = [view.getUint32(0), Number(view.getBigUint64(4)), payload.subarray(ZEROS_AT, PAGES_AT)];
   const bytes = payload.subarray(PAGES_AT);
-  const pageCount = bytes.length / PAGE_BYTES + bitCount(zeros);
-  if (pageCount === 0 || pageCount > FRAME_PAGES_MAX || zeros >>> pageCount !== 0 || !Number.isSafeInteger(page))
+  const { count, end } = bitsOf(zeros);
+  const pageCount = bytes.length / PAGE_BYTES + count;
+  if (pageCount === 0 || pageCount > FRAME_PAGES_MAX || end > pageCount || !Number.isSafeInteger(page))
     throw new DmigrateError("PROTOCOL", `An agent sent a frame of ${pageCount} pages that can't be; ${SAME_RELEASE}`);
   return { process, page, pageCount, zeros, bytes };
 }
 
-function bitCount(bits: number): number {
-  let count = 0;
-  for (let left = bits; left !== 0; left &= left - 1) count += 1;
-  return count;
+/** How many bits are set, and behind which place there is none any more. */
+function bitsOf(mask: Uint8Array): { readonly count: number; readonly end: number } {
+  let [count, end] = [0, 0];
+  for (let nth = 0; nth < mask.length * 8; nth++) {
+    if (!hasBit(mask, nth)) continue;
+    count += 1;
+    end = nth + 1;
+  }
+  return { count, end };
+}
+
+function hasBit(mask: Uint8Array, nth: number): boolean {
+  return ((mask[nth >> 3] ?? 0) & (1 << (nth & 7))) !== 0;
 }
