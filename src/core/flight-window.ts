@@ -2,8 +2,9 @@
  * How much may be on its way at a time, so that a link is never idle, and what is asked for next waits for little in its queue. Pure.
  *
  * What a path holds is its rate times its round trip; what is on its way beyond that stands in a queue. Both are measured as in BBR
- * (Cardwell et al., "BBR: Congestion-Based Congestion Control", 2016), from an asking to the beginning of its answer: the rate is the most
- * that was delivered meanwhile, of late; the round trip the least that it took.
+ * (Cardwell et al., "BBR: Congestion-Based Congestion Control", 2016). The rate is the most that was delivered, of late. The round trip is
+ * the least time from an asking to the beginning of its answer; since a full path shows its queue in that, too, from time to time as little
+ * as may be is on its way until an answer has come through an empty one.
  */
 
 /** What is on its way is enough for so many round trips, by which a slow start grows, and for this: the queue holds what is too much. */
@@ -11,8 +12,12 @@ const ROUND_TRIPS = 1.25;
 const QUEUE_MS = 1;
 /** The beginning of an answer. */
 const BEGINNING = 16;
+/** A shorter while shows in what bursts a path delivers, not what it carries. */
+const RATE_SAMPLE_MS = 4;
 /** The rate of a path changes in that time. */
 const RATE_AGE_MS = 500;
+/** The round trip is measured anew after so long, and so many round trips: that costs about two. */
+const ROUND_TRIP_AGE = { ms: 100, roundTrips: 100 };
 
 export interface FlightLimits {
   /** What may be on its way at least, also on a slow path, and before anything was measured. */
@@ -25,8 +30,8 @@ interface Asking {
   readonly atMs: number;
   /** Its answer has begun once so much has arrived in all. */
   readonly begins: number;
-  /** So much had when it was asked for. */
-  readonly arrived: number;
+  /** Little else was on its way. */
+  readonly isProbe: boolean;
 }
 
 export class FlightWindow {
@@ -34,7 +39,11 @@ export class FlightWindow {
   readonly #askings: Asking[] = [];
   #asked = 0;
   #arrived = 0;
-  #roundTripMs = Infinity;
+  /** The least of late, and when that was measured. */
+  #roundTrip: { readonly ms: number; readonly atMs: number } | undefined;
+  #isProbing = false;
+  /** What had arrived when the rate was last looked at. */
+  #seen: { readonly atMs: number; readonly arrived: number } | undefined;
   /** The most of this while, and of the one before. */
   #rates = { since: 0, now: 0, before: 0 };
 
@@ -49,13 +58,15 @@ export class FlightWindow {
 
   /** So much may be. */
   get limit(): number {
+    const { min, max } = this.#limits;
+    if (this.#roundTrip === undefined || this.#isProbing) return min;
     const rate = Math.max(this.#rates.now, this.#rates.before);
-    const limit = this.#roundTripMs === Infinity ? 0 : rate * (ROUND_TRIPS * this.#roundTripMs + QUEUE_MS);
-    return Math.min(this.#limits.max, Math.max(this.#limits.min, Math.floor(limit)));
+    return Math.min(max, Math.max(min, Math.floor(rate * (ROUND_TRIPS * this.#roundTrip.ms + QUEUE_MS))));
   }
 
   ask(size: number, nowMs: number): void {
-    this.#askings.push({ atMs: nowMs, begins: this.#asked + Math.min(size, BEGINNING), arrived: this.#arrived });
+    this.#seen ??= { atMs: nowMs, arrived: this.#arrived };
+    this.#askings.push({ atMs: nowMs, begins: this.#asked + Math.min(size, BEGINNING), isProbe: this.#isProbing });
     this.#asked += size;
   }
 
@@ -64,15 +75,25 @@ export class FlightWindow {
     this.#arrived += size;
     for (let first = this.#askings[0]; first !== undefined && first.begins <= this.#arrived; first = this.#askings[0]) {
       this.#askings.shift();
-      this.#measure(first, nowMs);
+      this.#measureRoundTrip(nowMs - first.atMs, first.isProbe, nowMs);
     }
+    this.#measureRate(nowMs);
   }
 
-  #measure({ atMs, arrived }: Asking, nowMs: number): void {
-    const elapsedMs = nowMs - atMs;
-    if (elapsedMs <= 0) return;
+  #measureRoundTrip(ms: number, isProbe: boolean, nowMs: number): void {
+    if (ms <= 0) return;
+    if (this.#roundTrip === undefined || isProbe || ms < this.#roundTrip.ms) this.#roundTrip = { ms, atMs: nowMs };
+    if (isProbe) this.#isProbing = false;
+    const ageMs = nowMs - this.#roundTrip.atMs;
+    if (ageMs > Math.max(ROUND_TRIP_AGE.ms, ROUND_TRIP_AGE.roundTrips * this.#roundTrip.ms)) this.#isProbing = true;
+  }
+
+  #measureRate(nowMs: number): void {
+    if (this.#seen === undefined || this.#roundTrip === undefined) return;
+    const elapsedMs = nowMs - this.#seen.atMs;
+    if (elapsedMs < Math.max(RATE_SAMPLE_MS, this.#roundTrip.ms)) return;
     if (nowMs - this.#rates.since > RATE_AGE_MS) this.#rates = { since: nowMs, now: 0, before: this.#rates.now };
-    this.#rates.now = Math.max(this.#rates.now, (this.#arrived - arrived) / elapsedMs);
-    this.#roundTripMs = Math.min(this.#roundTripMs, elapsedMs);
+    this.#rates.now = Math.max(this.#rates.now, (this.#arrived - this.#seen.arrived) / elapsedMs);
+    this.#seen = { atMs: nowMs, arrived: this.#arrived };
   }
 }

@@ -25,7 +25,7 @@ const MEBIBYTE = (1 << 20) / PAGE_BYTES;
 const LIMITS: FetchLimits = {
   inFlight: { min: MEBIBYTE / 16, max: 4 * MEBIBYTE },
   get: MEBIBYTE / 2,
-  touched: 16,
+  touched: 4,
   around: 32,
   aroundMax: 2 * MEBIBYTE,
   hot: 4 * MEBIBYTE,
