@@ -13,6 +13,7 @@ import { limitUnsent } from "../../src/kernel/tcp.ts";
 import { sendPages } from "../../src/memory/page-sender.ts";
 import { Trunk } from "../../src/transfer/trunk.ts";
 import { ArenaProcess } from "../../src/memory/arena-process.fixture.ts";
+import { TLS } from "../../src/agent/tls.ts";
 import { UNSENT_BYTES_MAX } from "../../src/agent/trunks.ts";
 import { CONNECTIONS, FIRST_VALUE, laneOf, PROCESS } from "./plane.ts";
 
@@ -45,5 +46,5 @@ process.exit();
 
 async function tlsServer(): Promise<Server> {
   const { certificate, key } = await newSelfSigned();
-  return createTlsServer({ cert: certificate, key, minVersion: "TLSv1.3" }, serve);
+  return createTlsServer({ cert: certificate, key, ...TLS }, serve);
 }

@@ -18,6 +18,7 @@ import { InputWatch } from "../../src/kernel/epoll.ts";
 import { ArenaProcess } from "../../src/memory/arena-process.fixture.ts";
 import { Inlet } from "../../src/agent/inlet.ts";
 import { PagesBySource } from "../../src/agent/page-channels.ts";
+import { TLS } from "../../src/agent/tls.ts";
 import type { Lane, TransferOrder } from "../../src/core/schedule.ts";
 import { PageHandler } from "../../src/memory/page-handler.ts";
 import type { Urgency } from "../../src/memory/page-source.ts";
@@ -159,7 +160,7 @@ async function trunkTo(
 async function dial(kind: "clear" | "tls", host: string, port: number, { onread }: Inlet): Promise<Socket> {
   const at = { host, port, onread };
   // The source is a child of this process; who it is has no part in what is measured.
-  const socket = kind === "clear" ? connect(at) : connectTls({ ...at, minVersion: "TLSv1.3", rejectUnauthorized: false });
+  const socket = kind === "clear" ? connect(at) : connectTls({ ...at, ...TLS, rejectUnauthorized: false });
   await once(socket, kind === "clear" ? "connect" : "secureConnect");
   return socket.setNoDelay(true).resume();
 }

@@ -9,6 +9,7 @@ import { causesOf, reasonOf } from "./causes.ts";
 import type { Member, Membership } from "./cluster.ts";
 import type { Inlet } from "./inlet.ts";
 import { fingerprint } from "./pki.ts";
+import { TLS } from "./tls.ts";
 
 /** The port's two protocols, told apart by ALPN: calls, and channels (src/wire/hello.ts). */
 export const ALPN = { calls: "h2", channels: "dmigrate/1" } as const;
@@ -94,7 +95,7 @@ export function connectionLost({ name, address }: Pick<Member, "name" | "address
 }
 
 function dial(address: string, options: ConnectionOptions): TLSSocket {
-  const socket = connect({ ...parsePeerAddress(address), minVersion: "TLSv1.3", ...options });
+  const socket = connect({ ...parsePeerAddress(address), ...TLS, ...options });
   socket.setNoDelay(true);
   socket.setKeepAlive(true, KEEP_ALIVE_MS);
   void giveUpInTime(socket);

@@ -12,6 +12,7 @@ import { formatAddress, type Address } from "./address.ts";
 import type { Cluster } from "./cluster.ts";
 import { closeSessions } from "./farewell.ts";
 import { ALPN, KEEP_ALIVE_MS } from "./dial.ts";
+import { TLS } from "./tls.ts";
 
 const HANDSHAKE_TIMEOUT_MS = 10_000;
 const CONNECTIONS_MAX = 512;
@@ -99,5 +100,5 @@ export async function listen(at: Address, cluster: Cluster, handlers: ListenerHa
 
 function secureContext({ state }: Cluster): SecureContextOptions {
   const { certificate, key } = state.kind === "member" ? state.keys.host : state.credentials;
-  return { cert: certificate, key, minVersion: "TLSv1.3", ...(state.kind === "member" ? { ca: state.keys.authority } : {}) };
+  return { cert: certificate, key, ...TLS, ...(state.kind === "member" ? { ca: state.keys.authority } : {}) };
 }
