@@ -120,15 +120,16 @@ export class FetchPlan {
   /**
    * What to ask the source next, if anything now.
    * @param roomPages how many may be fetched that no task waits for
+   * @param isNearAlone whether what lies around touched pages is all that may be asked for besides these
    */
-  next(roomPages: number, nowMs: number): Request | undefined {
+  next(roomPages: number, nowMs: number, isNearAlone = false): Request | undefined {
     for (let touched = this.#touched.shift(); touched !== undefined; touched = this.#touched.shift()) {
       if (!touched.memory.isWanted(touched.index)) continue;
       this.#demandedPages += 1;
       return this.#get({ memory: touched.memory, from: touched.index, end: touched.index + this.#limits.touched }, true, nowMs);
     }
     if (!this.#hasRoom(Math.min(this.#inFlightMax, roomPages))) return undefined;
-    for (const trails of [this.#around, this.#early, ...(this.#isEarly ? [] : [this.#rest])]) {
+    for (const trails of isNearAlone ? [this.#around] : [this.#around, this.#early, ...(this.#isEarly ? [] : [this.#rest])]) {
       for (let trail = trails.at(-1); trail !== undefined; trail = trails.at(-1)) {
         while (trail.from < trail.end && !trail.memory.isWanted(trail.from)) trail.from += 1;
         if (trail.from < trail.end) return this.#get(trail, false, nowMs);

@@ -42,6 +42,15 @@ const PIECES_AT_ONCE = 4;
 /** So many pages of the store are given at a time. */
 const STORED_PAGES_AT_ONCE = MEBIBYTE / 4;
 
+/** Says when more may be done that no task waits for. */
+export interface FetchPace {
+  /** For how many milliseconds not; asked often. */
+  waitMs(): number;
+}
+
+/** Less is not waited for. */
+const WAIT_MIN_MS = 1;
+
 /** Pages, counted. */
 export interface HandledPages {
   readonly total: number;
@@ -91,6 +100,11 @@ export class PageHandler implements Disposable {
   readonly #storedBytes = Buffer.allocUnsafeSlow(STORED_PAGES_AT_ONCE * PAGE_BYTES);
   #isRestored = false;
   #mayFetchAhead = false;
+  /** None if it is as fast as can be. */
+  #pace: FetchPace | undefined;
+  /** Whether what no task waits for has to wait, or has waited: then it is its turn, whatever its pace says, since it has to get on. */
+  #turn: "free" | "held" | "due" = "free";
+  #untilTurn: NodeJS.Timeout | undefined;
   /** Nothing that comes from the source matters any more. */
   #isOver = false;
 
@@ -154,9 +168,13 @@ export class PageHandler implements Disposable {
     this.#orFail(() => this.#goOn());
   }
 
-  /** The tasks run: from now on all pages come. Before, the restore and the commit need the processors more. */
-  fetchAhead(): void {
+  /**
+   * The tasks run, or wait for this: from now on all pages come. Before, the restore and the commit need the processors more.
+   * @param pace of what no task waits for
+   */
+  fetchAhead(pace?: FetchPace): void {
     this.#mayFetchAhead = true;
+    this.#pace = pace;
     this.#plan.resumed();
     this.#orFail(() => this.#goOn());
   }
@@ -188,15 +206,20 @@ export class PageHandler implements Disposable {
   /** Gives up: no more pages come. Tasks that touch what is missing wait, the others run on. */
   fail(error: unknown): void {
     if (this.#isOver) return;
-    this.#isOver = true;
+    this.#stop();
     this.#settled.reject(DmigrateError.from(error, "TRANSFER_FAILED"));
     this.#source?.end();
   }
 
   /** Lets go of every process. Only when none lacks a page, or none will run. */
   [Symbol.dispose](): void {
-    this.#isOver = true;
+    this.#stop();
     for (const space of this.#userfaultfds.keys()) this.#letGo(space);
+  }
+
+  #stop(): void {
+    this.#isOver = true;
+    clearTimeout(this.#untilTurn);
   }
 
   #orFail(work: () => void): void {
@@ -383,21 +406,39 @@ export class PageHandler implements Disposable {
 
   /** Asks, gives and ends what can be asked, given and ended now. */
   #goOn(): void {
-    if (!this.#isOver) this.#ask();
-    const hasMore =
-      this.#again.length > 0 || (this.#isRestored && this.#kept.length > 0) || (this.#mayFetchAhead && this.#stored.length > 0);
+    const hasTurn = this.#takeTurn();
+    if (!this.#isOver) this.#ask(hasTurn);
+    const isStoredNext = this.#mayFetchAhead && hasTurn && this.#stored.length > 0;
+    const hasMore = this.#again.length > 0 || (this.#isRestored && this.#kept.length > 0) || isStoredNext;
     if (hasMore && !this.#willTry) {
       this.#willTry = true;
       setImmediate(() => this.#orFail(() => this.#tryAgain()));
     }
     const isGiven = this.#kept.length === 0 && this.#stored.length === 0;
-    if (this.#mayFetchAhead && this.#plan.isIdle && isGiven && !this.#isOver) this.#end();
+    if (this.#mayFetchAhead && hasTurn && this.#plan.isIdle && isGiven && !this.#isOver) this.#end();
   }
 
-  #ask(): void {
+  /** Whether it is the turn of what no task waits for. */
+  #takeTurn(): boolean {
+    if (this.#turn === "free" && this.#pace !== undefined) {
+      const waitMs = this.#pace.waitMs();
+      if (waitMs >= WAIT_MIN_MS) {
+        this.#turn = "held";
+        this.#untilTurn = setTimeout(() => {
+          this.#turn = "due";
+          this.#orFail(() => this.#goOn());
+        }, waitMs);
+      }
+    } else if (this.#turn === "due") {
+      this.#turn = "free";
+    }
+    return this.#turn !== "held";
+  }
+
+  #ask(hasTurn: boolean): void {
     if (this.#source === undefined) return;
     const runs: Record<Urgency, PageRun[]> = { demanded: [], ahead: [] };
-    const next = (): Request | undefined => this.#plan.next(KEPT_PAGES_MAX - this.#keptPages, performance.now());
+    const next = (): Request | undefined => this.#plan.next(KEPT_PAGES_MAX - this.#keptPages, performance.now(), !hasTurn);
     for (let request = next(); request !== undefined; request = next()) runs[request.isTouched ? "demanded" : "ahead"].push(request.run);
     if (runs.demanded.length > 0) this.#source.ask(runs.demanded, "demanded");
     if (runs.ahead.length > 0) this.#source.ask(runs.ahead, "ahead");
@@ -412,7 +453,7 @@ export class PageHandler implements Disposable {
       if (this.#give(piece)) this.#keptPages -= piece.pageCount;
       else isStuck = this.#kept.push(piece) > 0;
     }
-    if (this.#mayFetchAhead) this.#giveStored();
+    if (this.#mayFetchAhead && this.#turn !== "held") this.#giveStored();
     this.#willTry = isStuck;
     if (isStuck) setTimeout(() => this.#orFail(() => this.#tryAgain()), RETRY_MS);
     this.#goOn();
@@ -438,7 +479,7 @@ export class PageHandler implements Disposable {
   #end(): void {
     for (const space of this.#userfaultfds.keys())
       if (!space.isWhole) throw new DmigrateError("INTERNAL", "A task lacks pages that nobody asked for; please report this as a bug");
-    this.#isOver = true;
+    this.#stop();
     this.#source?.end();
     this.#settled.resolve();
   }

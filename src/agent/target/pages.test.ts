@@ -28,15 +28,16 @@ import { openPageChannels, type PageChannels } from "../page-channels.ts";
 import { openTaskPages, type TaskPages } from "./pages.ts";
 
 const PROCESS = 5;
-const ARENA_PAGES = 512;
-const LAZY_PAGES = 256;
-/** The dump has no pages for every 16th: the task had never touched it. */
+const ARENA_PAGES = 640;
+/** Of the first of them the dump has no pages for every 16th: the task had never touched it. The others are a large range. */
+const HOLED_PAGES = 256;
 const HOLE_EVERY = 16;
+const LAZY_PAGES = 600;
 
 const DYING_AGENT = fileURLToPath(new URL("dying-agent.fixture.ts", import.meta.url));
 
 /** What the page had on the source: no two the same, none zero. */
-const valueOf = (page: number): number => (page % HOLE_EVERY === HOLE_EVERY - 1 ? 0 : 1000 + page);
+const valueOf = (page: number): number => (page < HOLED_PAGES && page % HOLE_EVERY === HOLE_EVERY - 1 ? 0 : 1000 + page);
 
 /** The folders of a restore, with a pagemap of the arena's lazy pages. */
 class Folders implements Disposable {
@@ -55,8 +56,9 @@ class Folders implements Disposable {
 
   writePagemap(arenaPage: number): void {
     const entries: Buffer[] = [];
-    for (let page = 0; page < LAZY_PAGES; page += HOLE_EVERY)
+    for (let page = 0; page < HOLED_PAGES; page += HOLE_EVERY)
       entries.push(pagemapEntry(BigInt(arenaPage + page) * BigInt(PAGE_BYTES), HOLE_EVERY - 1));
+    entries.push(pagemapEntry(BigInt(arenaPage + HOLED_PAGES) * BigInt(PAGE_BYTES), LAZY_PAGES - HOLED_PAGES));
     const image = Buffer.concat([Buffer.alloc(8), entry(Buffer.from([0x08, 1])), ...entries]);
     image.writeUInt32LE(0x54564319, 0);
     image.writeUInt32LE(0x56084025, 4);
@@ -236,7 +238,7 @@ void describe("lazy pages", { timeout: 120_000 }, () => {
     );
     pages.restored();
     const counts = await pages.finish();
-    assert.equal(counts.total, LAZY_PAGES - LAZY_PAGES / HOLE_EVERY);
+    assert.equal(counts.total, LAZY_PAGES - HOLED_PAGES / HOLE_EVERY);
     assert.equal(counts.demanded + counts.pushed, counts.total);
   });
 
@@ -266,6 +268,31 @@ void describe("lazy pages", { timeout: 120_000 }, () => {
       await task.read(0, 0, LAZY_PAGES),
       Array.from({ length: LAZY_PAGES }, (_, page) => valueOf(page)),
     );
+  });
+
+  void it("come at the pace that is set, but for those that a task waits for", async () => {
+    using folders = new Folders();
+    const { task, pages } = await restore(folders, AT_ONCE);
+    await using _task = task;
+    await using _pages = pages;
+    pages.restored();
+    let waits = 0;
+    let isFinished = false;
+    void pages.finish({ waitMs: () => (waits++ === 0 ? 86_400_000 : 0) }).then(() => (isFinished = true));
+    for (const page of [LAZY_PAGES - 2, HOLED_PAGES + 100]) assert.deepEqual(await task.read(0, page, 1), [valueOf(page)]);
+    assert.deepEqual([waits, isFinished], [1, false]);
+  });
+
+  void it("come a turn after each wait, however long these are", async () => {
+    using folders = new Folders();
+    const { task, pages } = await restore(folders, AT_ONCE, [{ from: 0, count: 100, isWritten: false }]);
+    await using _task = task;
+    pages.restored();
+    let waits = 0;
+    const { total, copiedAhead } = await pages.finish({ waitMs: () => 1 + (waits++ % 3) * 20 }); // also longer than pages take to come
+    assert.ok(copiedAhead > 0 && copiedAhead < total);
+    assert.ok(waits > 1, `${waits} waits`);
+    assert.deepEqual(await task.read(0, 150, 1), [valueOf(150)]);
   });
 
   void it("are all as the source has them, whatever way they came, and those are counted that were given back before", async () => {

@@ -12,7 +12,7 @@ import { readWrittenPages } from "../../criu/written-pages.ts";
 import { InputWatch } from "../../kernel/epoll.ts";
 import { GivenPages } from "../../memory/page-digests.ts";
 import { assertRegistered } from "../../memory/registered.ts";
-import { PageHandler } from "../../memory/page-handler.ts";
+import { PageHandler, type FetchPace } from "../../memory/page-handler.ts";
 import { PageKeeper } from "../../memory/page-keeper.ts";
 import { PageProxy } from "../../memory/page-proxy.ts";
 import type { PageRange } from "../../memory/page-ranges.ts";
@@ -52,10 +52,11 @@ export interface TaskPages extends AsyncDisposable {
   /** Every task is restored and none runs yet. When this returns, they wait for missing pages even if this process dies. */
   restored(): void;
   /**
-   * The tasks run: from now on also such pages come as none waits for. Returns when no task lacks a page; throws TRANSFER_FAILED,
-   * PROTOCOL or KERNEL if that can't be. The tasks wait then.
+   * The tasks run, or wait for this: from now on also such pages come as none waits for. Returns when no task lacks a page; throws
+   * TRANSFER_FAILED, PROTOCOL or KERNEL if that can't be. The tasks wait then.
+   * @param pace of those pages, if not as fast as can be; the stock daemon has its own
    */
-  finish(): Promise<PageCounts>;
+  finish(pace?: FetchPace): Promise<PageCounts>;
 }
 
 /**
@@ -145,9 +146,9 @@ class OwnPages implements TaskPages {
     needed(this.#handler).restored();
   }
 
-  async finish(): Promise<PageCounts> {
+  async finish(pace?: FetchPace): Promise<PageCounts> {
     const handler = needed(this.#handler);
-    handler.fetchAhead();
+    handler.fetchAhead(pace);
     await handler.finished;
     await this.#open.disposeAsync();
     return withZero({ ...handler.counts });

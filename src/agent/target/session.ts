@@ -42,6 +42,7 @@ import { migrationFolder, removeMigrationFolder } from "../migration-folder.ts";
 import { rootOfEngine } from "../id-maps.ts";
 import type { Finished, Reservation, RestoreRequest, Restored, StageRequest } from "../migrations.ts";
 import type { PageChannels } from "../page-channels.ts";
+import { fetchPaceOf } from "./fetch-pace.ts";
 import { TargetFiles } from "./files.ts";
 import { Made } from "./made.ts";
 import { Steps } from "../timeline.ts";
@@ -334,7 +335,7 @@ export class TargetSession {
     }
     const pages = this.#need(this.#pages, "stage");
     if (this.#arrived === undefined) {
-      this.#arrived = pages.finish();
+      this.#arrived = pages.finish(fetchPaceOf(this.#context.config));
       void this.#keepDialled(pages, this.#arrived);
     } else this.#noteWhole();
     this.#completed = this.#complete(this.#arrived, staging);
