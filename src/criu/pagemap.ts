@@ -63,6 +63,32 @@ export function withLazyRanges(image: Buffer, ranges: readonly AddressRange[]): 
   return Buffer.concat([begin, ...entries.map(({ bytes }) => bytes)]);
 }
 
+/**
+ * The image without lazy ranges in these places. Throws PROTOCOL if it is no such image.
+ * @param places in ascending order
+ */
+export function withoutLazyPages(image: Buffer, places: readonly PageRange[]): Buffer {
+  const [head, ...spans] = entriesOf(image);
+  const entries = spans.flatMap(({ start, end }) => {
+    const { lazy, ...range } = decodeEntry(image, start, end);
+    return lazy ? cutOut(range, places).map(encodeLazy) : [image.subarray(start - LENGTH_BYTES, end)];
+  });
+  return Buffer.concat([image.subarray(0, head?.end ?? image.length), ...entries]);
+}
+
+/** What is left of a range. */
+function cutOut({ page, pageCount }: PageRange, places: readonly PageRange[]): PageRange[] {
+  const left: PageRange[] = [];
+  let from = page;
+  for (const place of places) {
+    if (place.page >= page + pageCount) break;
+    if (place.page > from) left.push({ page: from, pageCount: place.page - from });
+    from = Math.max(from, place.page + place.pageCount);
+  }
+  if (from < page + pageCount) left.push({ page: from, pageCount: page + pageCount - from });
+  return left;
+}
+
 /** The pages of a range of addresses that begins and ends with one. */
 export function pagesOf({ start, end }: AddressRange): PageRange {
   return { page: start / Number(PAGE_BYTES), pageCount: (end - start) / Number(PAGE_BYTES) };

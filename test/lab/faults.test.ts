@@ -8,8 +8,8 @@ import { startAgent } from "../../lab/cluster.ts";
 import { until, type Host } from "../../lab/host.ts";
 import { busyboxImage } from "../../lab/images/catalogue.ts";
 import { LAN } from "../../lab/lab.ts";
-import { assertRuns, beforeRestores, migrate, provideImage } from "../support/lab.ts";
-import { AGENT, Ordeal, VOLUME_MEGABYTES } from "../support/ordeal.ts";
+import { AGENT, assertRuns, beforeRestores, killAgent, migrate, provideImage } from "../support/lab.ts";
+import { Ordeal, VOLUME_MEGABYTES } from "../support/ordeal.ts";
 
 let ordeal: Ordeal;
 let a: Host;
@@ -23,7 +23,7 @@ after(() => ordeal.lab.down());
 
 for (const phase of ["copy", "stage", "freeze"]) {
   test(`the target's agent is killed as the phase ${phase} begins`, async () => {
-    const result = await migrate(a, "redis", "b", { [phase]: () => ordeal.killAgent(b) });
+    const result = await migrate(a, "redis", "b", { [phase]: () => killAgent(b) });
     assert.equal(result.outcome, "rolled-back", result.message);
     assert.notEqual(result.code, 0);
     await startAgent(b);

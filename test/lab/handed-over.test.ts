@@ -16,6 +16,7 @@ import {
   assertNothingLeft,
   assertNothingOfRunc,
   assertRuns,
+  killAgent,
   labOfTwo,
   migrate,
   newestMigration,
@@ -105,10 +106,6 @@ async function recover(source: Host, target: Host): Promise<void> {
   assert.equal(outcome, "completed", message);
   await assertClean(target, "redis");
   await assertNothingLeft(source);
-}
-
-async function killAgent(host: Host): Promise<void> {
-  await host.run("pkill", "-KILL", "-f", "dmigrate.ts agent");
 }
 
 async function migrateBack(): Promise<void> {

@@ -10,7 +10,7 @@ import { CLIENT } from "../../lab/lab.ts";
 import { CHECKOUT_IN_HOST } from "../../lab/paths.ts";
 import { newMigrationId } from "../../src/core/ids.ts";
 import { hasEnded } from "../../src/core/journal-states.ts";
-import { migrate, newestMigration } from "../support/lab.ts";
+import { killAgent, migrate, newestMigration } from "../support/lab.ts";
 import { ADDRESS, Ordeal } from "../support/ordeal.ts";
 
 let ordeal: Ordeal;
@@ -40,7 +40,7 @@ async function assertRecovered(): Promise<void> {
 }
 
 test("the source's agent is killed in the freeze: the container runs on without it", async () => {
-  await migrate(a, "redis", "b", { freeze: () => ordeal.killAgent(a) }).catch(() => {}); // its command loses the agent
+  await migrate(a, "redis", "b", { freeze: () => killAgent(a) }).catch(() => {}); // its command loses the agent
   await runsOnWithoutAgent();
   await assertRecovered();
   const { id } = await newestMigration(a);
@@ -52,13 +52,13 @@ test("the source's agent is killed in the freeze: the container runs on without 
 });
 
 test("the source's agent is killed while the target restores: the container runs on without it", async () => {
-  await ordeal.whileRestoring(() => ordeal.killAgent(a)).catch(() => {});
+  await ordeal.whileRestoring(() => killAgent(a)).catch(() => {});
   await runsOnWithoutAgent();
   await assertRecovered();
 });
 
 test("the source's agent is killed while the container stands still for a moment of its copy: it runs on without it", async () => {
-  await ordeal.killAgent(a);
+  await killAgent(a);
   const id = newMigrationId(1n);
   const containerId = (await a.run("docker", "inspect", "--format", "{{.Id}}", "redis")).trim();
   const entry = { id, role: "source", container: "redis", containerId, peer: "b", detail: { heldPid: Number(ordeal.initPid) } };
@@ -74,7 +74,7 @@ test("the source's agent is killed while the container stands still for a moment
 });
 
 test("what a user does to a container that runs on without its agent is left alone by the next one", async () => {
-  await ordeal.whileRestoring(() => ordeal.killAgent(a)).catch(() => {});
+  await ordeal.whileRestoring(() => killAgent(a)).catch(() => {});
   await runsOnWithoutAgent();
   await a.run("docker", "update", "--restart", "no", "redis");
   await a.run("docker", "pause", "redis");
@@ -94,7 +94,7 @@ test("what a user does to a container that runs on without its agent is left alo
 });
 
 test("the target's agent is killed while it restores: its Docker is not kept waiting", async () => {
-  const result = await ordeal.whileRestoring(() => ordeal.killAgent(b));
+  const result = await ordeal.whileRestoring(() => killAgent(b));
   assert.equal(result.outcome, "rolled-back", result.message);
   await b.run("timeout", "20", "docker", "inspect", "redis");
   await startAgent(b);

@@ -7,7 +7,7 @@ import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { startAgent } from "../../lab/cluster.ts";
 import type { Host } from "../../lab/host.ts";
-import { assertClean, assertRuns, migrate } from "../support/lab.ts";
+import { assertClean, assertRuns, killAgent, migrate } from "../support/lab.ts";
 import { Ordeal } from "../support/ordeal.ts";
 
 let ordeal: Ordeal;
@@ -21,7 +21,7 @@ before(async () => {
 after(() => ordeal.lab.down());
 
 test("the target's agent is killed in the freeze: nothing has happened", async () => {
-  const { outcome, message } = await migrate(a, "redis", "b", { freeze: () => ordeal.killAgent(b) });
+  const { outcome, message } = await migrate(a, "redis", "b", { freeze: () => killAgent(b) });
   assert.equal(outcome, "rolled-back", message);
   await startAgent(b);
   await ordeal.cleaned(b);
@@ -50,7 +50,7 @@ test("it moves back, its memory copied ahead, and then there once more", async (
 });
 
 test("a target that leaves its pages to the stock daemon gets them, and says that it had no use for what was copied ahead", async () => {
-  await ordeal.killAgent(a);
+  await killAgent(a);
   await startAgent(a, "--page-handler", "criu");
   const refused = await migrate(b, "redis", "a", {}, "warm", { verify: true });
   assert.deepEqual([refused.outcome, refused.errorCode], ["rolled-back", "PREFLIGHT_BLOCKED"]);

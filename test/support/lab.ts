@@ -31,6 +31,14 @@ export function labOfTwo(name: string): Promise<Lab> {
   return labOf({ name, hosts: ["a", "b"] });
 }
 
+/** How an agent is found among processes. */
+export const AGENT = "dmigrate.ts agent";
+
+/** Ends the agent of a host without giving it a chance to do anything. */
+export async function killAgent(host: Host): Promise<void> {
+  await host.run("pkill", "-KILL", "-f", AGENT);
+}
+
 /** Loads an image; returns its name. */
 export async function provideImage(host: Host, image: (rootDir: string) => ImageSpec): Promise<string> {
   const spec = image(ROOT_DIR);

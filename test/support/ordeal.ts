@@ -25,8 +25,6 @@ import {
   type MigrateResult,
 } from "./lab.ts";
 
-/** How an agent is found among processes. */
-export const AGENT = "dmigrate.ts agent";
 /** What its volume holds. */
 export const VOLUME_MEGABYTES = 16;
 
@@ -54,10 +52,6 @@ export class Ordeal {
     const { initPid, client } = await watchedRedis(lab, a, ADDRESS, "--volume", "data:/data");
     await a.run("docker", "exec", "redis", "dd", "if=/dev/urandom", "of=/data/blob", "bs=1M", `count=${VOLUME_MEGABYTES}`);
     return new Ordeal(lab, initPid, client);
-  }
-
-  async killAgent(host: Host): Promise<void> {
-    await host.run("pkill", "-KILL", "-f", AGENT);
   }
 
   /** Migrates, and has something happen while the target's restore is held up. */

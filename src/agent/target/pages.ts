@@ -4,6 +4,7 @@
 import { DmigrateError } from "../../core/errors.ts";
 import { NO_PAGES, type PageCounts } from "../../core/migration.ts";
 import type { TransferOrder } from "../../core/schedule.ts";
+import { leaveOutDroppable } from "../../criu/droppable.ts";
 import { startLazyPages, type LazyPages } from "../../criu/lazy-pages.ts";
 import { LazySocket } from "../../criu/lazy-socket.ts";
 import { readLazyRanges } from "../../criu/pagemap.ts";
@@ -171,6 +172,7 @@ class CriuPages implements TaskPages {
 
   async serve({ criu: source }: PageChannels): Promise<void> {
     const { images, work } = this.#folders;
+    leaveOutDroppable(images);
     this.#daemon = await startLazyPages(images, work);
     this.#proxy = new PageProxy(this.#daemon.pageServer, source, readLazyRanges(images));
   }
