@@ -303,6 +303,30 @@ test("sessions are asked for nothing before they have recovered", async (t) => {
   assert.deepEqual(order, ["recovered", "asked"]);
 });
 
+test("a target that dials again before its source has recovered is served once it has", async (t) => {
+  const recovering = Promise.withResolvers<void>();
+  const source = ({ link }: AgentContext): TestSessions => ({
+    migrations: {
+      async recover() {
+        await recovering.promise;
+        t.after(() => expecting[Symbol.dispose]());
+        const expecting = link.expect(b, id);
+      },
+    },
+  });
+  const [first, second] = (await joinedAgents(t, { a: () => ({}), b: () => ({}) })) as [TestAgent, TestAgent];
+  await first.agent[Symbol.asyncDispose]();
+  const port = Number(first.agent.listen.split(":").at(-1));
+  const restarting = startAgent(t, source, { dir: first.dir, port });
+  assert.equal(await untilAnswered(() => second.context.peers.to(a).state(id)), undefined); // so the agent listens
+  const dialling = second.context.link.dial(a, id);
+  dialling.catch(() => {}); // told below
+  for (let asked = 0; asked < 10; asked++) await second.context.peers.to(a).state(id); // what was sent before has come
+  recovering.resolve();
+  await restarting;
+  using _trunk = await dialling;
+});
+
 /** Asks again while there is nobody to ask. */
 async function untilAnswered<T>(ask: () => Promise<T>): Promise<T> {
   for (;;) {

@@ -59,9 +59,15 @@ export async function runAgent(config: AgentConfig, startSessions: StartSessions
     readMaxBytes: PEER_MESSAGE_BYTES_MAX,
     interceptors,
   });
-  // Other hosts may ask how migrations stand before this one has recovered: their recovery may need it.
+  // Other hosts may ask how migrations stand before this one has recovered: their recovery may need it. A target that lacks pages and dials
+  // waits: it would give up if it were refused.
   const listener = starting.use(
-    await listen(config.listen, cluster, { calls: peerCalls, channel: (socket) => void link.serve(socket) }, log),
+    await listen(
+      config.listen,
+      cluster,
+      { calls: peerCalls, channel: (socket) => void recovered.promise.then(() => link.serve(socket)) },
+      log,
+    ),
   );
   const sessions = starting.use(new AsyncDisposableStack());
   sessions.use(targets);

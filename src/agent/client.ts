@@ -41,6 +41,8 @@ export interface MigrationSummary {
   readonly role: "source" | "target";
   readonly state: JournalState;
   readonly phase?: Phase;
+  /** On the target, of one that has not ended: what it waits for, or waited for last, if it could not go on. */
+  readonly notice?: string;
   /** Unix time. */
   readonly beganAtMs: number;
 }
@@ -153,7 +155,7 @@ function hostFromProto({ name, address, self, reachable }: Host): ClusterHost {
   return { name: hostName(name), address, self, ...(reachable === undefined ? {} : { reachable }) };
 }
 
-function summaryFromProto({ id, container, source, target, role, state, phase, beganAtMs }: SummaryMessage): MigrationSummary {
+function summaryFromProto({ id, container, source, target, role, state, phase, notice, beganAtMs }: SummaryMessage): MigrationSummary {
   return {
     id: migrationId(id),
     container,
@@ -162,6 +164,7 @@ function summaryFromProto({ id, container, source, target, role, state, phase, b
     role: oneOf(["source", "target"], role, "role"),
     state: oneOf(JOURNAL_STATES, state, "state of a migration"),
     ...(phase === "" ? {} : { phase: oneOf(PHASES, phase, "phase") }),
+    ...(notice === "" ? {} : { notice }),
     beganAtMs: Number(beganAtMs),
   };
 }

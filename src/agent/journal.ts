@@ -235,6 +235,14 @@ export class Journal implements Disposable {
     return rows.map((row) => ({ seq: Number(row["seq"]), event: JSON.parse(String(row["event"])) as MigrationEvent }));
   }
 
+  /** What a migration has warned of last. */
+  lastWarning(id: MigrationId): string | undefined {
+    const row = this.#statement("SELECT event FROM events WHERE migration = ? AND kind = 'warning' ORDER BY seq DESC LIMIT 1").get(id);
+    if (row === undefined) return undefined;
+    const event = JSON.parse(String(row["event"])) as MigrationEvent; // as `append` wrote it
+    return event.kind === "warning" ? event.message : undefined;
+  }
+
   [Symbol.dispose](): void {
     this.#db.close();
   }

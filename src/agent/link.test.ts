@@ -233,6 +233,21 @@ test("only the target may dial, and only what it accepts is opened", async (t) =
   await assert.rejects(b.link.dial(a.name, id), { code: "PEER_REFUSED", message: /from a host that is not in the cluster/ });
 });
 
+test("a source is told of each trunk that its target dials, also of one that came before it asked", async (t) => {
+  const [a, b] = (await linkedHosts(t, "a", "b")) as Two;
+  using _expecting = a.link.expect(b.name, id);
+  const over = new AbortController();
+  const first = a.link.dialled(id, 0, over.signal);
+  using _one = await b.link.dial(a.name, id);
+  assert.equal(await first, 1);
+  using _two = await b.link.dial(a.name, id);
+  using _three = await b.link.dial(a.name, id);
+  assert.equal(await a.link.dialled(id, 1, over.signal), 3);
+  const ended = assert.rejects(a.link.dialled(id, 3, over.signal), { message: "it is over" });
+  over.abort(new Error("it is over"));
+  await ended;
+});
+
 test("a trunk has no more connections than its source wants", async (t) => {
   const [a, b] = (await linkedHosts(t, "a", "b")) as Two;
   const served = t.mock.method(a.link, "serve");

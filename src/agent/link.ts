@@ -37,8 +37,10 @@ interface ExpectedTrunk {
   readonly bytesPerSecond: number | undefined;
   readonly plan: TrunkPlan | undefined;
   last: Trunk | undefined;
+  /** How many have come. */
+  count: number;
   /** Fulfilled when another one comes. */
-  renewed: PromiseWithResolvers<void>;
+  another: PromiseWithResolvers<void>;
 }
 
 interface ExpectedChannel {
@@ -74,7 +76,7 @@ export class Link {
   expect(peer: HostName, migration: MigrationId, bytesPerSecond?: number, plan?: TrunkPlan): Disposable {
     const arrived = Promise.withResolvers<Trunk>();
     arrived.promise.catch(() => {}); // told to who opens a channel
-    const expected: ExpectedTrunk = { peer, arrived, bytesPerSecond, plan, last: undefined, renewed: Promise.withResolvers() };
+    const expected: ExpectedTrunk = { peer, arrived, bytesPerSecond, plan, last: undefined, count: 0, another: Promise.withResolvers() };
     this.#expectedTrunks.set(migration, expected);
     return {
       [Symbol.dispose]: () => {
@@ -85,10 +87,16 @@ export class Link {
     };
   }
 
-  /** On a source: returns when the target has dialled the trunk of a migration again. Throws the signal's reason. */
-  async renewed(migration: MigrationId, signal: AbortSignal): Promise<void> {
-    const expected = this.#expectedTrunks.get(migration);
-    if (expected !== undefined) await orAborted(expected.renewed.promise, signal);
+  /**
+   * On a source: returns how many trunks the target has dialled for a migration that is expected, once that is more than so many. Throws
+   * the signal's reason.
+   */
+  async dialled(migration: MigrationId, more: number, signal: AbortSignal): Promise<number> {
+    for (;;) {
+      const expected = this.#expectedTrunks.get(migration);
+      if (expected === undefined || expected.count > more) return expected?.count ?? more;
+      await orAborted(expected.another.promise, signal);
+    }
   }
 
   /**
@@ -191,15 +199,15 @@ export class Link {
 
 /** A connection of a trunk has come. */
 function arrive(expected: ExpectedTrunk, trunk: Trunk): void {
-  const { last, renewed, bytesPerSecond } = expected;
+  const { last, another, bytesPerSecond } = expected;
   if (trunk === last) return;
   if (bytesPerSecond !== undefined) trunk.limitRate(bytesPerSecond);
   expected.last = trunk;
   expected.arrived.resolve(trunk);
-  if (last === undefined) return;
-  last.destroy(new Error("its target has dialled again"));
-  expected.renewed = Promise.withResolvers();
-  renewed.resolve();
+  last?.destroy(new Error("its target has dialled again"));
+  expected.count += 1;
+  expected.another = Promise.withResolvers();
+  another.resolve();
 }
 
 function notExpected(what: string, migration: MigrationId, peer: HostName | undefined): DmigrateError {

@@ -11,6 +11,12 @@ import { PageServer } from "../memory/page-server.ts";
 import type { PageSource, Urgency } from "../memory/page-source.ts";
 import { PAGE_CHANNELS, type ChannelKind } from "./channels.ts";
 
+/**
+ * How long either side waits for the other while the target has no way to its pages. They are not lost as long as the frozen tasks stand:
+ * this is time for whoever runs these hosts, to mend a link, or an agent that does not start.
+ */
+export const PAGES_LOST_LIMIT_MS: number = 24 * 3_600_000;
+
 /** Each by what it is for. */
 export type PageChannels = Readonly<Record<keyof typeof PAGE_CHANNELS, TrunkStream>>;
 

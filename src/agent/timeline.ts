@@ -101,10 +101,14 @@ export class Timeline {
    * @param zero what the times of its parts count from
    */
   compose(name: string, parts: readonly Step[], zero: "startMs" | "endMs"): void {
-    const at = this.#steps.all.findLastIndex((step) => step.name === name);
-    const step = this.#steps.all[at];
-    if (step !== undefined && parts.length > 0) this.#steps.all[at] = { ...step, steps: shifted(parts, step[zero]) };
+    this.#steps.all.splice(0, Infinity, ...composed(this.#steps.all, name, parts, zero));
   }
+}
+
+/** Steps, with what the last one of that name was made of; see `Timeline.compose`. */
+export function composed(steps: readonly Step[], name: string, parts: readonly Step[], zero: "startMs" | "endMs"): Step[] {
+  const last = parts.length === 0 ? undefined : steps.findLast((step) => step.name === name);
+  return steps.map((step) => (step === last ? { ...step, steps: shifted(parts, step[zero]) } : step));
 }
 
 function shifted(steps: readonly Step[], byMs: number): Step[] {

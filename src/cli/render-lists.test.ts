@@ -63,6 +63,8 @@ m0k3v9x2q7ab1  redis      a     b   running      copy   3 s ago
 m0k3v9x2q7ab1  redis      a     b   rolled-back         1 h 2 min ago
 m0k3v9x2q7ab1  redis      a     b   completed           4 days ago`,
   );
+  const waiting = { ...summary, role: "target", state: "owner", beganAtMs: nowMs, notice: "redis waits for a" } as const;
+  assert.equal(renderMigrations([waiting], nowMs, colourless).at(-1), `! ${id}: redis waits for a`);
   assert.deepEqual(renderMigrations([], nowMs, colourless), ["No migration has touched this host yet."]);
 });
 

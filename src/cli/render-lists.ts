@@ -56,7 +56,8 @@ export function renderMigrations(migrations: readonly MigrationSummary[], nowMs:
     STATES[state].tone === "busy" ? (phase ?? "") : "",
     ago(nowMs - beganAtMs),
   ]);
-  return table(["ID", "CONTAINER", "FROM", "TO", "STATE", "PHASE", "BEGAN"], rows, paint);
+  const notices = migrations.flatMap(({ id, notice }) => (notice === undefined ? [] : [`${paint("warning", "!")} ${id}: ${notice}`]));
+  return [...table(["ID", "CONTAINER", "FROM", "TO", "STATE", "PHASE", "BEGAN"], rows, paint), ...notices];
 }
 
 const DAY_MS = 24 * 3600 * 1000;

@@ -4,6 +4,10 @@
 import { readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
 
+/** Places of fields in proc_pid_stat(5), from 1. */
+const STATE = 3;
+const START_TIME = 22;
+
 /** Process ids as this host counts, also of those in cgroups below. */
 export function pidsIn(cgroup: string): number[] {
   const own = readFileSync(path.join(cgroup, "cgroup.procs"), "utf8").split("\n").filter(Boolean).map(Number);
@@ -45,6 +49,19 @@ function threadStates(pid: number): (string | undefined)[] {
     return readdirSync(`/proc/${pid}/task`).map((tid) => stateOf(Number(tid)));
   } catch {
     return []; // it ended meanwhile
+  }
+}
+
+/**
+ * What tells a process from a later one with the same id on a machine that has not been restarted: when it started, in ticks since the
+ * machine did (proc_pid_stat(5)). Undefined if it has ended.
+ */
+export function startOf(pid: number): number | undefined {
+  try {
+    const fields = /\) ([^)]*)$/.exec(readFileSync(`/proc/${pid}/stat`, "utf8"))?.[1]?.split(" ");
+    return fields === undefined ? undefined : Number(fields[START_TIME - STATE]);
+  } catch {
+    return undefined;
   }
 }
 

@@ -197,9 +197,9 @@ export class PageHandler implements Disposable {
     );
   }
 
-  /** Tasks that run can wait for another source; those that do not run yet need not. */
+  /** Tasks that are restored can wait for another source: they may be about to run. A restore need not. */
   #lose(error: unknown, isFinal: boolean): void {
-    if (this.#mayFetchAhead && !isFinal) this.#source = undefined;
+    if (this.#isRestored && !isFinal) this.#source = undefined;
     else this.fail(error);
   }
 

@@ -6,7 +6,7 @@ import assert from "node:assert/strict";
 import { setTimeout as sleep } from "node:timers/promises";
 import { after, before, test } from "node:test";
 import * as z from "zod";
-import { DMIGRATE, startAgent } from "../../lab/cluster.ts";
+import { askAgent, DMIGRATE, startAgent } from "../../lab/cluster.ts";
 import { until, type Host } from "../../lab/host.ts";
 import { redisImage } from "../../lab/images/catalogue.ts";
 import { CLIENT, type Lab } from "../../lab/lab.ts";
@@ -23,6 +23,7 @@ import {
   provideImage,
   runContainer,
   whileRestoring,
+  type MoreOptions,
 } from "../support/lab.ts";
 
 const ADDRESS = "10.77.0.203";
@@ -56,11 +57,12 @@ async function populate(): Promise<void> {
 }
 
 /** Migrates over a slow link and has something break while memory crosses. Returns the init that was frozen on the source. */
-async function breakOff(source: Host, target: Host, fault: () => Promise<unknown>): Promise<string> {
+async function breakOff(source: Host, target: Host, fault: () => Promise<unknown>, options: MoreOptions = {}): Promise<string> {
   await populate();
   const initPid = (await source.run("docker", "inspect", "--format", "{{.State.Pid}}", "redis")).trim();
   await source.run("tc", "qdisc", "add", "dev", "eth0", "root", ...SLOW);
-  await migrate(source, "redis", target.name, { "post-copy": fault }).catch(() => {}); // its command may lose its agent
+  const result = migrate(source, "redis", target.name, { "post-copy": fault }, "post-copy", options);
+  await result.catch(() => {}); // its command may lose its agent
   await source.run("tc", "qdisc", "delete", "dev", "eth0", "root");
   return initPid;
 }
@@ -148,30 +150,105 @@ test("memory that is not as it was on the source is found and told, and the sour
   await recover(a, b);
 });
 
-const FAULTS: Readonly<Record<string, { readonly fault: () => Promise<unknown>; readonly repair?: () => Promise<unknown> }>> = {
-  "the source's agent is killed": { fault: () => killAgent(a), repair: () => startAgent(a) },
-  "the target's agent is killed": { fault: () => killAgent(b), repair: () => startAgent(b) },
-};
+test("the target's agent is killed while memory crosses", async () => {
+  const initPid = await breakOff(a, b, () => killAgent(b));
+  await startAgent(b);
+  const { code, message } = await outcomeOf(a);
+  assert.equal(code, "MEMORY_LOST", message);
+  assert.match(message, /^redis belongs to b now, .*`docker restart redis` on b .*`docker rm --force redis` removes/);
+  await assertFrozen(a, initPid);
+  const lacking = await migrate(b, "redis", "a");
+  assert.equal(lacking.errorCode, "PREFLIGHT_BLOCKED", lacking.message);
+  assert.match(lacking.message, /redis-server .* lacks memory .*`docker restart redis` starts it anew/);
+  const left = await migrate(a, "redis", "b");
+  assert.equal(left.errorCode, "PREFLIGHT_BLOCKED", left.message);
+  assert.match(left.message, /^redis belongs to b: .*`dmigrate report m\w+` says what to do/);
+  const policy = ["docker", "inspect", "--format", "{{.HostConfig.RestartPolicy.Name}}", "redis"] as const;
+  await until("its restart policy to be back", async () => (await b.run(...policy)).trim() === "always");
+  await recover(a, b);
+});
 
-for (const [name, { fault, repair }] of Object.entries(FAULTS)) {
-  test(`${name} while memory crosses`, async () => {
-    const initPid = await breakOff(a, b, fault);
-    await repair?.();
-    const { code, message } = await outcomeOf(a);
-    assert.equal(code, "MEMORY_LOST", message);
-    assert.match(message, /^redis belongs to b now, .*`docker restart redis` on b .*`docker rm --force redis` removes/);
-    await assertFrozen(a, initPid);
-    const lacking = await migrate(b, "redis", "a");
-    assert.equal(lacking.errorCode, "PREFLIGHT_BLOCKED", lacking.message);
-    assert.match(lacking.message, /redis-server .* lacks memory .*`docker restart redis` starts it anew/);
-    const left = await migrate(a, "redis", "b");
-    assert.equal(left.errorCode, "PREFLIGHT_BLOCKED", left.message);
-    assert.match(left.message, /^redis belongs to b: .*`dmigrate report m\w+` says what to do/);
-    const policy = ["docker", "inspect", "--format", "{{.HostConfig.RestartPolicy.Name}}", "redis"] as const;
-    await until("its restart policy to be back", async () => (await b.run(...policy)).trim() === "always");
-    await recover(a, b);
-  });
+/** The target has noticed that nobody serves its pages, and says so to who asks. */
+async function targetWaits(): Promise<void> {
+  await until("the target to wait", async () => (await newestMigration(b)).notice?.startsWith("redis runs here, but") === true);
+  assert.match(
+    await b.run(DMIGRATE, "list"),
+    /^! m\w+: redis runs here, but .* waits for a .*`docker restart redis` here starts it anew$/m,
+  );
 }
+
+test("the source's agent is killed twice while memory crosses: the next one serves it, and nothing is lost", async () => {
+  const kill = async (): Promise<void> => {
+    await killAgent(a);
+    await targetWaits();
+    await startAgent(a);
+    await until("memory to cross again", async () => (await newestMigration(b)).notice?.startsWith("a answers again") === true);
+    await killAgent(a);
+    await targetWaits();
+    await assertFrozen(a, initPid);
+    await startAgent(a);
+  };
+  await populate();
+  const initPid = (await a.run("docker", "inspect", "--format", "{{.State.Pid}}", "redis")).trim();
+  const redis = (...words: string[]): Promise<string> => lab.host(CLIENT).run("redis-cli", "-h", ADDRESS, ...words);
+  const digest = await redis("debug", "digest");
+  await breakOff(a, b, kill, { verify: true });
+  await ended(a);
+  const { id } = await newestMigration(a);
+  const { outcome, pages, verification, warnings, phases, steps, ...rest } = await askAgent(a, (agent) => agent.report(id));
+  assert.equal(outcome, "completed", rest.error?.message);
+  const { same = NaN, different, released = NaN } = verification ?? {};
+  assert.ok(different === 0 && same > KILOBYTE_KEYS / 4 && same + released === pages.total, JSON.stringify(verification));
+  assert.ok(pages.demanded + pages.pushed >= same - pages.zero && rest.bytes.memory > KILOBYTE_KEYS * 1000);
+  assert.deepEqual(
+    phases.map(({ name }) => name),
+    ["preflight", "reserve", "copy", "stage", "freeze", "handover", "post-copy", "finish"],
+  );
+  assert.ok(steps.some((step) => step.name === "restore" && step.steps !== undefined) && rest.downtimeMs > 0);
+  assert.equal(warnings.filter((warning) => warning.startsWith("The agent was restarted while memory crossed")).length, 2);
+  assert.equal(await redis("debug", "digest"), digest);
+  await assertRuns(b, "redis");
+  await assertClean(a, "redis");
+  await assertNothingLeft(b);
+  await assertNothingOfRunc(a);
+  await migrateBack();
+});
+
+test("whoever stops the container on the source means the one that runs, also once its agent was killed", async () => {
+  let asked: Promise<unknown> | undefined;
+  await breakOff(a, b, async () => {
+    await killAgent(a);
+    await startAgent(a);
+    await until("memory to cross again", async () => (await newestMigration(b)).notice?.startsWith("a answers again") === true);
+    asked = a.exec("docker", "stop", "--time", "60", "redis");
+    await until("the container to stop", async () => (await b.run("docker", "ps", "--quiet")) === "");
+  });
+  await asked;
+  await ended(a);
+  const { id } = await newestMigration(a);
+  const { outcome, warnings } = await askAgent(a, (agent) => agent.report(id));
+  assert.equal(outcome, "completed");
+  assert.ok(warnings.includes("redis was sent SIGTERM on a after the handover: it was passed on to b"), warnings.join("\n"));
+  await assertClean(a, "redis");
+  await b.run("docker", "start", "redis");
+  await migrateBack();
+});
+
+test("the frozen tasks are ended while the source has no agent: the next one says at once that memory is lost", async () => {
+  await breakOff(a, b, async () => {
+    await killAgent(a);
+    await a.run("docker", "rm", "--force", "redis");
+    await startAgent(a);
+  });
+  const { code, message } = await outcomeOf(a);
+  assert.equal(code, "MEMORY_LOST", message);
+  assert.match(message, /what was frozen here was ended/);
+  await until("the target to know", async () => hasEnded((await newestMigration(b)).state));
+  assert.equal((await newestMigration(b)).state, "failed");
+  await b.run("docker", "restart", "--time", "1", "redis");
+  await until("redis to answer", async () => (await lab.host(CLIENT).exec("redis-cli", "-h", ADDRESS, "ping")).stdout.trim() === "PONG");
+  await migrateBack();
+});
 
 test("the container is killed and started on the source while memory crosses: it does not run there again", async () => {
   let refusal = "";

@@ -83,7 +83,7 @@ export function controlRoutes(router: ConnectRouter, { cluster, journal, events,
       return {};
     },
     list() {
-      return { migrations: journal.list().map((record) => summaryToProto(record, cluster)) };
+      return { migrations: journal.list().map((record) => summaryToProto(record, noticeOf(record, journal), cluster)) };
     },
     getReport({ id }) {
       return reportToProto(reportOf(journal.get(migrationId(id))));
@@ -152,9 +152,14 @@ function assertDriven({ id, role, peer }: MigrationRecord, command: string): voi
   throw new DmigrateError("MIGRATION_NOT_FOUND", `Host ${peer} drives migration ${id}; run \`dmigrate ${command} ${id}\` there`);
 }
 
-function summaryToProto(record: MigrationRecord, cluster: Cluster): MessageInitShape<typeof MigrationSummarySchema> {
+function summaryToProto(record: MigrationRecord, notice: string, cluster: Cluster): MessageInitShape<typeof MigrationSummarySchema> {
   const { id, role, state, beganAtMs, phase = "" } = record;
-  return { ...partiesOf(record, cluster), id, role, state, beganAtMs: BigInt(beganAtMs), phase };
+  return { ...partiesOf(record, cluster), id, role, state, beganAtMs: BigInt(beganAtMs), phase, notice };
+}
+
+/** A target has nobody to tell but who asks for its list. */
+function noticeOf({ id, role, state }: MigrationRecord, journal: Journal): string {
+  return role === "target" && !hasEnded(state) ? (journal.lastWarning(id) ?? "") : "";
 }
 
 /**

@@ -3,8 +3,12 @@
  * must not.
  */
 import * as z from "zod";
-import { REQUESTABLE_MODES } from "../../core/migration.ts";
+import type { MigrationId } from "../../core/ids.ts";
+import { REQUESTABLE_MODES, type Step } from "../../core/migration.ts";
 import { restartPolicy } from "../../docker/inspect.ts";
+import type { Journal } from "../journal.ts";
+import type { SourceSubject } from "./scope.ts";
+import { standingTasks } from "./standing.ts";
 
 const detail = z.object({
   mode: z.enum(REQUESTABLE_MODES).default("post-copy"),
@@ -32,11 +36,41 @@ const detail = z.object({
       hostsFile: z.string(),
     })
     .optional(),
+  /** Set with the commit. */
+  committed: z
+    .object({
+      /** What has the pages that the target may lack. */
+      standing: standingTasks,
+      verify: z.boolean(),
+      /** What may be sent in a second, if that was said. */
+      bytesPerSecond: z.number().optional(),
+    })
+    .optional(),
+  /** Set soon after it: what the report has of the freeze and the handover. */
+  report: z
+    .object({
+      downtimeMs: z.number(),
+      steps: z.custom<readonly Step[]>((value) => Array.isArray(value)), // as they were written below
+    })
+    .optional(),
 });
+type Committed = NonNullable<SourceDetail["committed"]>;
 /** See above. */
 export type SourceDetail = z.infer<typeof detail>;
 
 /** Reads what a journal has. Throws a ZodError if it was written by nobody of ours. */
 export function readDetail(value: unknown): SourceDetail {
   return detail.parse(value);
+}
+
+/** The target owns the container from now on. The same write tells the next agent what it needs to serve the pages that are missing. */
+export function noteCommitted(journal: Journal, { id, request }: SourceSubject, standing: Committed["standing"]): void {
+  const { verify, bytesPerSecond } = request;
+  const committed: Committed = { standing, verify, ...(bytesPerSecond === undefined ? {} : { bytesPerSecond }) };
+  journal.move(id, "committed", { ...readDetail(journal.get(id).detail), committed });
+}
+
+/** For the report of an agent after this one. */
+export function noteReport(journal: Journal, id: MigrationId, report: NonNullable<SourceDetail["report"]>): void {
+  journal.note(id, { ...readDetail(journal.get(id).detail), report });
 }

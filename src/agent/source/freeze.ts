@@ -33,6 +33,7 @@ import { sendAll, type Channel } from "../link.ts";
 import { migrationFolder } from "../migration-folder.ts";
 import { openPageChannels, type PageChannels } from "../page-channels.ts";
 import type { LastRound, SourceFiles } from "./files.ts";
+import type { Compared } from "./handed-over.ts";
 import { HiddenMemory } from "./hidden-memory.ts";
 import type { MemoryAhead } from "./memory-ahead.ts";
 import { PageServing } from "./page-serving.ts";
@@ -60,7 +61,7 @@ export interface Copied {
 }
 
 /** What is there once the container is frozen and dumped. */
-export interface Frozen {
+export interface Frozen extends Compared {
   readonly held: HeldNetwork;
   /** What the lazy pages cross by. */
   readonly serving: PageServing;
@@ -70,12 +71,6 @@ export interface Frozen {
   readonly sharedSent: Promise<void>;
   /** How many pages are still to cross, about. Throws if CRIU's images can't be read any more. */
   readonly missingPageCount: () => number;
-  /** The folder of CRIU's images. */
-  readonly images: string;
-  /** The lazy pages of each process, by its id inside the container, in ascending order. Throws as `missingPageCount`. */
-  readonly lazyRanges: () => ReadonlyMap<number, readonly PageRange[]>;
-  /** Process ids of the frozen tasks on this host by those inside the container. */
-  readonly tasks: ReadonlyMap<number, number>;
 }
 
 /** What is ready before the freeze, and waits for it. */
@@ -251,7 +246,7 @@ export class Freeze {
     });
     await Promise.all([sendingFiles, fencing]);
     this.refuseChanges();
-    const serving = new PageServing(pageChannels, tasks);
+    const serving = new PageServing(tasks, pageChannels);
     this.#serving = serving;
     const missingPageCount = (): number => {
       if (written.isRest) return pageCountOf([...told.values()].flat());

@@ -17,19 +17,33 @@ import { runPreflight } from "./preflight.ts";
 import { recoverMigrations } from "./recovery.ts";
 import { SourceScope } from "./scope.ts";
 import { SourceSession } from "./session.ts";
+import type { TakenUp } from "./take-up.ts";
 
 /** A container's name or a beginning of its id; anything else would be another path of the engine's API. */
 const CONTAINER_NAME = /^[a-zA-Z0-9][\w.-]*$/;
 
 const ENDING_POLL_MS = 50;
+/** An agent that is to end waits no longer than this for a target that lacks pages and has lost its way to them. */
+const LOST_LIMIT_MS = 15_000;
+
+interface Running {
+  readonly session: SourceSession;
+  readonly cancel: AbortController;
+  readonly over: Promise<void>;
+}
 
 /** Makes the source's side of the migration logic. */
 export function sourceMigrations(context: AgentContext): Migrations {
-  const running = new Map<MigrationId, { readonly cancel: AbortController; readonly over: Promise<void> }>();
+  const running = new Map<MigrationId, Running>();
+  /** What this agent took up of one before it, after the commit. */
+  const takenUp = new Map<MigrationId, TakenUp>();
   const doubts = new Doubts();
   let isEnding = false;
+  /** Whether an agent that is to end waits for it. What is in doubt, or has no way to its target, the next one takes up. */
+  const isWaitedFor = (id: MigrationId, session: SourceSession | TakenUp): boolean =>
+    doubts.about(id) === undefined && session.lostForMs < LOST_LIMIT_MS;
   return {
-    recover: () => recoverMigrations(context, doubts),
+    recover: () => recoverMigrations(context, doubts, takenUp),
     async migrate(request: MigrateRequest): Promise<MigrationId> {
       const { engine, description, initPid } = await findMovable(context, request.container, request.target);
       if (isEnding) throw new DmigrateError("AGENT", "This agent has been told to end; migrate once the next one runs");
@@ -48,7 +62,7 @@ export function sourceMigrations(context: AgentContext): Migrations {
         context.events.end(id, report);
         running.delete(id);
       });
-      running.set(id, { cancel, over });
+      running.set(id, { cancel, over, session });
       return id;
     },
     isUnderWay: (id) => running.has(id),
@@ -59,7 +73,7 @@ export function sourceMigrations(context: AgentContext): Migrations {
       return { container: description.name, source: context.self(), target, findings, passed };
     },
     async cancel(id, { takeBack }) {
-      const { peer } = context.journal.get(id);
+      const { peer, state } = context.journal.get(id);
       const doubt = doubts.about(id);
       if (doubt !== undefined) {
         if (!takeBack) throw new DmigrateError("CANCEL_TOO_LATE", doubt);
@@ -67,12 +81,12 @@ export function sourceMigrations(context: AgentContext): Migrations {
         return await context.events.ended(id);
       }
       const migration = running.get(id);
-      if (migration === undefined)
+      if (migration === undefined && !takenUp.has(id))
         throw new DmigrateError(
           "MIGRATION_NOT_FOUND",
           `No migration ${id} is under way from this host; \`dmigrate list\` shows those it knows`,
         );
-      if (context.journal.get(id).state !== "running")
+      if (migration === undefined || state !== "running")
         throw new DmigrateError(
           "CANCEL_TOO_LATE",
           `Migration ${id} is handed over: the container belongs to ${peer} now; \`dmigrate watch ${id}\` follows it, ` +
@@ -85,10 +99,13 @@ export function sourceMigrations(context: AgentContext): Migrations {
       isEnding = true;
       for (const [id, { cancel }] of running) {
         if (context.journal.get(id).state === "running") cancel.abort(agentEnds());
-        else context.log.warn({ migration: id }, "ends once all memory has crossed, which is lost if this agent is killed");
+        else context.log.warn({ migration: id }, "ends once all memory has crossed; if this agent is killed the next one goes on");
       }
-      // What is in doubt the next agent asks about: nothing is lost by that.
-      while ([...running.keys()].some((id) => doubts.about(id) === undefined)) await sleep(ENDING_POLL_MS);
+      while (
+        [...running].some(([id, { session }]) => isWaitedFor(id, session)) ||
+        [...takenUp].some(([id, taken]) => isWaitedFor(id, taken))
+      )
+        await sleep(ENDING_POLL_MS);
     },
   };
 }

@@ -9,18 +9,18 @@ import type { TrunkStream } from "../../transfer/stream.ts";
 
 export class PageServing {
   readonly #tasks: ReadonlyMap<number, number>;
-  #channels: PageChannels;
-  #sentBytes: () => number;
+  #channels: PageChannels | undefined;
+  #sentBytes: () => number = () => 0;
   #lostSinceMs: number | undefined;
 
   /**
-   * Serves them from now on.
+   * Serves them from now on, or, for an agent after the one that froze the tasks, from when the target has dialled again on.
    * @param tasks process ids on this host by those inside the container; none of them runs
    */
-  constructor(channels: PageChannels, tasks: ReadonlyMap<number, number>) {
-    this.#channels = channels;
+  constructor(tasks: ReadonlyMap<number, number>, channels?: PageChannels) {
     this.#tasks = tasks;
-    this.#sentBytes = servePages(channels, tasks);
+    if (channels === undefined) this.#lostSinceMs = performance.now();
+    else this.#serve(channels);
   }
 
   /** How many bytes of pages have gone to the target so far. */
@@ -34,34 +34,38 @@ export class PageServing {
   }
 
   /**
-   * From the commit on: goes on by other channels whenever these break. Returns when `signal` is aborted.
-   * @param renewed returns when there is another trunk
-   * @param open opens a channel on it
+   * From the commit on: goes on by other channels whenever these break. Returns when `signal` is aborted; nothing is served then.
+   * @param dialled returns how many trunks the target has dialled so far, once that is more than so many
+   * @param open opens a channel on the last one
    * @param tellRenewed is called when pages cross again
    */
   async goOn(
-    renewed: (signal: AbortSignal) => Promise<void>,
+    dialled: (more: number, signal: AbortSignal) => Promise<number>,
     open: (kind: ChannelKind) => Promise<TrunkStream>,
     tellRenewed: () => void,
     signal: AbortSignal,
   ): Promise<void> {
+    let trunks = this.#channels === undefined ? 0 : 1;
     while (!signal.aborted) {
-      const next = renewed(signal);
-      next.catch(() => {}); // told below
-      await closed(this.#channels.demanded, signal);
+      if (this.#channels !== undefined) await closed(this.#channels.demanded, signal);
       this.#lostSinceMs ??= performance.now();
       try {
-        await next;
-        this.#channels = await openPageChannels(open);
+        trunks = await dialled(trunks, signal);
+        this.#serve(await openPageChannels(open));
       } catch {
         continue; // it has broken again, or this is over
       }
-      const before = this.#sentBytes();
-      const sentBytes = servePages(this.#channels, this.#tasks);
-      this.#sentBytes = () => before + sentBytes();
       this.#lostSinceMs = undefined;
       tellRenewed();
     }
+    for (const channel of Object.values(this.#channels ?? {})) channel.destroy();
+  }
+
+  #serve(channels: PageChannels): void {
+    this.#channels = channels;
+    const before = this.#sentBytes();
+    const sentBytes = servePages(channels, this.#tasks);
+    this.#sentBytes = () => before + sentBytes();
   }
 }
 

@@ -2,12 +2,13 @@
  * Recovery: what becomes of a migration whose source agent ended in the middle of it.
  *
  * Before the commit the source owns the container, and it runs on here. After it the target owns it, and only the target's
- * written word that it rolled back lets it run here again.
+ * written word that it rolled back lets it run here again; what it lacks of its memory comes from the frozen tasks as long as these stand.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { DmigrateError, messageOf } from "../../core/errors.ts";
 import { NO_PAGES, totalBytes, type JournalState, type Outcome, type Report } from "../../core/migration.ts";
-import { reportSoFar } from "../../core/report-so-far.ts";
+import type { MigrationId } from "../../core/ids.ts";
+import { reportSoFar, type ReportSoFar } from "../../core/report-so-far.ts";
 import { breakOff } from "../../criu/lazy-dump.ts";
 import { Engine } from "../../docker/engine.ts";
 import { despiteRestart } from "../../docker/restart.ts";
@@ -15,11 +16,14 @@ import { isNotFound } from "../../docker/transport.ts";
 import type { AgentContext } from "../context.ts";
 import type { MigrationRecord } from "../journal.ts";
 import { removeMigrationFolder } from "../migration-folder.ts";
-import type { Doubts } from "./doubts.ts";
+import type { Doubts, Verdict } from "./doubts.ts";
 import { readDetail } from "./detail.ts";
-import { letRunOn, restartAsItWould, returnPolicy } from "./run-on.ts";
+import { letRunOn, ownFreezer, restartAsItWould, returnPolicy } from "./run-on.ts";
 import { memoryLost, removeShell } from "./shell.ts";
+import { expectAgain, type Known, type TakenUp } from "./take-up.ts";
 
+/** A warning. */
+const INCOMPLETE = "The agent was restarted during this migration: what it did not tell in time was lost, its counts of pages too";
 /** How long others are kept waiting for migrations that are being rolled back: whoever migrates next finds them ended, as a rule. */
 const RECOVERY_WAIT_MS = 2_000;
 /** How long a target may take to complete, or to fail, once its source has gone. */
@@ -28,13 +32,15 @@ const COMPLETION_RETRY_MS = 200;
 
 /**
  * Brings every unfinished migration of an earlier agent to its end. A failure of one does not keep the others from it. When this returns
- * all containers run on that may; what another host or the engine must be asked about goes on behind this.
+ * all containers run on that may, and targets that lack pages may dial; what another host or the engine must be asked about goes on behind
+ * this.
+ * @param takenUp what this agent serves, for as long as it does
  */
-export async function recoverMigrations(context: AgentContext, doubts: Doubts): Promise<void> {
+export async function recoverMigrations(context: AgentContext, doubts: Doubts, takenUp: Map<MigrationId, TakenUp>): Promise<void> {
   const recoveries: Promise<void>[] = [];
   for (const record of context.journal.unfinished("source")) {
     if (record.state === "committed") {
-      void recover(context, record, settle(context, doubts, record));
+      void recover(context, record, settle(context, doubts, record, takenUp));
       continue;
     }
     const runsOn = letRunOn(context, record);
@@ -56,30 +62,59 @@ async function recover(context: AgentContext, record: MigrationRecord, work: Pro
 }
 
 /** The target was asked to take the container over: it has done so or, since its source was lost before it did, will not. */
-async function settle(context: AgentContext, doubts: Doubts, record: MigrationRecord): Promise<void> {
+async function settle(context: AgentContext, doubts: Doubts, record: MigrationRecord, takenUp: Map<MigrationId, TakenUp>): Promise<void> {
+  const { id } = record;
+  using expected = expectAgain(context, record);
+  const taken = await expected.taken;
+  const verdict = taken !== undefined && isTaken(record) ? "owner" : await askTarget(context, doubts, record, taken !== undefined);
+  switch (verdict) {
+    case "rolled-back":
+      expected[Symbol.dispose](); // what runs is not read any more
+      await letRunOn(context, record);
+      return await rollBack(context, record);
+    case "completed":
+    case "owner":
+      if (taken === undefined) return await (verdict === "owner" ? leaveFrozen(context, record) : letGo(context, record));
+      takenUp.set(id, taken);
+      try {
+        return await finish(context, record, taken);
+      } finally {
+        takenUp.delete(id);
+      }
+    case "failed":
+      return await leaveFrozen(context, record);
+  }
+}
+
+/** Whether the agent before knew that the target had taken the container over. */
+function isTaken({ phase }: MigrationRecord): boolean {
+  return phase === "post-copy" || phase === "finish";
+}
+
+async function askTarget(context: AgentContext, doubts: Doubts, record: MigrationRecord, isServed: boolean): Promise<Verdict> {
   const { id, container, peer } = record;
   const urge = async (): Promise<void> => await context.peers.to(peer).abort(id);
-  const verdict = await doubts.settle({
+  return await doubts.settle({
     id,
     container,
     target: peer,
     reason: await urge().catch((error: unknown) => error),
     urge,
-    state: () => stateOnTarget(context, record),
+    state: () => (isServed ? context.peers.to(peer).state(id) : stateOnTarget(context, record)),
     tell: (text) => {
       context.log.warn({ migration: id }, text);
       context.events.publish(id, { kind: "warning", atMs: Date.now() - record.beganAtMs, message: text });
     },
   });
-  switch (verdict) {
-    case "rolled-back":
-      await letRunOn(context, record);
-      return await rollBack(context, record);
-    case "completed":
-      return await letGo(context, record);
-    case "owner":
-    case "failed":
-      return await leaveFrozen(context, record);
+}
+
+/** The target has the container, and all of its memory stands here. */
+async function finish(context: AgentContext, record: MigrationRecord, taken: TakenUp): Promise<void> {
+  try {
+    const known = await taken.finish(toldSoFar(context, record).bytes);
+    end(context, record, known.error === undefined ? "completed" : "failed", known);
+  } catch (error) {
+    end(context, record, "failed", { error: DmigrateError.from(error) });
   }
 }
 
@@ -87,7 +122,9 @@ async function settle(context: AgentContext, doubts: Doubts, record: MigrationRe
 async function leaveFrozen(context: AgentContext, record: MigrationRecord): Promise<void> {
   const { frozen } = readDetail(record.detail);
   await breakOff(frozen?.pagePort ?? 0);
-  const error = memoryLost(record.container, record.peer, frozen?.initPid ?? 0, "the agent of its source ended");
+  const freezer = await ownFreezer(frozen?.initPid, record.containerId);
+  const isThere = frozen !== undefined && freezer !== undefined;
+  const error = memoryLost(record.container, record.peer, isThere ? frozen.initPid : 0, "the agent of its source ended");
   end(context, record, "failed", { error });
 }
 
@@ -139,11 +176,15 @@ async function letGo(context: AgentContext, record: MigrationRecord): Promise<vo
   end(context, record, "completed");
 }
 
+function toldSoFar({ journal }: AgentContext, { id }: MigrationRecord): ReportSoFar {
+  return reportSoFar(journal.events(id, 0, Number.MAX_SAFE_INTEGER).map(({ event }) => event));
+}
+
 /** Ends a migration of which this agent knows only what the journal has. */
-function end(context: AgentContext, record: MigrationRecord, outcome: Outcome, { error }: { readonly error?: DmigrateError } = {}): void {
-  const { phases, downtimeMs, bytes, plans, prediction, warnings } = reportSoFar(
-    context.journal.events(record.id, 0, Number.MAX_SAFE_INTEGER).map(({ event }) => event),
-  );
+function end(context: AgentContext, record: MigrationRecord, outcome: Outcome, known: Known = {}): void {
+  const told = toldSoFar(context, record);
+  const { phases, plans, prediction, warnings } = told;
+  const { downtimeMs = told.downtimeMs, steps = [], bytes = told.bytes, pages, verification, error } = known;
   const { mode, ranOn } = readDetail(record.detail);
   const report: Report = {
     id: record.id,
@@ -156,15 +197,13 @@ function end(context: AgentContext, record: MigrationRecord, outcome: Outcome, {
     totalMs: (ranOn?.atMs ?? Date.now()) - record.beganAtMs,
     downtimeMs: ranOn?.downtimeMs ?? downtimeMs,
     phases,
-    steps: [],
+    steps,
     bytes: { ...bytes, total: totalBytes(bytes) },
-    pages: NO_PAGES,
+    pages: pages ?? NO_PAGES,
     plans,
     ...(prediction === undefined ? {} : { prediction }),
-    warnings: [
-      ...warnings,
-      "The agent was restarted during this migration: what it did not tell in time was lost, its counts of pages too",
-    ],
+    ...(verification === undefined ? {} : { verification }),
+    warnings: [...warnings, ...(pages === undefined ? [INCOMPLETE] : [])],
     ...(error === undefined ? {} : { error: { code: error.code, message: messageOf(error) } }),
   };
   context.events.end(record.id, report);

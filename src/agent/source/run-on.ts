@@ -91,10 +91,10 @@ export function heldMarker(folder: string): string {
 }
 
 /** The freezer of the container whose init has that process id, unless the machine was restarted and it is another process's now. */
-async function ownFreezer(initPid: number | undefined, containerId: ContainerId): Promise<Freezer | undefined> {
+export async function ownFreezer(initPid: number | undefined, containerId: ContainerId): Promise<Freezer | undefined> {
   if (initPid === undefined || !existsSync(`/proc/${initPid}`)) return undefined;
-  const freezer = await freezerOf(initPid);
-  return freezer.folder.includes(containerId) ? freezer : undefined;
+  const freezer = await freezerOf(initPid).catch(() => undefined); // no container's
+  return freezer?.folder.includes(containerId) === true ? freezer : undefined;
 }
 
 /** @returns for how long it had been frozen, in milliseconds */

@@ -9,7 +9,7 @@ import { existsSync } from "node:fs";
 import { mkdir } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import { DmigrateError, messageOf } from "../../core/errors.ts";
-import { RateMeter, remainingMs, type ExpectedBytes } from "../../core/progress.ts";
+import type { ExpectedBytes } from "../../core/progress.ts";
 import {
   copiesAhead,
   isWholeAtHandover,
@@ -25,48 +25,40 @@ import { downtimeTooLong, predict, type Measured, type Prediction } from "../../
 import type { Examination } from "../../core/preflight.ts";
 import { writeDescription } from "../../docker/description.ts";
 import { freezerOf, type Freezer } from "../../criu/freezer.ts";
-import { readKernelAreas } from "../../criu/restartable-sequences.ts";
 import { exportImage } from "../../docker/images.ts";
-import { despiteRestart } from "../../docker/restart.ts";
 import { NetworkNamespace } from "../../kernel/netns.ts";
-import { PageComparison } from "../../memory/page-digests.ts";
 import { PAGE_BYTES } from "../../memory/page-protocol.ts";
-import { pagesOf } from "../../memory/page-sender.ts";
 import { choose, Trackers, trackingFeatures } from "../../memory/tracking/trackers.ts";
 import type { HeldNetwork } from "../../network/hold.ts";
 import { interfacesOf, namesByAddress } from "../../network/interfaces.ts";
-import type { TrunkStream } from "../../transfer/stream.ts";
-import { causesOf } from "../causes.ts";
-import { CHANNELS, type ChannelKind } from "../channels.ts";
+import { CHANNELS } from "../channels.ts";
 import { sendAll } from "../link.ts";
 import { migrationFolder, removeMigrationFolder } from "../migration-folder.ts";
 import type { Reservation } from "../migrations.ts";
+import { noteCommitted, noteReport } from "./detail.ts";
 import type { Doubts } from "./doubts.ts";
 import { SourceFiles } from "./files.ts";
 import { Freeze, type Copied, type Frozen } from "./freeze.ts";
 import { Guard } from "./guard.ts";
+import { askFinished, keepServing, pagesArrived, removeLeft, verifyPages, type HandedOver } from "./handed-over.ts";
+import { writeLazyRanges } from "./lazy-ranges.ts";
 import { measure } from "./measure.ts";
 import { MemoryAhead, tasksToHold } from "./memory-ahead.ts";
 import { paced } from "./pace.ts";
 import type { PageServing } from "./page-serving.ts";
+import { persist } from "./persist.ts";
+import { tellProgress } from "./progress.ts";
 import { refuseBlockers, runPreflight } from "./preflight.ts";
 import type { SourceScope } from "./scope.ts";
 import { SharedAhead } from "./shared-ahead.ts";
 import { reopen, shut } from "./shut.ts";
 import { passSignalsOn } from "./signals.ts";
-import { memoryAltered, memoryLost, removeShell } from "./shell.ts";
+import { memoryLost } from "./shell.ts";
+import { noteTasks } from "./standing.ts";
 import { Vigil } from "./vigil.ts";
 
-const PROGRESS_INTERVAL_MS = 200;
-const REACH_RETRY_MS = 1000;
 /** How long to wait for a target that cleans up; it goes on by itself. */
 const ABORT_LIMIT_MS = 90_000;
-/** How long to ask a target that has all pages how it ended the migration. */
-const FINISH_LIMIT_MS = 30_000;
-/** How long to wait for a target that has lost its way to the pages. */
-const PAGES_LOST_LIMIT_MS = 900_000;
-/** And for one whose host says that it has no agent: the next one knows nothing of what this one had taken. */
-const AGENT_GONE_LIMIT_MS = 3_000;
 /** How long to wait for what an agent says of its end. */
 const LAST_WORD_LIMIT_MS = 1_000;
 
@@ -78,6 +70,7 @@ export class SourceSession {
   #lostTarget: AbortSignal | undefined;
   #vigil: Vigil | undefined;
   #prediction: Prediction | undefined;
+  #serving: PageServing | undefined;
   #freezing: Freeze | undefined;
   #isFinishing = false;
   #wasChangedLate = false;
@@ -97,7 +90,11 @@ export class SourceSession {
    * the source, "failed" nobody but as its error says.
    */
   async run(): Promise<Report> {
-    using _progress = this.#tellProgress();
+    const { timeline } = this.#scope;
+    using _progress = tellProgress(
+      () => ({ atMs: timeline.now(), phase: timeline.current, bytes: this.#scope.bytes, expected: this.#expected }),
+      (event) => this.#scope.tell(event),
+    );
     const report = await this.#migrate();
     if (report.outcome === "failed") await this.#freezing?.endDump(); // the frozen tasks stay
     await this.#scope.open.disposeAsync().catch((error: unknown) => this.#scope.logWarning(error, "closing failed"));
@@ -113,7 +110,8 @@ export class SourceSession {
       const freezing = await timeline.phase("stage", () => this.#stage(copied));
       const frozen = await timeline.phase("freeze", () => this.#freeze(freezing));
       await timeline.phase("handover", () => this.#handOver(frozen));
-      passSignalsOn(this.#scope, freezing.signals, () => !this.#isFinishing);
+      const { StopSignal: stopSignal } = this.#scope.subject.description.config;
+      passSignalsOn(this.#handedOver(frozen), stopSignal, freezing.signals, () => !this.#isFinishing);
       freezing.handedOver((action) => this.#changedLate(action));
       // While CRIU holds the tasks nobody else can end them without leaving something of them.
       freezing.endDump().catch((error: unknown) => this.#scope.logWarning(error, "CRIU did not let go of what is left here"));
@@ -251,18 +249,21 @@ export class SourceSession {
    * Restores on the target and gives it the container. When this returns, the target runs it; when it throws, the source may
    * run it again, unless it throws `NotOurs`.
    */
-  async #handOver({ held, hostsFile, sharedSent, missingPageCount }: Frozen): Promise<void> {
+  async #handOver({ held, hostsFile, sharedSent, missingPageCount, tasks }: Frozen): Promise<void> {
     const { cancelled, context, mode, options, subject, target, timeline, undo } = this.#scope;
     const restoreAt = timeline.now();
     const whole = isWholeAtHandover(mode);
     if (whole) this.#expectPages("handover", missingPageCount);
-    const [{ steps, pages }] = await Promise.all([target.restore(subject.id, { whole }, options), sharedSent]);
+    const restored = Promise.all([target.restore(subject.id, { whole }, options), sharedSent]);
+    restored.catch(() => {}); // told below
+    const standing = noteTasks(tasks);
+    const [{ steps, pages }] = await restored;
     timeline.adopt(steps, restoreAt);
     this.#pages = pages ?? NO_PAGES;
     this.#assertWanted();
     cancelled.throwIfAborted();
     this.#vigil?.[Symbol.dispose]();
-    await timeline.step("write down", () => context.journal.move(subject.id, "committed"));
+    await timeline.step("write down", () => noteCommitted(context.journal, subject, standing));
     undo.defer(() => reopen(hostsFile));
     this.#shut(hostsFile);
     const commitSteps = await timeline.step("commit", () => this.#commit(held.drain()));
@@ -337,25 +338,41 @@ export class SourceSession {
   }
 
   /** The container runs on the target; its remaining pages follow, as long as they have a way to it. Throws MEMORY_LOST. */
-  async #postCopy({ missingPageCount, serving }: Frozen): Promise<void> {
-    const { subject, target } = this.#scope;
-    this.#goOnServing(serving);
-    const { id, description, request } = subject;
-    this.#expectPages("post-copy", missingPageCount);
-    const tellLost = (error: unknown): void =>
-      this.#scope.warn(
-        `${messageOf(error)}: ${description.name} runs on ${request.target}, but what touches memory that has not crossed waits until ` +
-          `${request.target} answers again`,
-      );
+  async #postCopy(frozen: Frozen): Promise<void> {
+    const scope = this.#scope;
+    const { target } = scope.subject.request;
+    const handedOver = this.#handedOver(frozen);
+    this.#serving = frozen.serving;
+    const tell = (): void => scope.warn(`The connections to ${target} broke while memory crossed, and were made anew`);
+    scope.open.use(keepServing(handedOver, tell));
+    this.#expectPages("post-copy", frozen.missingPageCount);
+    await this.#noteForNextAgent(frozen);
+    this.#pages = await pagesArrived(handedOver);
+  }
+
+  /** From the commit on: for how long the target has had no way to its pages. */
+  get lostForMs(): number {
+    return this.#serving?.lostForMs ?? 0;
+  }
+
+  /** What an agent after this one needs to serve the pages, and to report: all that it can do without in the handover. */
+  async #noteForNextAgent({ lazyRanges }: Frozen): Promise<void> {
+    const { context, subject, timeline } = this.#scope;
     try {
-      this.#pages = await persist(
-        () => target.awaitPages(id),
-        (error) => serving.lostForMs > (saysNobodyListens(error) ? AGENT_GONE_LIMIT_MS : PAGES_LOST_LIMIT_MS),
-        tellLost,
-      );
+      await this.#freezing?.explainDump();
+      if (subject.request.verify) writeLazyRanges(migrationFolder(context.config, subject.id), lazyRanges());
+      noteReport(context.journal, subject.id, { downtimeMs: timeline.downtimeMs, steps: timeline.steps });
     } catch (error) {
-      throw memoryLost(description.name, request.target, subject.initPid, error);
+      this.#scope.logWarning(error, "an agent after this one would know less of this migration");
     }
+  }
+
+  #handedOver({ serving }: Frozen): HandedOver {
+    const { context, subject, target: calls } = this.#scope;
+    const { id, description, initPid, request } = subject;
+    const warn = (text: string): void => this.#scope.warn(text);
+    const { name: container, id: containerId } = description;
+    return { context, id, container, containerId, target: request.target, calls, initPid, serving, warn };
   }
 
   #expectRound(nextBytes: number): void {
@@ -371,20 +388,6 @@ export class SourceSession {
     }
   }
 
-  /** Pages cross by another trunk if this one breaks. */
-  #goOnServing(serving: PageServing): void {
-    const { context, open, subject } = this.#scope;
-    const { id, request } = subject;
-    const over = new AbortController();
-    open.defer(() => over.abort());
-    const renewed = (signal: AbortSignal): Promise<void> => context.link.renewed(id, signal);
-    const channel = async (kind: ChannelKind): Promise<TrunkStream> => (await context.link.open(request.target, id, kind)).raw();
-    const tell = (): void => this.#scope.warn(`The connections to ${request.target} broke while memory crossed, and were made anew`);
-    serving
-      .goOn(renewed, channel, tell, over.signal)
-      .catch((error: unknown) => this.#scope.logWarning(error, "pages do not cross any more"));
-  }
-
   /**
    * Every page is on the target: what is left here is an empty shell. Whatever fails now is a warning, but for pages that are wrong:
    * MEMORY_ALTERED, and what is here stays.
@@ -392,52 +395,20 @@ export class SourceSession {
   async #finish(frozen: Frozen): Promise<void> {
     const { held, hostsFile } = frozen;
     const scope = this.#scope;
-    const { engine, subject, target, timeline } = scope;
-    const { id, description, initPid, request } = subject;
+    const { engine, subject, timeline } = scope;
+    const { initPid, request } = subject;
+    const handedOver = this.#handedOver(frozen);
     const lostCount = held.lostCount();
     if (lostCount > 0)
       scope.warn(`${lostCount} packets came faster than they could be held during the handover; their senders send them again`);
-    const limitMs = timeline.now() + FINISH_LIMIT_MS;
     await this.#freezing?.explainDump();
-    const altered = request.verify ? await this.#verify(frozen) : undefined;
-    try {
-      const { warnings, restoreSteps } = await persist(
-        () => target.finish(id),
-        () => timeline.now() > limitMs,
-      );
-      scope.warn(...warnings);
-      timeline.compose("restore", restoreSteps, "endMs");
-    } catch (error) {
-      scope.warn(`${request.target} has all of ${description.name}, but did not say how its start there ended (${messageOf(error)})`);
-    }
+    const { verification, altered } = request.verify ? await verifyPages(handedOver, frozen) : {};
+    this.#verification = verification;
+    timeline.compose("restore", (await askFinished(handedOver))?.restoreSteps ?? [], "endMs");
     await this.#freezing?.endDump();
     if (altered !== undefined) throw altered;
     this.#isFinishing = true;
-    try {
-      await despiteRestart(() => removeShell(engine, description.id, { initPid, keepSource: request.keepSource, hostsFile }));
-    } catch (error) {
-      scope.warn(`What is left here could not be removed (${messageOf(error)}); remove it: \`docker rm --force ${description.name}\``);
-    }
-  }
-
-  /** Compares what the tasks on the target were given with what is frozen here. Returns MEMORY_ALTERED if it is not the same. */
-  async #verify({ images, lazyRanges, tasks }: Frozen): Promise<DmigrateError | undefined> {
-    const { subject, target, timeline } = this.#scope;
-    const { id, description, request } = subject;
-    const limitMs = timeline.now() + FINISH_LIMIT_MS;
-    const compare = async (): Promise<PageComparison> => {
-      const comparison = new PageComparison(lazyRanges(), readKernelAreas(images), pagesOf(tasks));
-      for await (const run of target.digests(id)) comparison.take(run);
-      this.#verification = comparison.end();
-      return comparison;
-    };
-    try {
-      const { different } = await persist(compare, () => timeline.now() > limitMs);
-      return this.#verification?.different === 0 ? undefined : memoryAltered(description.name, request.target, different);
-    } catch (error) {
-      this.#scope.warn(`Whether all pages on ${request.target} are right could not be found out (${messageOf(error)})`);
-      return undefined;
-    }
+    await removeLeft(handedOver, async () => engine, { initPid, keepSource: request.keepSource, hostsFile });
   }
 
   /** Nothing is committed: the source runs on, and the target is cleaned. */
@@ -494,21 +465,6 @@ export class SourceSession {
     }
   }
 
-  /** Says a few times a second how far the migration is. */
-  #tellProgress(): Disposable {
-    const scope = this.#scope;
-    const rate = new RateMeter();
-    const timer = setInterval(() => {
-      const { bytes } = scope;
-      const [atMs, phase] = [scope.timeline.now(), scope.timeline.current];
-      const bytesPerSecond = rate.take(atMs, totalBytes(bytes));
-      const remaining = remainingMs(phase, this.#expected, bytes, bytesPerSecond);
-      const estimate = remaining === undefined ? {} : { remainingMs: remaining };
-      scope.tell({ kind: "progress", atMs, phase, bytes, rate: bytesPerSecond, ...estimate });
-    }, PROGRESS_INTERVAL_MS);
-    return { [Symbol.dispose]: () => clearInterval(timer) };
-  }
-
   #report(outcome: Outcome, error?: unknown): Report {
     const { bytes, context, mode, plans, subject, timeline, warnings } = this.#scope;
     const { id, request, description } = subject;
@@ -547,25 +503,6 @@ class NotOurs extends Error {
   }
 }
 
-/** Asks the target again after the link was lost, until that is hopeless. Tells of it once. */
-async function persist<T>(
-  call: () => Promise<T>,
-  isHopeless: (error: unknown) => boolean,
-  tellLost: (error: unknown) => void = () => {},
-): Promise<T> {
-  let isTold = false;
-  for (;;) {
-    try {
-      return await call();
-    } catch (error) {
-      if (isHopeless(error) || DmigrateError.from(error).code !== "PEER_UNREACHABLE") throw error;
-      if (!isTold) tellLost(error);
-      isTold = true;
-      await sleep(REACH_RETRY_MS);
-    }
-  }
-}
-
 /** Does several things at a time. The first failure aborts the others; it is thrown when all of them have ended. */
 async function together<A, B>(work: readonly [() => Promise<A>, () => Promise<B>], failed: AbortController): Promise<[A, B]> {
   const watched = async <T>(one: () => Promise<T>): Promise<T> => {
@@ -580,9 +517,4 @@ async function together<A, B>(work: readonly [() => Promise<A>, () => Promise<B>
   await Promise.allSettled(running);
   failed.signal.throwIfAborted();
   return await Promise.all(running);
-}
-
-/** Whether a call failed because a host is there, and no agent on it. */
-function saysNobodyListens(error: unknown): boolean {
-  return causesOf(error).some((cause) => "code" in cause && cause.code === "ECONNREFUSED");
 }

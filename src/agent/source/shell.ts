@@ -11,7 +11,8 @@ import { unless } from "../../docker/transport.ts";
 import { PAGE_BYTES, type PageRun } from "../../memory/page-protocol.ts";
 import { reopen } from "./shut.ts";
 
-interface Shell {
+/** What its removal needs. */
+export interface Shell {
   /** Of the container that was frozen; if that has ended there are no tasks to end. */
   readonly initPid: number;
   readonly keepSource: boolean;
@@ -36,7 +37,7 @@ export async function removeShell(engine: Engine, id: ContainerId, { initPid, ke
  */
 export function memoryLost(name: string, target: HostName, initPid: number, cause: unknown): DmigrateError {
   const isThere = existsSync(`/proc/${initPid}/ns/net`);
-  const reason = isThere ? messageOf(cause) : "what was frozen here was ended, by `docker stop` perhaps";
+  const reason = isThere ? messageOf(cause) : "what was frozen here was ended, by `docker rm` or a restart of this host perhaps";
   const text =
     `${name} belongs to ${target} now, but not all of its memory got there (${reason}): what touches the rest waits for ever; ` +
     `\`docker restart ${name}\` on ${target} starts it anew, then \`docker rm --force ${name}\` removes what is left of it here` +

@@ -9,8 +9,12 @@ import { existsSync, mkdirSync, renameSync, rmdirSync } from "node:fs";
 
 const SUFFIX = ".handed-over";
 
-/** @param hostsFile as the engine shows it (`HostsPath`) */
+/**
+ * Does nothing to one that was shut.
+ * @param hostsFile as the engine shows it (`HostsPath`)
+ */
 export function shut(hostsFile: string): void {
+  if (existsSync(hostsFile + SUFFIX)) return;
   renameSync(hostsFile, hostsFile + SUFFIX);
   mkdirSync(hostsFile);
 }

@@ -4,7 +4,7 @@ import { constants } from "node:os";
 import { test } from "node:test";
 import { setImmediate as turn } from "node:timers/promises";
 import { hostName, newMigrationId } from "../../core/ids.ts";
-import type { SourceScope } from "./scope.ts";
+import type { HandedOver } from "./handed-over.ts";
 import { passSignalsOn } from "./signals.ts";
 
 const { SIGHUP, SIGKILL, SIGTERM, SIGUSR1 } = constants.signals;
@@ -12,21 +12,18 @@ const { SIGHUP, SIGKILL, SIGTERM, SIGUSR1 } = constants.signals;
 /** What was passed on of signals that were sent to a container with that stop signal, and how many warnings there were. */
 async function passed(signals: readonly number[], stopSignal?: string): Promise<{ got: number[]; warnings: string[] }> {
   const [got, warnings]: [number[], string[]] = [[], []];
-  const scope = {
-    subject: {
-      id: newMigrationId(1n),
-      description: { name: "redis", config: { StopSignal: stopSignal } },
-      request: { target: hostName("b") },
-    },
-    context: { self: () => hostName("a") },
-    target: { signal: async (_id: unknown, signal: number) => void got.push(signal) },
+  const handed = {
+    id: newMigrationId(1n),
+    container: "redis",
+    target: hostName("b"),
+    context: { self: () => hostName("a"), log: { warn: (why: object) => assert.fail(JSON.stringify(why)) } },
+    calls: { signal: async (_id: unknown, signal: number) => void got.push(signal) },
     warn: (text: string) => void warnings.push(text),
-    logWarning: (error: unknown) => assert.fail(String(error)),
-  } as unknown as SourceScope; // what the function looks at
+  } as unknown as HandedOver; // what the function looks at
   async function* all(): AsyncGenerator<number, void> {
     yield* signals;
   }
-  passSignalsOn(scope, all(), () => true);
+  passSignalsOn(handed, stopSignal, all(), () => true);
   for (let turns = 0; turns < 10; turns++) await turn();
   return { got, warnings };
 }

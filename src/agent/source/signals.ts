@@ -4,47 +4,50 @@
  */
 import { constants } from "node:os";
 import { messageOf } from "../../core/errors.ts";
-import type { SourceScope } from "./scope.ts";
+import type { HandedOver } from "./handed-over.ts";
+
+/** What this needs to know of the migration. */
+type Handed = Pick<HandedOver, "context" | "id" | "container" | "target" | "calls" | "warn">;
 
 /**
  * Passes signals on until there are no more, and warns of each. Not a kill, for whoever removes what is left here kills it, unless the
  * signal that stops the container came before: then it is `docker stop` that has waited long enough.
+ * @param stopSignal the container's, as its description has it
  * @param signals by their numbers
  * @param isWarning false once the migration itself removes what is left
  */
-export function passSignalsOn(scope: SourceScope, signals: AsyncIterable<number>, isWarning: () => boolean): void {
+export function passSignalsOn(handed: Handed, stopSignal: unknown, signals: AsyncIterable<number>, isWarning: () => boolean): void {
+  const { context, id, target, warn } = handed;
   const pass = async (): Promise<void> => {
-    const stopping = stopSignalOf(scope);
+    const stopping = numberOf(stopSignal);
     let isStopping = false;
     for await (const signal of signals) {
       isStopping ||= signal === stopping;
-      if (signal !== constants.signals.SIGKILL || (isStopping && isWarning())) await passOn(scope, signal);
-      else if (isWarning()) scope.warn(`${sent(scope, signal)}: the one on ${scope.subject.request.target} was not`);
+      if (signal !== constants.signals.SIGKILL || (isStopping && isWarning())) await passOn(handed, signal);
+      else if (isWarning()) warn(`${sent(handed, signal)}: the one on ${target} was not`);
     }
   };
-  pass().catch((error: unknown) => scope.logWarning(error, "signals could not be passed on"));
+  pass().catch((error: unknown) => context.log.warn({ err: error, migration: id }, "signals could not be passed on"));
 }
 
 /** What `docker stop` sends first. */
-function stopSignalOf({ subject }: SourceScope): number | undefined {
-  const { StopSignal: signal } = subject.description.config;
+function numberOf(signal: unknown): number | undefined {
   if (typeof signal !== "string" || signal === "") return constants.signals.SIGTERM;
   const names: Readonly<Record<string, number>> = constants.signals;
   return names[signal] ?? names[`SIG${signal}`] ?? Number(signal);
 }
 
-async function passOn(scope: SourceScope, signal: number): Promise<void> {
-  const { subject, target } = scope;
-  const host = subject.request.target;
+async function passOn(handed: Handed, signal: number): Promise<void> {
+  const { id, target, calls, warn } = handed;
   try {
-    await target.signal(subject.id, signal);
-    scope.warn(`${sent(scope, signal)}: it was passed on to ${host}`);
+    await calls.signal(id, signal);
+    warn(`${sent(handed, signal)}: it was passed on to ${target}`);
   } catch (error) {
-    scope.warn(`${sent(scope, signal)}, and did not get it on ${host} (${messageOf(error)}); \`docker kill --signal\` there sends it`);
+    warn(`${sent(handed, signal)}, and did not get it on ${target} (${messageOf(error)}); \`docker kill --signal\` there sends it`);
   }
 }
 
-function sent({ context, subject }: SourceScope, signal: number): string {
+function sent({ context, container }: Handed, signal: number): string {
   const name = Object.entries(constants.signals).find(([, number]) => number === signal)?.[0] ?? `signal ${signal}`;
-  return `${subject.description.name} was sent ${name} on ${context.self()} after the handover`;
+  return `${container} was sent ${name} on ${context.self()} after the handover`;
 }

@@ -369,6 +369,19 @@ void describe("lazy pages", { timeout: 120_000 }, () => {
     }
   });
 
+  void it("come by another trunk when one is cut after the restore, before the tasks run", async () => {
+    using folders = new Folders();
+    const { task, pages, source } = await restore(folders, { ...AT_ONCE, answersMax: 0 });
+    await using _task = task;
+    pages.restored();
+    source.cut();
+    await Promise.all(Object.values(source.channels).map((channel) => new Promise((resolve) => channel.once("close", resolve))));
+    const finished = pages.finish();
+    pages.resume((await openSource(task.arenaPage, AT_ONCE)).channels);
+    await finished;
+    assert.deepEqual(await task.read(0, 0, 1), [valueOf(0)]);
+  });
+
   void it("come no more when the source has none any more, whatever becomes of the trunk", async () => {
     using folders = new Folders();
     const { task, pages, source } = await restore(folders, { ...AT_ONCE, answersMax: 3 });

@@ -41,7 +41,7 @@ import { receiveAll, type Channel, type ChannelHandler, type Dialled } from "../
 import { migrationFolder, removeMigrationFolder } from "../migration-folder.ts";
 import { rootOfEngine } from "../id-maps.ts";
 import type { Finished, Reservation, RestoreRequest, Restored, StageRequest } from "../migrations.ts";
-import type { PageChannels } from "../page-channels.ts";
+import { PAGES_LOST_LIMIT_MS, type PageChannels } from "../page-channels.ts";
 import { fetchPaceOf } from "./fetch-pace.ts";
 import { TargetFiles } from "./files.ts";
 import { Made } from "./made.ts";
@@ -362,7 +362,7 @@ export class TargetSession {
     return this.#contact.use(await this.#context.link.dial(this.subject.source, this.subject.id));
   }
 
-  /** Dials again whenever the trunk breaks, until all pages are here or the source does not know of the migration any more. */
+  /** Dials again whenever the trunk breaks, until all pages are here, or the source has none any more. */
   async #keepDialled(pages: TaskPages, arrived: Promise<unknown>): Promise<void> {
     const over = arrived.then(
       () => "arrived" as const,
@@ -374,12 +374,42 @@ export class TargetSession {
       if (reason === "arrived") return;
       this.#context.log.warn({ err: reason, migration: this.subject.id }, "the trunk broke while pages were missing; dialling again");
       try {
-        this.#trunk = await this.#dial();
+        this.#trunk = await this.#dialAgain(over);
       } catch (error) {
-        if (DmigrateError.from(error).code !== "PEER_UNREACHABLE") return pages.giveUp(error);
+        return pages.giveUp(error);
+      }
+    }
+  }
+
+  /**
+   * Returns another trunk, or undefined once `over` is fulfilled. Throws what shows that the pages are lost: the source's word that it has
+   * none for this migration, or that it could not be reached for too long.
+   */
+  async #dialAgain(over: Promise<unknown>): Promise<Dialled | undefined> {
+    const { source } = this.subject;
+    const deadline = performance.now() + PAGES_LOST_LIMIT_MS;
+    const ended = new AbortController();
+    void over.then(() => ended.abort());
+    for (let isTold = false; !ended.signal.aborted; isTold = true) {
+      try {
+        const trunk = await this.#dial();
+        if (isTold) this.#tell(`${source} answers again: the rest of the memory of ${this.subject.description.name} crosses`);
+        return trunk;
+      } catch (error) {
+        if (ended.signal.aborted || isFinal(error) || performance.now() > deadline) throw error;
+        if (!isTold) this.#tell(waiting(this.subject, error));
         await Promise.race([over, sleep(REDIAL_MS)]);
       }
     }
+    return undefined;
+  }
+
+  /** For `dmigrate list` on this host. */
+  #tell(message: string): void {
+    const { events, journal, log } = this.#context;
+    const { beganAtMs } = journal.get(this.subject.id);
+    log.warn({ migration: this.subject.id }, message);
+    events.publish(this.subject.id, { kind: "warning", atMs: Date.now() - beganAtMs, message });
   }
 
   /**
@@ -690,6 +720,18 @@ export class TargetSession {
       throw new DmigrateError("PROTOCOL", `The source called out of order: ${before} comes first; update both agents to the same release`);
     return value;
   }
+}
+
+/** Whether a source that was dialled has said itself that it has no pages for us, or is not the one it was. */
+function isFinal(error: unknown): boolean {
+  return ["PEER_REFUSED", "HOST_UNKNOWN"].includes(DmigrateError.from(error).code);
+}
+
+function waiting({ source, description: { name } }: SessionSubject, error: unknown): string {
+  return (
+    `${name} runs here, but what touches memory that has not crossed waits for ${source} (${messageOf(error)}): it has the rest for as ` +
+    `long as that machine runs, and sends it once its agent does; if it is lost for good, \`docker restart ${name}\` here starts it anew`
+  );
 }
 
 /**

@@ -278,6 +278,13 @@ export declare type MigrationSummary = Message<"dmigrate.v1.MigrationSummary"> &
    * @generated from field: string phase = 8;
    */
   phase: string;
+
+  /**
+   * On the target, of one that has not ended: what it waits for, or waited for last, if it could not go on.
+   *
+   * @generated from field: string notice = 9;
+   */
+  notice: string;
 };
 
 /**
