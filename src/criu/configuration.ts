@@ -30,6 +30,14 @@ export function restoreConfiguration(holdScript: string, needed: readonly string
   return lines([...COMMON, `action-script ${holdScript}`, ...needed]);
 }
 
+/**
+ * More for the restore: files that CRIU has inherited, each by the name of the file in the images that it takes the place of.
+ * @param names by the descriptors that CRIU has
+ */
+export function inheritedFiles(names: ReadonlyMap<number, string>): string {
+  return lines([...names].map(([fd, name]) => `inherit-fd fd[${fd}]:${name}`));
+}
+
 /** The key under which runc looks for an external network namespace (libcontainer/criu_linux.go). */
 const NETNS_KEY = "extRootNetNS";
 

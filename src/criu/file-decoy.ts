@@ -12,12 +12,10 @@ import { mappingsOf, type MapsEntry } from "../kernel/maps.ts";
 import { makeMemoryFile } from "../kernel/memory-file.ts";
 import { canScan } from "../kernel/pagemap.ts";
 import { canPuppet, Puppet } from "../kernel/puppet.ts";
-import { mappedFile, type SharedObject } from "../kernel/shared-objects.ts";
+import { mappedFile, SHARED_MEMORY_NAME, type SharedObject } from "../kernel/shared-objects.ts";
 import type { ShowDecoy } from "./lazy-dump.ts";
 import { OWN_PAGE } from "./page-decoy.ts";
 
-/** What CRIU calls memory that has no name (criu/memfd.c). */
-const NAME = "dev/zero";
 const PAGE_BYTES = 4096;
 
 /** A mapping as a decoy shows it. */
@@ -185,7 +183,7 @@ function openMapped(file: string, mode: number): number {
 
 /** An empty file in memory that CRIU can't tell from another one. */
 function emptyLike({ size, uid, gid, mode }: fs.Stats): number {
-  const file = makeMemoryFile(NAME);
+  const file = makeMemoryFile(SHARED_MEMORY_NAME);
   fs.ftruncateSync(file, size);
   fs.fchownSync(file, uid, gid);
   fs.fchmodSync(file, mode & 0o7777);

@@ -7,8 +7,10 @@ import { mappingsOf, type MapsEntry } from "./maps.ts";
 import { makeMemoryFile } from "./memory-file.ts";
 import { hasUnseenWriters } from "./unseen-writers.ts";
 
-/** What /proc/PID/maps calls it, and what one that CRIU has restored. */
-const PATHS: ReadonlySet<string> = new Set(["/dev/zero (deleted)", "/memfd:dev/zero (deleted)"]);
+/** What a memory file is called that takes the place of one. */
+export const SHARED_MEMORY_NAME = "dev/zero";
+/** What /proc/PID/maps calls it, what if it has been restored from what was copied ahead, and what if by CRIU alone. */
+const PATHS: ReadonlySet<string> = new Set(["/dev/zero (deleted)", `/memfd:${SHARED_MEMORY_NAME} (deleted)`, "/memfd:/dev/zero (deleted)"]);
 
 /** A mapping of a process. */
 export interface SharedMapping {

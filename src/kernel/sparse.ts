@@ -1,10 +1,7 @@
 /**
- * Holes in files: finding what holds data, making a hole, and copying what is between holes (lseek(2) with SEEK_DATA and SEEK_HOLE,
- * fallocate(2), copy_file_range(2)).
+ * Holes in files: finding what holds data, and making a hole (lseek(2) with SEEK_DATA and SEEK_HOLE, fallocate(2)).
  */
-import koffi from "koffi";
-import { DmigrateError } from "../core/errors.ts";
-import { declare, kernelError, mustUnless } from "./libc.ts";
+import { declare, mustUnless } from "./libc.ts";
 
 const SEEK_DATA = 3;
 const SEEK_HOLE = 4;
@@ -17,9 +14,6 @@ const libc = {
   lseek: declare<(fd: number, offset: number, whence: number) => number>("long lseek(int fd, long offset, int whence)"),
   fallocate: declare<(fd: number, mode: number, offset: number, bytes: number) => number>(
     "int fallocate(int fd, int mode, long offset, long len)",
-  ),
-  copyFileRange: declare<(from: number, fromAt: BigInt64Array, to: number, toAt: BigInt64Array, bytes: number, flags: number) => number>(
-    "long copy_file_range(int fd_in, void *off_in, int fd_out, void *off_out, unsigned long len, unsigned int flags)",
   ),
 };
 
@@ -49,22 +43,4 @@ export function* dataExtents(fd: number, size: number): Generator<Extent, void> 
 export function punchHole(fd: number, start: number, length: number): boolean {
   const result = libc.fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, start, length);
   return mustUnless("fallocate", result, EOPNOTSUPP) !== undefined;
-}
-
-/** Copies bytes of a file to the same place in another one of its file system, within the kernel and beside this thread. Throws KERNEL. */
-export async function copyRange(from: number, to: number, start: number, length: number): Promise<void> {
-  const [fromAt, toAt] = [BigInt64Array.of(BigInt(start)), BigInt64Array.of(BigInt(start))];
-  for (let done = 0; done < length;) done += await copyPart(from, fromAt, to, toAt, length - done);
-}
-
-/** Copies some of the bytes; the kernel moves both places on. */
-function copyPart(from: number, fromAt: BigInt64Array, to: number, toAt: BigInt64Array, length: number): Promise<number> {
-  return new Promise((resolve, reject) => {
-    libc.copyFileRange.async(from, fromAt, to, toAt, length, 0, (error: unknown, result: number) => {
-      const errno = result === -1 ? koffi.errno() : 0;
-      if (error !== null) reject(DmigrateError.from(error));
-      else if (result > 0) resolve(result);
-      else reject(kernelError("copy_file_range", errno));
-    });
-  });
 }

@@ -1,5 +1,6 @@
 /** A store takes rounds however they are cut, and refuses what is none. */
 import assert from "node:assert/strict";
+import { fstatSync, readSync } from "node:fs";
 import { test } from "node:test";
 import { encodeMessage, PAGE_BYTES, type PageMessage } from "./page-protocol.ts";
 import { PageStore } from "./page-store.ts";
@@ -51,6 +52,24 @@ test("pages beyond what there is room for are left out; an older copy of them is
   take(store, 2, 3, 4);
   take(store, 1, 5, 6, 7);
   assert.deepEqual(content(store, 5), [1, undefined, undefined, undefined, undefined]);
+});
+
+test("its file has what is here, what comes later, zeros for all else, and the size that it is to have", async () => {
+  using store = new PageStore(10);
+  take(store, 0, 1, 2, 3, 4, 5);
+  await store.takeHoles(cut(message("hole", 1, 2), 1000));
+  const file = store.fileOf(PROCESS, 4);
+  const values = (): number[] => {
+    const bytes = Buffer.alloc(6 * PAGE_BYTES);
+    const byteCount = readSync(file, bytes, 0, bytes.length, 0);
+    return Array.from({ length: byteCount / PAGE_BYTES }, (_, page) => bytes[page * PAGE_BYTES] ?? NaN);
+  };
+  assert.deepEqual(values(), [1, 0, 0, 4]);
+  take(store, 2, 6, 7, 8);
+  take(store, 0, 0);
+  assert.equal(store.fileOf(PROCESS, 4), file);
+  assert.deepEqual(values(), [0, 0, 6, 7]);
+  assert.equal(fstatSync(store.fileOf(PROCESS + 1, 2)).size, 2 * PAGE_BYTES);
 });
 
 test("what was taken is not here any more", () => {

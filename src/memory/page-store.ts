@@ -9,16 +9,13 @@
 import { closeSync, ftruncateSync, readSync, writeSync } from "node:fs";
 import { DmigrateError } from "../core/errors.ts";
 import { makeMemoryFile } from "../kernel/memory-file.ts";
-import { copyRange, dataExtents, punchHole } from "../kernel/sparse.ts";
+import { punchHole } from "../kernel/sparse.ts";
 import { MessageReader, PAGE_BYTES, type PageRun } from "./page-protocol.ts";
 import type { PageRange } from "./page-ranges.ts";
 import { PageSet } from "./page-set.ts";
 
 /** Addresses of user space end here, on every architecture with pages of 4 KiB and four levels of tables. */
 const ADDRESS_MAX = 2 ** 47;
-/** So many pages are moved into a file at once, by each of so many threads. */
-const MOVED_PAGES_MAX = 512;
-const MOVERS = 2;
 
 interface Space {
   readonly fd: number;
@@ -28,6 +25,7 @@ interface Space {
 export class PageStore implements Disposable {
   readonly #pageCountMax: number;
   readonly #beside: PageStore | undefined;
+  readonly #fileName: string;
   #hasRefused = false;
   /** By process id inside the container. */
   readonly #spaces = new Map<number, Space>();
@@ -35,10 +33,12 @@ export class PageStore implements Disposable {
   /**
    * @param pageCountMax what is copied beyond is not kept: it will come when it is needed
    * @param beside a store whose pages count, too
+   * @param fileName what its files are called
    */
-  constructor(pageCountMax: number, beside?: PageStore) {
+  constructor(pageCountMax: number, beside?: PageStore, fileName = "dmigrate pages") {
     this.#pageCountMax = pageCountMax;
     this.#beside = beside;
+    this.#fileName = fileName;
   }
 
   /** How many pages are here. */
@@ -121,20 +121,19 @@ export class PageStore implements Disposable {
   }
 
   /**
-   * Moves the first pages of a process into an empty file, each to the offset that is its address; those of zeros are there as they are.
-   * Throws KERNEL.
+   * The file itself that has the first pages of a process, of that size: zeros where no page is here. More pages may still come into it;
+   * when they have, this is called again. Throws KERNEL.
+   * @returns its descriptor, which stays the store's
    */
-  async moveTo(process: number, file: number, pageCount: number): Promise<void> {
-    const space = this.#spaces.get(process);
-    if (space === undefined) return;
-    const pieces = piecesOf(space, pageCount);
-    const move = async (): Promise<void> => {
-      for (let piece = pieces.pop(); piece !== undefined; piece = pieces.pop()) {
-        await copyRange(space.fd, file, piece.page * PAGE_BYTES, piece.pageCount * PAGE_BYTES);
-        this.free({ process, ...piece });
-      }
-    };
-    await Promise.all(Array.from({ length: MOVERS }, move));
+  fileOf(process: number, pageCount: number): number {
+    const space = this.#spaces.get(process) ?? this.#newSpace(process);
+    ftruncateSync(space.fd, pageCount * PAGE_BYTES);
+    let next = 0;
+    for (const run of [...space.pages.within({ page: 0, pageCount }), { page: pageCount, pageCount: 0 }]) {
+      if (run.page > next) punchHole(space.fd, next * PAGE_BYTES, (run.page - next) * PAGE_BYTES);
+      next = run.page + run.pageCount;
+    }
+    return space.fd;
   }
 
   #forget(run: PageRun): Space {
@@ -145,7 +144,7 @@ export class PageStore implements Disposable {
   }
 
   #newSpace(process: number): Space {
-    const space = { fd: makeMemoryFile(`dmigrate pages of ${process}`), pages: new PageSet() };
+    const space = { fd: makeMemoryFile(this.#fileName), pages: new PageSet() };
     ftruncateSync(space.fd, ADDRESS_MAX);
     this.#spaces.set(process, space);
     return space;
@@ -159,18 +158,6 @@ export class PageStore implements Disposable {
   [Symbol.dispose](): void {
     for (const [process, space] of this.#spaces) this.#drop(process, space);
   }
-}
-
-/** The first pages that are there and hold something, in pieces that several may move. */
-function piecesOf({ fd, pages }: Space, pageCount: number): PageRange[] {
-  const pieces: PageRange[] = [];
-  for (const { start, end } of dataExtents(fd, pageCount * PAGE_BYTES)) {
-    for (const run of pages.within({ page: start / PAGE_BYTES, pageCount: (end - start) / PAGE_BYTES })) {
-      for (let page = run.page; page < run.page + run.pageCount; page += MOVED_PAGES_MAX)
-        pieces.push({ page, pageCount: Math.min(MOVED_PAGES_MAX, run.page + run.pageCount - page) });
-    }
-  }
-  return pieces;
 }
 
 function writeAll(fd: number, bytes: Uint8Array, position: number): void {

@@ -16,7 +16,8 @@ import { mendInterruptedCalls } from "../../criu/interrupted-calls.ts";
 import { mendMaskedPaths } from "../../criu/masked-paths.ts";
 import { mendOverdueTimers } from "../../criu/overdue-timers.ts";
 import { mendRootCgroups } from "../../criu/root-cgroups.ts";
-import { readEmptied } from "../../criu/shared-memory.ts";
+import { mapGiven, nameOfGiven } from "../../criu/given-memory.ts";
+import { readEmptied, type EmptiedMemory } from "../../criu/shared-memory.ts";
 import { createContainer } from "../../docker/create.ts";
 import type { ContainerDescription } from "../../docker/description.ts";
 import type { Engine } from "../../docker/engine.ts";
@@ -31,7 +32,7 @@ import { RUNTIME } from "../../core/preflight-hosts.ts";
 import { PAGE_BYTES } from "../../memory/page-protocol.ts";
 import type { DigestedRun } from "../../memory/page-digests.ts";
 import { PageStore } from "../../memory/page-store.ts";
-import { fillShared } from "../../memory/shared-fill.ts";
+import { assertMapped, sharedFile } from "../../memory/shared-files.ts";
 import type { TrunkStream } from "../../transfer/stream.ts";
 import { CHANNELS, PAGE_CHANNELS, treeChannel } from "../channels.ts";
 import type { AgentContext } from "../context.ts";
@@ -47,6 +48,7 @@ import { TargetFiles } from "./files.ts";
 import { Made } from "./made.ts";
 import { Steps } from "../timeline.ts";
 import { openTaskPages, type TaskPages } from "./pages.ts";
+import { SHARED_MEMORY_NAME } from "../../kernel/shared-objects.ts";
 import { tasksIn } from "../../kernel/tasks.ts";
 import { createClosed, orphan } from "./staged-folder.ts";
 import { Staging } from "./staging.ts";
@@ -138,7 +140,7 @@ export class TargetSession {
     this.#unwanted.promise.catch(() => {}); // as long as nobody waits for memory
     this.#sharedReceived.promise.catch(() => {}); // likewise
     const pageCountMax = (freemem() * STORE_SHARE) / PAGE_BYTES;
-    this.#shared = this.#open.use(new PageStore(pageCountMax));
+    this.#shared = this.#open.use(new PageStore(pageCountMax, undefined, SHARED_MEMORY_NAME));
     this.#store = this.#open.use(new PageStore(context.config.pageHandler === "own" ? pageCountMax : 0, this.#shared));
   }
 
@@ -237,20 +239,25 @@ export class TargetSession {
     const staging = this.#need(this.#staging, "stage");
     const steps = new Steps();
     await this.#imagesReceived.promise;
-    await steps.take("mend images", () => mendImages(staging.images));
+    const shared = readEmptied(staging.images);
+    await steps.take("mend images", () => {
+      mendImages(staging.images);
+      if (shared.length > 0) mapGiven(staging.images, shared);
+    });
+    const given = new Map(shared.map((each) => [nameOfGiven(each.object), sharedFile(this.#shared, each)]));
     const { demanded, ahead, criu } = this.#pageChannels;
     const needed = (channel: TrunkStream | undefined): TrunkStream => this.#need(channel, "the channels for pages");
     const pageChannels = { demanded: needed(demanded), ahead: needed(ahead), criu: needed(criu) };
     const pages = this.#need(this.#pages, "stage");
     await steps.take("page handler", () => pages.serve(pageChannels));
     await steps
-      .take("restore", () => Promise.race([staging.restore(), pages.failure]))
+      .take("restore", () => Promise.race([staging.restore(given), pages.failure]))
       .catch((error: unknown) => {
         this.#context.log.error({ err: error, migration: this.subject.id }, "the restore failed");
         throw error;
       });
     pages.restored();
-    await this.#fillShared(staging, steps);
+    await this.#completeShared(shared, staging, steps);
     const registered = pages.assertServed(tasksIn(staging.cgroup));
     registered.catch(() => {}); // told below, unless somebody has ended the tasks
     let arrived: PageCounts | undefined;
@@ -265,13 +272,12 @@ export class TargetSession {
     return { steps: steps.all, ...(arrived === undefined ? {} : { pages: arrived }) };
   }
 
-  /** Gives the restored tasks the content of the memory that they share, if they lack it. */
-  async #fillShared(staging: Staging, steps: Steps): Promise<void> {
-    const emptied = readEmptied(staging.images);
-    if (emptied.length === 0) return;
+  /** Returns when the restored tasks have all of the memory that they share. */
+  async #completeShared(shared: readonly EmptiedMemory[], staging: Staging, steps: Steps): Promise<void> {
+    if (shared.length === 0) return;
     await steps.take("shared memory", async () => {
       await this.#sharedReceived.promise;
-      await fillShared(this.#shared, emptied, tasksIn(staging.cgroup));
+      assertMapped(this.#shared, shared, tasksIn(staging.cgroup));
     });
   }
 

@@ -2,11 +2,12 @@
  * The folder /run/dmigrate/expected/ID that the agent shares with the scripts in src/shim, which say what lies in it: there as soon as the
  * container is, until that has all its memory or is gone.
  */
-import { closeSync, constants, existsSync, openSync, readFileSync, readlinkSync, writeSync } from "node:fs";
+import { closeSync, constants, existsSync, openSync, readdirSync, readFileSync, readlinkSync, writeSync } from "node:fs";
 import { chown, mkdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import path from "node:path";
+import { DmigrateError } from "../../core/errors.ts";
 import type { ContainerId, MigrationId } from "../../core/ids.ts";
 import { freezerAt, type Fence, type Freezer } from "../../criu/freezer.ts";
 import { removeLeftovers } from "../../criu/runc-leftovers.ts";
@@ -105,13 +106,16 @@ export class StagedFolder implements AsyncDisposable {
   /**
    * Lets the restore go, as soon as CRIU waits for its configuration. First comes that, then the word that this host's agent has lived to
    * give it: without, the restore is ended. If runc has ended by then, the start fails with what it said.
+   * @param configuration comes at once, so that what CRIU restores is held whatever becomes of this agent
+   * @param more returns what follows, for CRIU, which has that process id and waits
    */
-  async openGate(configuration: string, signal: AbortSignal): Promise<void> {
+  async openGate(configuration: string, more: (criu: () => number) => Promise<string>, signal: AbortSignal): Promise<void> {
     for (;;) {
       const pipe = openForReader(this.configuration);
       if (pipe !== undefined) {
         try {
           writeSync(pipe, configuration);
+          writeSync(pipe, await more(() => waitingCriuIn(this.path)));
         } finally {
           closeSync(pipe);
         }
@@ -235,6 +239,18 @@ function criuIn(folder: string): number | undefined {
   const pid = pidIn(folder, "criu");
   if (pid === undefined || !hasProgram(pid)) return undefined;
   return path.basename(readlinkSync(`/proc/${pid}/exe`)).startsWith("criu") ? pid : undefined;
+}
+
+/** The process id of the CRIU that waits for its configuration: runc's child. Throws RESTORE_FAILED if there is none. */
+function waitingCriuIn(folder: string): number {
+  const runc = pidIn(folder, "runc") ?? 0;
+  const children = readdirSync(`/proc/${runc}/task`).flatMap((tid) =>
+    readFileSync(`/proc/${runc}/task/${tid}/children`, "utf8").split(" ").filter(Boolean).map(Number),
+  );
+  const criu = children.find((pid) => hasProgram(pid) && path.basename(readlinkSync(`/proc/${pid}/exe`)).startsWith("criu"));
+  if (criu === undefined)
+    throw new DmigrateError("RESTORE_FAILED", "CRIU ended before its restore; the agent's log on the target has more");
+  return criu;
 }
 
 /** Whether a program that the scripts have started there has ended, though nobody may have waited for it. */

@@ -12,11 +12,12 @@ import { DmigrateError, messageOf } from "../../core/errors.ts";
 import type { ContainerId } from "../../core/ids.ts";
 import type { Step } from "../../core/migration.ts";
 import { cgroupMountOptions, cgroupRootOptions } from "../../criu/cgroups.ts";
-import { restoreConfiguration } from "../../criu/configuration.ts";
+import { inheritedFiles, restoreConfiguration } from "../../criu/configuration.ts";
 import { fenceOf, type Fence, type Freezer } from "../../criu/freezer.ts";
 import { restoreSteps } from "../../criu/log-steps.ts";
 import { killedProgram, lastErrors, lastLines } from "../../criu/log.ts";
 import { keepMovesQuick } from "../../kernel/cgroup-moves.ts";
+import { giveDescriptors } from "../../kernel/give-descriptors.ts";
 import { ClosedWrites } from "../../kernel/inotify.ts";
 import { NetworkNamespace } from "../../kernel/netns.ts";
 import { SilentNetwork } from "../../network/silence.ts";
@@ -140,8 +141,11 @@ export class Staging implements AsyncDisposable {
     this.#folder.startRestore();
   }
 
-  /** Lets the restore go. Returns when every task is restored, and frozen; throws RESTORE_FAILED. */
-  async restore(): Promise<void> {
+  /**
+   * Lets the restore go. Returns when every task is restored, and frozen; throws RESTORE_FAILED.
+   * @param given descriptors of files that take the place of others, by the names of those in the images
+   */
+  async restore(given: ReadonlyMap<string, number> = new Map()): Promise<void> {
     using _pivot = this.#isReadOnly ? pivotFolder(this.rootfs) : undefined;
     this.startRestore();
     using _quick = this.#quickMoves;
@@ -150,7 +154,12 @@ export class Staging implements AsyncDisposable {
       const signal = AbortSignal.any([over.signal, AbortSignal.timeout(RESTORE_LIMIT_MS)]);
       const restored = this.#marks.wait("restored", this.#started, signal);
       restored.catch(() => {}); // told below
-      await Promise.race([this.#folder.openGate(this.#configuration, signal), restored]);
+      const give = async (criu: () => number): Promise<string> => {
+        if (given.size === 0) return "";
+        const fds = await giveDescriptors(criu(), [...given.values()]);
+        return inheritedFiles(new Map([...given.keys()].map((name, at) => [fds[at] ?? -1, name])));
+      };
+      await Promise.race([this.#folder.openGate(this.#configuration, give, signal), restored]);
       await Promise.race([restored, this.#givenUp(over.signal)]);
       await this.#freezer().freeze();
     } catch (error) {
