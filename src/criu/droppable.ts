@@ -1,7 +1,7 @@
 /**
- * Memory that the kernel may drop at any time (MAP_DROPPABLE of mmap(2)), in which glibc keeps the state of generators of random numbers. It
- * can't be registered for missing pages: the stock `criu lazy-pages` asks for such a page, can put it nowhere, and asks again for ever. So
- * the page maps that it reads have none of them, and they begin with zeros, as if they had been dropped.
+ * Memory that the kernel may drop at any time (MAP_DROPPABLE of mmap(2)), in which glibc keeps the state of generators of random numbers.
+ * It can't be registered for missing pages: the stock `criu lazy-pages` asks for such a page, can put it nowhere, and asks again for ever.
+ * So the page maps that it reads have none of them, and they begin with zeros, as if they had been dropped.
  */
 import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
