@@ -19,7 +19,7 @@ import { loadImage } from "./images/load.ts";
 import { removedOnInterrupt } from "./interrupt.ts";
 import { assertRoot, CLIENT, Lab, labNames, removeLab } from "./lab.ts";
 import { labName } from "./paths.ts";
-import { ROOT_DIR } from "./setup.ts";
+import { ensurePostgresRoot, ROOT_DIR } from "./setup.ts";
 
 const say = (line: string): void => void process.stderr.write(`${line}\n`);
 const print = (answer: object): void => void process.stdout.write(`${JSON.stringify(answer, undefined, 2)}\n`);
@@ -149,8 +149,9 @@ function addLoad(lab: Command): void {
     .action(async (host: string, image: keyof typeof IMAGES, { name, json = false }: { name: string; json?: boolean }) => {
       const on = (await Lab.attach(name)).host(host);
       if (!on.record.docker) throw new DmigrateError("LAB", `Host ${host} has no Docker Engine; name one that has: dmigrate lab status`);
-      const spec = IMAGES[image](ROOT_DIR);
-      await loadImage(on, await buildImage(spec, ROOT_DIR));
+      const root = image === "postgres" ? await ensurePostgresRoot() : ROOT_DIR;
+      const spec = IMAGES[image](root);
+      await loadImage(on, await buildImage(spec, root));
       if (json) print({ host, image: spec.name });
       else say(`Host ${host} has the image ${spec.name}.`);
     });

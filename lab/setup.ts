@@ -1,8 +1,9 @@
 /**
  * Builds the root file system that every lab host overlays: Debian 13 with Docker, runc and a CRIU that works on
- * today's kernels. Built once for a list of packages, about a minute, and cached outside the checkout.
+ * today's kernels; and, when it is asked for, one that only images are made of. Built once for a list of packages, about a minute, and
+ * cached outside the checkout.
  *
- * Run by `bin/setup lab`, which brings the programs that build it.
+ * Run by `bin/setup lab`, which brings the programs that build them.
  */
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
@@ -15,7 +16,20 @@ import { DmigrateError } from "../src/core/errors.ts";
 import { CACHE_DIR, CHECKOUT } from "./paths.ts";
 import { run } from "./run.ts";
 
+/** What a root file system is made of. */
+interface Recipe {
+  /** What it is, for whoever waits for it. */
+  readonly name: string;
+  readonly packages: readonly string[];
+  readonly packagesFromSid: readonly string[];
+  /** Lines of shell, with the root file system as `$1`. */
+  readonly hooks: readonly string[];
+  readonly megabytes: number;
+}
+
 const RELEASE = "trixie";
+/** Where the PostgreSQL image has its database cluster. */
+export const POSTGRES_CLUSTER = "/var/lib/postgresql/cluster";
 const PACKAGES = [
   "docker.io",
   "docker-cli",
@@ -37,15 +51,28 @@ const PACKAGES = [
   "libpython3-stdlib",
 ];
 /** Debian 13's own CRIU 4.1.1 can't dump inet sockets on kernels from 6.16 on; 4.2.1 can. */
-const PACKAGES_FROM_SID = ["criu"];
+const HOSTS: Recipe = { name: "the lab's hosts", packages: PACKAGES, packagesFromSid: ["criu"], hooks: [], megabytes: 450 };
+/** With the wrapper that lets PostgreSQL run as root, and a cluster whose superuser everybody is, which it does not make then. */
+const POSTGRES: Recipe = {
+  name: "the PostgreSQL image",
+  packages: ["postgresql-17", "libuid-wrapper", "busybox-static"],
+  packagesFromSid: [],
+  hooks: [
+    `chroot "$1" mkdir --mode 700 ${POSTGRES_CLUSTER} && chroot "$1" chown postgres ${POSTGRES_CLUSTER}`,
+    `chroot "$1" setpriv --reuid postgres --clear-groups /usr/lib/postgresql/17/bin/initdb -D ${POSTGRES_CLUSTER} -A trust --no-locale`,
+    `echo "host all all all trust" >> "$1${POSTGRES_CLUSTER}/pg_hba.conf"`,
+  ],
+  megabytes: 600,
+};
 
-const RECIPE = createHash("sha256")
-  .update(JSON.stringify([RELEASE, PACKAGES, PACKAGES_FROM_SID, 1]))
-  .digest("hex")
-  .slice(0, 12);
+/** Where a root file system is cached, whether it exists already or not. */
+function folderOf({ packages, packagesFromSid, hooks }: Recipe): string {
+  const recipe = createHash("sha256").update(JSON.stringify([RELEASE, packages, packagesFromSid, 1, ...hooks]));
+  return path.join(CACHE_DIR, `root-${recipe.digest("hex").slice(0, 12)}`);
+}
 
-/** The cached root file system, whether it exists already or not. */
-export const ROOT_DIR: string = path.join(CACHE_DIR, `root-${RECIPE}`);
+/** That of the hosts. */
+export const ROOT_DIR: string = folderOf(HOSTS);
 
 /** Makes sure that the root file system exists; returns its path. What `bin/setup lab` has to install for it is told on standard error. */
 export async function ensureRoot(): Promise<string> {
@@ -56,25 +83,34 @@ export async function ensureRoot(): Promise<string> {
   return ROOT_DIR;
 }
 
-/** Builds it unless it exists. */
-async function buildRoot(): Promise<void> {
-  if (existsSync(ROOT_DIR)) return;
+/** Makes sure that the root file system exists that the PostgreSQL image is made of; returns its path. */
+export async function ensurePostgresRoot(): Promise<string> {
+  await ensureRoot(); // and with it the programs that build one
+  return await buildRoot(POSTGRES);
+}
+
+/** Builds one unless it exists; returns its path. */
+async function buildRoot(recipe: Recipe): Promise<string> {
+  const { name, packages, packagesFromSid, megabytes } = recipe;
+  const folder = folderOf(recipe);
+  if (existsSync(folder)) return folder;
   await mkdir(CACHE_DIR, { recursive: true, mode: 0o755 });
   await removeAbandoned();
-  const building = `${ROOT_DIR}.${process.pid}`;
-  const log = `${ROOT_DIR}.log`;
-  say(`Building the lab's Debian ${RELEASE} root file system in ${ROOT_DIR} (once, about a minute, 450 MB):`);
-  say(`  ${[...PACKAGES, ...PACKAGES_FROM_SID].join(" ")}`);
+  const building = `${folder}.${process.pid}`;
+  const log = `${folder}.log`;
+  say(`Building the Debian ${RELEASE} root file system of ${name} in ${folder} (once, about a minute, ${megabytes} MB):`);
+  say(`  ${[...packages, ...packagesFromSid].join(" ")}`);
   await writeFile(log, "");
   try {
-    await bootstrap(building, log);
-    await rename(building, ROOT_DIR);
+    await bootstrap(recipe, building, log);
+    await rename(building, folder);
   } catch (error) {
     await rm(building, { recursive: true, force: true });
-    if (existsSync(ROOT_DIR)) return; // another process was quicker
+    if (existsSync(folder)) return folder; // another process was quicker
     throw error;
   }
   say("  done");
+  return folder;
 }
 
 function say(line: string): void {
@@ -89,19 +125,24 @@ async function removeAbandoned(): Promise<void> {
   }
 }
 
-async function bootstrap(target: string, log: string): Promise<void> {
+async function bootstrap({ packages, packagesFromSid, hooks }: Recipe, target: string, log: string): Promise<void> {
   const mirror = await debianMirror();
   // A mirror may lag behind: its signature counts, not its date.
   const sid = `deb [check-valid-until=no] ${mirror} sid main`;
-  const hooks = [
+  const fromSid = [
     `printf 'Package: *\\nPin: release a=unstable\\nPin-Priority: 50\\n' > "$1/etc/apt/preferences.d/sid"`,
     `echo '${sid}' > "$1/etc/apt/sources.list.d/sid.list"`,
     `chroot "$1" apt-get update`,
-    `chroot "$1" apt-get install -y -t sid --no-install-recommends ${PACKAGES_FROM_SID.join(" ")}`,
-    `rm -rf "$1/var/lib/apt/lists" && mkdir -p "$1/var/lib/apt/lists/partial"`,
+    `chroot "$1" apt-get install -y -t sid --no-install-recommends ${packagesFromSid.join(" ")}`,
   ];
-  const args = ["--variant=apt", `--include=${PACKAGES.join(",")}`, '--aptopt=Apt::Install-Recommends "false"'];
-  args.push(...hooks.map((hook) => `--customize-hook=${hook}`), RELEASE, target, mirror);
+  const tidy = `rm -rf "$1/var/lib/apt/lists" && mkdir -p "$1/var/lib/apt/lists/partial"`;
+  const args = ["--variant=apt", `--include=${packages.join(",")}`, '--aptopt=Apt::Install-Recommends "false"'];
+  args.push(
+    ...[...(packagesFromSid.length > 0 ? fromSid : []), ...hooks, tidy].map((hook) => `--customize-hook=${hook}`),
+    RELEASE,
+    target,
+    mirror,
+  );
   await runLogged("mmdebstrap", args, log);
 }
 
@@ -134,4 +175,4 @@ async function runLogged(program: string, args: readonly string[], log: string):
   if (code !== 0) throw new DmigrateError("LAB", `${program} failed with exit code ${code}; ${log} tells why`);
 }
 
-if (import.meta.main) await buildRoot();
+if (import.meta.main) await buildRoot(HOSTS);

@@ -5,6 +5,7 @@ import { execFileSync } from "node:child_process";
 import { readFileSync, readdirSync } from "node:fs";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
+import { POSTGRES_CLUSTER } from "../setup.ts";
 import type { Entry } from "./entries.ts";
 import type { ImageSpec, LayerSpec } from "./image.ts";
 
@@ -67,6 +68,56 @@ export function workloadsImage(rootDir: string): ImageSpec {
   };
 }
 
+/** As which user and group PostgreSQL believes to run. */
+const POSTGRES_ID = 999;
+
+/**
+ * PostgreSQL, of a root file system of its own (`ensurePostgresRoot`), with its data on a disk of the container; takes further options of
+ * postgres as its command. Everybody on the network is its superuser `postgres`.
+ *
+ * It refuses to run as root, and CRIU can dump tasks of other users only with CAP_SYS_RESOURCE, which a lab may lack: so it runs as root,
+ * and a wrapper of the C library's calls tells it otherwise.
+ */
+export function postgresImage(rootDir: string): ImageSpec {
+  const ids = ["RUID", "EUID", "SUID", "RGID", "EGID", "SGID"].map((id) => `UID_WRAPPER_INITIAL_${id}=${POSTGRES_ID}`);
+  const start = [
+    "#!/bin/sh",
+    "set -eu",
+    `chown ${POSTGRES_ID} "$PGDATA"`,
+    `export LD_PRELOAD=libuid_wrapper.so UID_WRAPPER=1 ${ids.join(" ")}`,
+    `export UID_WRAPPER_INITIAL_GROUPS=${POSTGRES_ID} UID_WRAPPER_INITIAL_GROUPS_COUNT=1`,
+    'exec postgres -c "listen_addresses=*" "$@"',
+  ];
+  return {
+    name: "dmigrate/postgres:latest",
+    layers: [
+      baseLayer(rootDir),
+      {
+        comment: "postgresql",
+        fromRoot: [
+          "usr/lib/postgresql/17/bin/postgres",
+          "usr/lib/postgresql/17/lib/{dict_snowball,pg_prewarm,plpgsql}.so",
+          "usr/share/postgresql/17/**",
+          "usr/share/zoneinfo/**",
+          "usr/lib/*/libuid_wrapper.so",
+        ],
+        entries: {
+          "usr/local/bin/start": text(start.join("\n").concat("\n"), 0o755),
+          "var/run": link("/run"),
+          "run/postgresql": folder(0o777),
+        },
+      },
+      { comment: "a database cluster", fromRoot: [`${POSTGRES_CLUSTER.slice(1)}/**`] },
+    ],
+    config: {
+      Env: [`${PATH}:/usr/lib/postgresql/17/bin`, `PGDATA=${POSTGRES_CLUSTER}`],
+      Entrypoint: ["start"],
+      ExposedPorts: { "5432/tcp": {} },
+      StopSignal: "SIGINT",
+    },
+  };
+}
+
 /** Python with what its package python3-minimal holds, and mmap and sqlite3, which libpython3-stdlib adds. */
 const PYTHON: LayerSpec = {
   comment: "python",
@@ -79,7 +130,7 @@ const PYTHON: LayerSpec = {
 };
 
 /** All of them, by the name that follows `dmigrate/`. */
-export const IMAGES = { busybox: busyboxImage, redis: redisImage, workloads: workloadsImage } as const;
+export const IMAGES = { busybox: busyboxImage, postgres: postgresImage, redis: redisImage, workloads: workloadsImage } as const;
 
 const WORKLOADS_DIR = fileURLToPath(new URL("../workloads/self-checking/", import.meta.url));
 /** Parts of the workloads' folder that are no workloads. */

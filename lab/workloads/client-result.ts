@@ -18,14 +18,16 @@ const span = z.object({
 
 /** What every client measures. */
 export const clientResult = z.object({
-  /** Longest gap between two replies, or between the last one and the end. */
+  /** Longest gap between two replies, or between the last one and the end, over whatever connections. */
   downtimeMs: z.number(),
-  /** When that gap began: milliseconds since 1970. */
+  /** The same of that one of its connections which waited longest. */
+  longestWaitMs: z.number(),
+  /** When the gap began: milliseconds since 1970. */
   gapAtMs: z.number(),
   durationMs: z.number(),
   replies: z.int(),
   repliesPerSecond: z.number(),
-  /** How often it connected: 1 if the connection never broke. */
+  /** How often it connected: as often as it has connections if none ever broke. */
   connections: z.int(),
   /** Everything that went wrong: lost connections, error replies, wrong answers and, at the end, what was not there. */
   errors: z.int(),
@@ -47,8 +49,18 @@ export const redisClientResult = clientResult.extend({
   doubleIncrements: z.int(),
 });
 
+/** What the PostgreSQL client measures besides. */
+export const postgresClientResult = clientResult.extend({
+  commits: z.int(),
+  /** Transactions that were committed, and were not there later. */
+  lostCommits: z.int(),
+  /** Transactions that were there more often than they were committed. */
+  doubledCommits: z.int(),
+});
+
 export type ClientResult = z.infer<typeof clientResult>;
 export type RedisClientResult = z.infer<typeof redisClientResult>;
+export type PostgresClientResult = z.infer<typeof postgresClientResult>;
 
 /** A moment that whoever drives the client gave a name, by the clock of performance.now(). */
 export interface Mark {
@@ -70,7 +82,11 @@ export class FaultList {
   }
 }
 
-/** Derives a result. Times are of performance.now(). */
+/**
+ * Derives a result. Times are of performance.now().
+ * @param log of all replies
+ * @param lanes those of each connection, if there are several
+ */
 export function measure(
   log: ReplyLog,
   startMs: number,
@@ -78,11 +94,13 @@ export function measure(
   marks: readonly Mark[],
   connections: number,
   faults: FaultList,
+  lanes: readonly ReplyLog[] = [log],
 ): ClientResult {
   const gap = log.longestGap(startMs, endMs);
   const whole = spanOf(log, "whole", startMs, endMs);
   return {
     downtimeMs: round(gap.lengthMs),
+    longestWaitMs: round(Math.max(...lanes.map((lane) => lane.longestGap(startMs, endMs).lengthMs))),
     gapAtMs: round(performance.timeOrigin + gap.startMs),
     durationMs: whole.durationMs,
     replies: log.replyCount,
