@@ -127,6 +127,27 @@ void describe("page readers", { timeout: 60_000 }, () => {
     assert.deepEqual(ascending(order.slice(4)), ascending([long.pid, short.pid]));
   });
 
+  for (const [tasks, taskCount] of [
+    ["one large task", 1],
+    ["several tasks", 4],
+  ] as const) {
+    void it(`all begin at once, on ${tasks}`, async () => {
+      await using arenas = new AsyncDisposableStack();
+      const all: ReadTask[] = [];
+      for (let at = 0; at < taskCount; at++) all.push(taskOf(arenas.use(await arena()), [0, 256 / taskCount]));
+      let asked = 0; // once for each reader that begins, and once more
+      const reading = new PageReaders(() => ({ workers: asked++ < 4 ? 4 : 0, chunkPages: 16 })).read(all);
+      const first = next(reading);
+      assert.equal(asked, 5, "they wait for each other");
+      const chunks = [await first, await next(reading), await next(reading), await next(reading)];
+      assert.equal(new Set(chunks.map(({ task }) => task)).size, taskCount);
+      assert.equal(new Set(chunks.flatMap((chunk) => assertRight(chunk).map((page) => `${chunk.task.pid} ${page}`))).size, 64);
+      const left = reading.return();
+      for (const chunk of chunks) chunk[Symbol.dispose]();
+      await left;
+    });
+  }
+
   void it("wait for whoever keeps what it was given, with two buffers a reader", async () => {
     await using task = await arena();
     const reading = new PageReaders(() => PLAN).read([taskOf(task, [0, 256])]);
