@@ -67,6 +67,11 @@ export class SourceFiles implements AsyncDisposable {
     await channel.close();
   }
 
+  /** Copies what has changed since, just before the freeze, whose work it would be else. */
+  async catchUp(pace: Pace): Promise<void> {
+    for (const index of this.#trees.keys()) await this.#round(await this.#open(treeChannel(index, false)), index, pace);
+  }
+
   /** Opens what the freeze will need, so that no connection is made in the downtime. */
   async prepareLast(): Promise<LastRound> {
     const channels = await Promise.all([...this.#trees.keys()].map((index) => this.#open(treeChannel(index, true))));

@@ -227,13 +227,14 @@ export class SourceSession {
     return new Trackers(means, (pid) => guard.openUserfaultfd(pid));
   }
 
-  /** Does all that is slow before the freeze, on both hosts; copies memory for the last time. */
+  /** Does all that is slow before the freeze, on both hosts; copies for the last time what has changed since, memory last. */
   async #stage(copied: Copied): Promise<Freeze> {
     const { options, subject, target } = this.#scope;
     using namespace = NetworkNamespace.open(`/proc/${subject.initPid}/ns/net`);
     const request = { criuOptions: copied.criuOptions, interfaceNames: namesByAddress(interfacesOf(namespace)) };
     this.#scope.warn(...(await target.stage(subject.id, request, options)));
     this.#freezing = await Freeze.prepare(this.#scope, copied);
+    await copied.files.catchUp(this.#scope.pace);
     await copied.shared.catchUp();
     await copied.memory?.catchUp();
     return this.#freezing;
