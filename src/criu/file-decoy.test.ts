@@ -11,10 +11,14 @@ import { FileDecoys } from "./file-decoy.ts";
 
 const SHARED_BYTES = 2 << 20;
 
-/** Shares memory with a child. At each line one of them does something: the parent unmaps half of it, the child maps a device. */
+/**
+ * Shares memory with a child, and has a SysV segment, whose inode is 0 as it is the first. At each line one of them does something: the
+ * parent unmaps half of what is shared, the child maps a device.
+ */
 const PROGRAM = `
 $| = 1;
 my $shared = syscall(9, 0, ${SHARED_BYTES}, 3, 0x21, -1, 0);
+syscall(30, syscall(29, 0, 4096, 01600), 0, 0);
 open my $random, '<', '/dev/urandom'; syscall(0, fileno($random), $shared, ${SHARED_BYTES});
 pipe(my $from, my $to); pipe(my $done, my $say);
 if (!fork) {
@@ -51,7 +55,7 @@ function assertLike(decoy: number, pid: number, shared: ReadonlySet<number>): Se
 
 void describe("a decoy of mapped files", { skip: process.arch !== "x64", timeout: 60_000 }, () => {
   void it("shows what is mapped, with one empty file in place of what is shared; not if one of the processes can't be shown", async () => {
-    const parent = spawn("perl", ["-e", PROGRAM], { detached: true });
+    const parent = spawn("unshare", ["--ipc", "perl", "-e", PROGRAM], { detached: true });
     const said = createInterface({ input: parent.stdout })[Symbol.asyncIterator]();
     const goOn = async (): Promise<unknown> => (parent.stdin.write("\n"), await said.next());
     await said.next();

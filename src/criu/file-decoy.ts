@@ -6,9 +6,8 @@
  * INVARIANT: CRIU sees the same file wherever tasks share memory: one that takes the place of an object does so in all tasks.
  */
 import * as fs from "node:fs";
-import path from "node:path";
 import { DmigrateError, messageOf } from "../core/errors.ts";
-import { mappingsOf, type MapsEntry } from "../kernel/maps.ts";
+import { mappingsOf, type MapsEntry, type ReadMappings } from "../kernel/maps.ts";
 import { makeMemoryFile } from "../kernel/memory-file.ts";
 import { canScan } from "../kernel/pagemap.ts";
 import { canPuppet, Puppet } from "../kernel/puppet.ts";
@@ -21,7 +20,7 @@ const PAGE_BYTES = 4096;
 /** A mapping as a decoy shows it. */
 interface Shown {
   readonly mapping: MapsEntry;
-  /** How the file is open: the permissions of its link. */
+  /** How the file is open, as the permissions of its link tell. */
   readonly mode: number;
   /** Whether it is an empty file in place of shared memory. */
   readonly isEmpty: boolean;
@@ -49,8 +48,8 @@ class FileDecoy implements Disposable {
    * Shows what a task has mapped now. Throws KERNEL, or as node:fs does, if it can't: what is mapped can't be opened, or is no file.
    * @param empty the files in place of shared memory, by its inode
    */
-  async show(pid: number, empty: ReadonlyMap<bigint, number>): Promise<void> {
-    const wanted = filesOf(pid, empty);
+  async show(pid: number, empty: ReadonlyMap<bigint, number>, read: ReadMappings): Promise<void> {
+    const wanted = filesOf(pid, read(pid), empty);
     for (const [start, shown] of this.#shown) {
       if (isSame(wanted.get(start), shown)) continue;
       await this.#puppet.unmap(shown.mapping);
@@ -99,23 +98,28 @@ export class FileDecoys implements Disposable {
 
   /** Makes decoys for tasks that still run, as far as that can be: `update` makes up for it. */
   async prepare(objects: ReadonlyMap<bigint, SharedObject>): Promise<void> {
-    await this.#begin(objects);
+    await this.#begin(objects, mappingsOf);
   }
 
   /**
    * Brings the decoys up to date with the tasks, which are frozen now. Throws DUMP_FAILED if one can't be.
    * @param pids of all tasks
    * @param objects shared memory that CRIU is to find empty
+   * @param read reads the mappings of tasks
    * @returns those of them that it will: what a task maps that has no decoy, CRIU dumps
    */
-  async update(pids: ReadonlySet<number>, objects: ReadonlyMap<bigint, SharedObject>): Promise<ReadonlyMap<bigint, SharedObject>> {
-    await this.#begin(objects);
+  async update(
+    pids: ReadonlySet<number>,
+    objects: ReadonlyMap<bigint, SharedObject>,
+    read: ReadMappings = mappingsOf,
+  ): Promise<ReadonlyMap<bigint, SharedObject>> {
+    await this.#begin(objects, read);
     const hidden = new Map([...objects].filter(([, { mappings }]) => mappings.every(({ pid }) => this.#decoys.has(pid))));
     const empty = new Map([...this.#empty].filter(([inode]) => hidden.has(inode)));
     for (const [pid, decoy] of this.#decoys) {
       if (!pids.has(pid)) continue; // it has ended
       try {
-        await decoy.show(pid, empty);
+        await decoy.show(pid, empty, read);
       } catch (error) {
         const text = `What process ${pid} of the container has mapped by now can't be shown to CRIU (${messageOf(error)}); migrate again`;
         throw new DmigrateError("DUMP_FAILED", text, error);
@@ -125,7 +129,7 @@ export class FileDecoys implements Disposable {
   }
 
   /** Makes the decoys that are missing, as far as that can be. */
-  async #begin(objects: ReadonlyMap<bigint, SharedObject>): Promise<void> {
+  async #begin(objects: ReadonlyMap<bigint, SharedObject>, read: ReadMappings): Promise<void> {
     for (const { inode, mappings } of objects.values()) {
       if (this.#empty.has(inode)) continue;
       const file = ifPossible(() => emptyLike(fs.statSync(mappedFile(mappings[0].pid, mappings[0].mapping))));
@@ -136,7 +140,7 @@ export class FileDecoys implements Disposable {
       using made = new DisposableStack();
       const decoy = made.use(await FileDecoy.begin());
       try {
-        await decoy.show(pid, this.#empty);
+        await decoy.show(pid, this.#empty, read);
       } catch {
         continue; // it has ended, or changes what it maps just now, or maps something that can't be shown
       }
@@ -154,16 +158,22 @@ export class FileDecoys implements Disposable {
   }
 }
 
+/** Of anonymous memory. A file may have the inode 0: the first SysV segment of a namespace has. */
+const NO_DEVICE = "00:00";
+
 /** The mapped files of a process by where they begin. */
-function filesOf(pid: number, empty: ReadonlyMap<bigint, number>): Map<number, Shown> {
-  const files = new Set(fs.readdirSync(`/proc/${pid}/map_files`));
+function filesOf(pid: number, mappings: readonly MapsEntry[], empty: ReadonlyMap<bigint, number>): Map<number, Shown> {
   const shown = new Map<number, Shown>();
-  for (const mapping of mappingsOf(pid)) {
-    const file = mappedFile(pid, mapping);
-    if (!files.has(path.basename(file))) continue;
-    shown.set(mapping.start, { mapping, mode: fs.lstatSync(file).mode & 0o600, isEmpty: empty.has(mapping.inode) });
+  for (const mapping of mappings) {
+    const { start, inode, device } = mapping;
+    if (device !== NO_DEVICE) shown.set(start, { mapping, mode: modeOf(pid, mapping), isEmpty: empty.has(inode) });
   }
   return shown;
+}
+
+/** How a file is open. Whether one that is mapped privately may be written means nothing to its mapping. */
+function modeOf(pid: number, mapping: MapsEntry): number {
+  return mapping.shared ? fs.lstatSync(mappedFile(pid, mapping)).mode & 0o600 : 0o400;
 }
 
 function isSame(one: Shown | undefined, other: Shown | undefined): boolean {

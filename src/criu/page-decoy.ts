@@ -6,8 +6,8 @@
  */
 import { readFileSync } from "node:fs";
 import { DmigrateError } from "../core/errors.ts";
-import { mappingsOf, type MapsEntry } from "../kernel/maps.ts";
-import { canScan, Pagemap, type AddressRange } from "../kernel/pagemap.ts";
+import { mappingsOf, type MapsEntry, type ReadMappings } from "../kernel/maps.ts";
+import { appendRange, canScan, Pagemap, type AddressRange } from "../kernel/pagemap.ts";
 import { canPuppet, Puppet } from "../kernel/puppet.ts";
 import type { ShowDecoy } from "./lazy-dump.ts";
 import { pagesOf, readLazyRanges, withLazyRanges, type PageRange } from "./pagemap.ts";
@@ -63,15 +63,17 @@ interface Memory {
 }
 
 /** undefined: it has locked memory, which can't be lazy, and which it is this does not know. Throws ENOENT or ESRCH if it has ended. */
-function memoryOf(pid: number): Memory | undefined {
+function memoryOf(pid: number, read: ReadMappings = mappingsOf): Memory | undefined {
   if (/^VmLck:\s+[1-9]/m.test(readFileSync(`/proc/${pid}/status`, "utf8"))) return undefined;
-  const mappings = mappingsOf(pid);
-  const eager = mappings.filter((mapping) => lazinessOf(mapping) === "eager");
+  const mappings = read(pid);
+  const eager: AddressRange[] = [];
+  // As one what adjoins: of libraries a process has a hundred mappings, in a handful of places.
+  for (const mapping of mappings) if (lazinessOf(mapping) === "eager") appendRange(eager, mapping.start, mapping.end);
   return { lazy: mappings.filter((mapping) => lazinessOf(mapping) === "lazy"), eager: presentIn(pid, eager) };
 }
 
 /** The pages of these mappings that are there. */
-function presentIn(pid: number, mappings: readonly MapsEntry[]): AddressRange[] {
+function presentIn(pid: number, mappings: readonly AddressRange[]): AddressRange[] {
   using pagemap = new Pagemap(pid);
   return mappings.flatMap(({ start, end }) => pagemap.present({ start: Math.max(start, OWN_PAGE + PAGE_BYTES), end }));
 }
@@ -112,13 +114,14 @@ export class PageDecoys implements Disposable {
    * Brings the decoys up to date with the tasks, which are frozen now. Those that have none are CRIU's. Throws KERNEL, or DUMP_FAILED if
    * one has locked memory since.
    * @param tasks process ids on this host by those inside the container
+   * @param read reads their mappings
    */
-  async update(tasks: ReadonlyMap<number, number>): Promise<void> {
+  async update(tasks: ReadonlyMap<number, number>, read: ReadMappings = mappingsOf): Promise<void> {
     const mappings = new Map<number, { readonly pid: number; readonly lazy: readonly MapsEntry[] }>();
     for (const [process, pid] of tasks) {
       const decoy = this.#decoys.get(pid);
       if (decoy === undefined) continue;
-      const memory = memoryOf(pid);
+      const memory = memoryOf(pid, read);
       if (memory === undefined) throw new DmigrateError("DUMP_FAILED", `Process ${process} locks memory now; migrate again`);
       await decoy.show(memory.eager);
       mappings.set(process, { pid, lazy: memory.lazy });

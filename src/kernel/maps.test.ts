@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import { parseMaps } from "./maps.ts";
+import { parseMaps, standingMappings } from "./maps.ts";
 
 test("those of this process are told in ascending order, with their files and the kernel's names", () => {
   const maps = parseMaps(readFileSync("/proc/self/maps", "utf8"));
@@ -16,4 +16,10 @@ test("a path may hold blanks, and a file be deleted", () => {
   const [start, end] = [0x400000, 0x40b000];
   const access = { readable: true, writable: false, shared: true };
   assert.deepEqual(entry, { start, end, ...access, offset: 0x2000, device: "fe:00", inode: 12n, path: "/tmp/a b (deleted)" });
+});
+
+test("those of a process that stands still are read once", () => {
+  const [read, other] = [standingMappings(), standingMappings()];
+  assert.equal(read(process.pid), read(process.pid));
+  assert.notEqual(read(process.pid), other(process.pid));
 });

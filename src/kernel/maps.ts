@@ -28,6 +28,19 @@ export function mappingsOf(pid: number): MapsEntry[] {
   return parseMaps(readFileSync(`/proc/${pid}/maps`, "utf8"));
 }
 
+/** How the mappings of a process are read. */
+export type ReadMappings = (pid: number) => readonly MapsEntry[];
+
+/** Reads those of processes that stand still, of each once. */
+export function standingMappings(): ReadMappings {
+  const known = new Map<number, readonly MapsEntry[]>();
+  return (pid) => {
+    const mappings = known.get(pid) ?? mappingsOf(pid);
+    known.set(pid, mappings);
+    return mappings;
+  };
+}
+
 /** Parses the text of such a file, in ascending order of addresses. Addresses of the kernel's half, like `[vsyscall]`, are left out. */
 export function parseMaps(text: string): MapsEntry[] {
   const mappings: MapsEntry[] = [];

@@ -3,7 +3,7 @@
  * for their buffers. The kernel keeps each as a file in memory that no name and no descriptor leads to.
  */
 import { closeSync, fstatSync, readdirSync, readFileSync, readlinkSync, statSync, type Stats } from "node:fs";
-import { mappingsOf, type MapsEntry } from "./maps.ts";
+import { mappingsOf, type MapsEntry, type ReadMappings } from "./maps.ts";
 import { makeMemoryFile } from "./memory-file.ts";
 import { hasUnseenWriters } from "./unseen-writers.ts";
 
@@ -29,12 +29,12 @@ export interface SharedObject {
  * All that these processes share so and nothing but their own mappings leads to; one that has ended is passed over. Left out is what one of
  * them has a descriptor of, maps privately, has perhaps locked (mlock(2)), or may have written by asynchronous I/O.
  */
-export function sharedObjectsOf(pids: Iterable<number>): Map<bigint, SharedObject> {
+export function sharedObjectsOf(pids: Iterable<number>, read: ReadMappings = mappingsOf): Map<bigint, SharedObject> {
   const objects = new Map<bigint, SharedObject>();
   const excluded = new Set<bigint>();
   const all = [...pids];
   for (const pid of all) {
-    const mappings = unlessEnded(() => mappingsOf(pid).filter(isAnonymousShared)) ?? [];
+    const mappings = unlessEnded(() => read(pid).filter(isAnonymousShared)) ?? [];
     const isUnfit = mappings.length > 0 && unlessEnded(() => hasUnseenWriters(pid) || hasLocked(pid)) === true;
     for (const mapping of mappings) {
       const { inode, shared } = mapping;

@@ -10,6 +10,7 @@ import { createCipheriv, randomBytes } from "node:crypto";
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
 import { setImmediate as letOthersRun } from "node:timers/promises";
 import { DmigrateError } from "../core/errors.ts";
+import type { ReadMappings } from "../kernel/maps.ts";
 import { mappedFile, sharedObjectsOf, type SharedObject } from "../kernel/shared-objects.ts";
 import { dataExtents } from "../kernel/sparse.ts";
 import type { OpenUserfaultfd } from "../kernel/write-protection.ts";
@@ -85,8 +86,8 @@ export class SharedRounds implements Disposable {
   }
 
   /** What has been copied and can still be, as it is mapped now. */
-  objects(): Map<bigint, SharedObject> {
-    return new Map([...sharedObjectsOf(this.#tasks.pids())].filter(([inode]) => this.#copied.has(inode)));
+  objects(readMappings?: ReadMappings): Map<bigint, SharedObject> {
+    return new Map([...sharedObjectsOf(this.#tasks.pids(), readMappings)].filter(([inode]) => this.#copied.has(inode)));
   }
 
   /** Its number in the rounds, and its size in bytes. Of one that was copied. */

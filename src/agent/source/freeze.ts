@@ -19,6 +19,7 @@ import type { EngineNews } from "../../docker/engine.ts";
 import type { RestartPolicy } from "../../docker/inspect.ts";
 import { NEVER_RESTART, setRestartPolicy } from "../../docker/lifecycle.ts";
 import { liesOnHost, volumeIdentity } from "../../docker/volumes.ts";
+import { standingMappings } from "../../kernel/maps.ts";
 import { NetworkNamespace } from "../../kernel/netns.ts";
 import { pidsIn, stoppedIn, tasksIn } from "../../kernel/tasks.ts";
 import { pageCountOf, type PageRange } from "../../memory/page-ranges.ts";
@@ -296,12 +297,9 @@ export class Freeze {
       held.lock();
       const lockedMs = timeline.now();
       const tasks = tasksIn(freezer.folder);
-      const [unsettled, strangers] = await Promise.all([
-        unsettledCount(subject.initPid),
-        strangersIn(freezer.folder, subject.initPid),
-        decoys.update(tasks),
-        shared.update(tasks),
-      ]);
+      const read = standingMappings();
+      const [unsettled] = await Promise.all([unsettledCount(subject.initPid), decoys.update(tasks, read), shared.update(tasks, read)]);
+      const strangers = strangersIn(freezer.folder, subject.initPid);
       const waitedMs = startMs - beganAtMs;
       if (strangers.length === 0 && (unsettled === 0 || waitedMs > UNSETTLED_LIMIT_MS)) {
         if (unsettled > 0) this.#scope.warn(unsettledWarning(unsettled));

@@ -5,6 +5,7 @@
 import { FileDecoys } from "../../criu/file-decoy.ts";
 import type { ShowDecoy } from "../../criu/lazy-dump.ts";
 import { writeEmptied, type EmptiedMemory } from "../../criu/shared-memory.ts";
+import type { ReadMappings } from "../../kernel/maps.ts";
 import type { SharedObject } from "../../kernel/shared-objects.ts";
 import type { SharedRounds } from "../../memory/shared-rounds.ts";
 import { CHANNELS } from "../channels.ts";
@@ -46,11 +47,12 @@ export class HiddenMemory implements Disposable {
   /**
    * Sees to it that CRIU finds empty what was copied ahead, of tasks that are frozen now. Throws DUMP_FAILED, KERNEL.
    * @param tasks process ids on this host by those inside the container
+   * @param read reads their mappings
    */
-  async update(tasks: ReadonlyMap<number, number>): Promise<void> {
+  async update(tasks: ReadonlyMap<number, number>, read: ReadMappings): Promise<void> {
     if (this.#parts === undefined) return;
     const { rounds, decoys } = this.#parts;
-    this.#hidden = await decoys.update(new Set(tasks.values()), rounds.objects());
+    this.#hidden = await decoys.update(new Set(tasks.values()), rounds.objects(read), read);
   }
 
   /**
