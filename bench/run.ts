@@ -3,6 +3,7 @@
  * says so.
  */
 import { parseArgs } from "node:util";
+import { processes } from "./processes.ts";
 import { pagePlane } from "./page-plane/page-plane.ts";
 import { renderRows, type Row } from "./rows.ts";
 import { tracking } from "./tracking.ts";
@@ -10,7 +11,7 @@ import { tracking } from "./tracking.ts";
 /** @param say is told what is being measured */
 type Benchmark = (say: (line: string) => void) => Promise<Row[]>;
 
-const BENCHMARKS: Readonly<Record<string, Benchmark>> = { "page-plane": pagePlane, tracking };
+const BENCHMARKS: Readonly<Record<string, Benchmark>> = { "page-plane": pagePlane, processes, tracking };
 
 const { positionals, values } = parseArgs({ allowPositionals: true, options: { json: { type: "boolean", default: false } } });
 const [name = "", ...others] = positionals;
