@@ -20,7 +20,15 @@ const a = hostName("a");
 const b = hostName("b");
 const id = newMigrationId(1n);
 const web = { id, container: "web", containerId: containerId("c".repeat(64)), detail: { step: "copy" } };
-const request: MigrateRequest = { container: "web", target: b, mode: "post-copy", keepSource: true, maxDowntimeMs: 300, verify: true };
+const request: MigrateRequest = {
+  container: "web",
+  target: b,
+  mode: "post-copy",
+  keepSource: true,
+  maxDowntimeMs: 300,
+  bytesPerSecond: 25_000_000,
+  verify: true,
+};
 
 const report: Report = {
   id,

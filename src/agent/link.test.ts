@@ -264,6 +264,33 @@ test("a trunk has no more connections than its source wants", async (t) => {
   }
 });
 
+test("a limit that a source gives a migration holds that back, also by the trunk that is dialled next, and no other", async (t) => {
+  const [a, b] = (await linkedHosts(t, "a", "b")) as Two;
+  const other = newMigrationId(2n);
+  using _expecting = a.link.expect(b.name, id, 100_000);
+  using _expectingOther = a.link.expect(b.name, other);
+  const received = new Map<string, number>();
+  for (const migration of [id, other]) {
+    b.link.accept(a.name, migration, "files", async (channel) => {
+      received.set(migration, 0);
+      for await (const chunk of receiveAll(channel)) received.set(migration, (received.get(migration) ?? 0) + chunk.length);
+    });
+  }
+  using _other = await b.link.dial(a.name, other);
+  for (let count = 0; count < 2; count++) {
+    using _trunk = await b.link.dial(a.name, id);
+    const limited = await a.link.open(b.name, id, kind("files"));
+    const sending = sendAll(limited, [Buffer.alloc(8 << 20)]); // 80 seconds of it
+    const unlimited = await a.link.open(b.name, other, kind("files"));
+    await sendAll(unlimited, [Buffer.alloc(8 << 20)]);
+    await unlimited.close();
+    assert.equal(received.get(other), 8 << 20);
+    assert.ok((received.get(id) ?? NaN) < 4 << 20, `${received.get(id)} bytes`);
+    limited.destroy();
+    await assert.rejects(sending, { code: "TRANSFER_FAILED" });
+  }
+});
+
 test("a trunk ends with its migration, once what is on it has ended", async (t) => {
   const [a, b] = (await linkedHosts(t, "a", "b")) as Two;
   using _expecting = a.link.expect(b.name, id);

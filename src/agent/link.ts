@@ -5,6 +5,7 @@ import type { TLSSocket } from "node:tls";
 import type { Logger } from "pino";
 import { DmigrateError, toldBy } from "../core/errors.ts";
 import type { HostName, MigrationId } from "../core/ids.ts";
+import { LinkShares } from "../core/link-shares.ts";
 import type { TransferOrder } from "../core/schedule.ts";
 import type { TrunkStream } from "../transfer/stream.ts";
 import { Trunk } from "../transfer/trunk.ts";
@@ -57,6 +58,8 @@ export class Link {
   readonly #log: Logger;
   readonly #order: TransferOrder;
   readonly #arriving: ArrivingTrunks;
+  /** Of the trunks by which this host sends. */
+  readonly #shares = new LinkShares();
   readonly #expectedTrunks = new Map<MigrationId, ExpectedTrunk>();
   /** The channels that are accepted, by migration and name. */
   readonly #expectedChannels = new Map<MigrationId, Map<string, ExpectedChannel>>();
@@ -162,12 +165,26 @@ export class Link {
       const { migration } = offer;
       const expected = this.#expectedTrunks.get(migration);
       if (peer === undefined || expected?.peer !== peer) throw notExpected("trunk", migration, peer);
-      arrive(expected, this.#arriving.join(socket, offer, peer, expected.plan));
+      this.#arrive(expected, this.#arriving.join(socket, offer, peer, expected.plan));
     } catch (error) {
       const refusal = DmigrateError.from(error, "PROTOCOL");
       this.#log.warn({ from: socket.remoteAddress, peer, err: refusal }, "refused a connection");
       refuse(socket, refusal);
     }
+  }
+
+  /** A connection of a trunk has come. */
+  #arrive(expected: ExpectedTrunk, trunk: Trunk): void {
+    const { last, another, bytesPerSecond, peer } = expected;
+    if (trunk === last) return;
+    if (bytesPerSecond !== undefined) trunk.limitRate(bytesPerSecond);
+    trunk.shareWith(this.#shares, peer);
+    expected.last = trunk;
+    expected.arrived.resolve(trunk);
+    last?.destroy(new Error("its target has dialled again"));
+    expected.count += 1;
+    expected.another = Promise.withResolvers();
+    another.resolve();
   }
 
   #serveStream(stream: TrunkStream, migration: MigrationId, peer: HostName): void {
@@ -195,19 +212,6 @@ export class Link {
       channel.answer(failure);
     }
   }
-}
-
-/** A connection of a trunk has come. */
-function arrive(expected: ExpectedTrunk, trunk: Trunk): void {
-  const { last, another, bytesPerSecond } = expected;
-  if (trunk === last) return;
-  if (bytesPerSecond !== undefined) trunk.limitRate(bytesPerSecond);
-  expected.last = trunk;
-  expected.arrived.resolve(trunk);
-  last?.destroy(new Error("its target has dialled again"));
-  expected.count += 1;
-  expected.another = Promise.withResolvers();
-  another.resolve();
 }
 
 function notExpected(what: string, migration: MigrationId, peer: HostName | undefined): DmigrateError {

@@ -37,7 +37,13 @@ const STRICT_RUN_MAX = 15;
 /** `fifo`: no class comes before another, to show what that is worth. */
 export type TransferOrder = "priority" | "fifo";
 
-export type Lane = "reserved" | "shared";
+/** `strict`: a shared one, as long as it carries nothing that nobody waits for. */
+export type Lane = "reserved" | "strict" | "shared";
+
+/** Whether somebody waits for what is of this class, or is likely to. */
+export function isStrict(of: TransferClass): boolean {
+  return STRICT.includes(of);
+}
 
 /** A frame that was sent, or that there was none any more. */
 export interface Sent {
@@ -79,9 +85,14 @@ export class Schedule<Stream> {
     state.ready.add(stream);
   }
 
+  /** Whether something is ready that nobody waits for. */
+  get hasShared(): boolean {
+    return this.#first(SHARING) !== undefined;
+  }
+
   /** Has the stream whose turn it is send a frame. Returns whether there was one. */
   next(lane: Lane, send: (stream: Stream) => Sent): boolean {
-    const chosen = lane === "reserved" ? this.#first(URGENT) : this.#choose();
+    const chosen = lane === "shared" ? this.#choose() : this.#first(lane === "reserved" ? URGENT : STRICT);
     const state = chosen === undefined ? undefined : this.#classes[chosen];
     const [stream] = state?.ready ?? [];
     if (chosen === undefined || state === undefined || stream === undefined) return false;

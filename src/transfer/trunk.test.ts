@@ -7,7 +7,8 @@ import { test } from "node:test";
 import { setImmediate as turn } from "node:timers/promises";
 import * as fc from "fast-check";
 import { DmigrateError } from "../core/errors.ts";
-import { TRANSFER_CLASSES } from "../core/schedule.ts";
+import { LinkShares } from "../core/link-shares.ts";
+import { TRANSFER_CLASSES, type TransferClass } from "../core/schedule.ts";
 import { TRUNK_FRAME_BYTES_MAX, writeTrunkFrame, type PageSpan, type PlainContent, type PlainFrame } from "../wire/trunk-frames.ts";
 import { WINDOW_BYTES, type TrunkStream } from "./stream.ts";
 import { Pile } from "./pile.ts";
@@ -176,6 +177,54 @@ test("a limit to the rate holds bulk back, and nothing that somebody waits for",
   while (bytes.urgent < 2 << 20) await turn();
   assert.ok(bytes.bulk < 1 << 20, `${bytes.bulk} bytes of bulk came as well, which take 20 s`);
   near.destroy();
+});
+
+/** Trunks that share a way: over each of their connections a chunk takes as long. Tells how many bytes each of them has brought. */
+async function shared(
+  connectionCounts: readonly number[],
+  classes: readonly TransferClass[],
+): Promise<{ readonly streams: TrunkStream[][]; readonly brought: Record<TransferClass, number>[] }> {
+  const shares = new LinkShares();
+  const brought = connectionCounts.map(
+    () => Object.fromEntries(TRANSFER_CLASSES.map((each) => [each, 0])) as Record<TransferClass, number>,
+  );
+  const streams = connectionCounts.map(async (count, nth) => {
+    const serve = (stream: TrunkStream): void => {
+      stream.accept();
+      stream.on("data", (chunk: Buffer) => (brought[nth]![stream.transferClass] += chunk.length));
+    };
+    const { near } = trunks(
+      serve,
+      Array.from({ length: count }, () => () => 3),
+    );
+    near.shareWith(shares, "b");
+    return await Promise.all(classes.map((each) => near.open(each, each)));
+  });
+  return { streams: await Promise.all(streams), brought };
+}
+
+test("trunks to one host get the same of their way, however many connections they have", async () => {
+  const { streams, brought } = await shared([1, 6], ["memory"]);
+  for (const [stream] of streams) stream?.write(Buffer.alloc(32 << 20));
+  const [few, many] = brought;
+  assert.ok(few !== undefined && many !== undefined);
+  while (few.memory < 8 << 20) {
+    await turn();
+    assert.ok(many.memory - few.memory < 3 << 20, `${many.memory} and ${few.memory}`);
+  }
+  for (const [stream] of streams) stream?.destroy();
+});
+
+test("what somebody waits for by one trunk holds up what nobody waits for by others", async () => {
+  const { streams, brought } = await shared([3, 3], ["demanded", "memory"]);
+  const [[demanded], [, memory]] = streams as [[TrunkStream], [TrunkStream, TrunkStream]];
+  demanded.write(Buffer.alloc(16 << 20));
+  memory.write(Buffer.alloc(16 << 20));
+  while ((brought[0]?.demanded ?? 0) < 16 << 20) await turn();
+  const before = brought[1]?.memory ?? NaN;
+  assert.ok(before < 8 << 20, `${before} bytes of the other came as well`);
+  while ((brought[1]?.memory ?? 0) < 16 << 20) await turn(); // once nobody waits any more
+  for (const [stream] of streams) stream?.destroy();
 });
 
 test("over a slow connection what can be packed is, and arrives as it was", async () => {

@@ -8,8 +8,9 @@
 import type { Duplex } from "node:stream";
 import { crc32 } from "node:zlib";
 import { DmigrateError } from "../core/errors.ts";
+import type { LinkShare, LinkShares } from "../core/link-shares.ts";
 import { RateLimit } from "../core/rate-limit.ts";
-import { Schedule, type Lane, type Sent, type TransferClass, type TransferOrder } from "../core/schedule.ts";
+import { isStrict, Schedule, type Lane, type Sent, type TransferClass, type TransferOrder } from "../core/schedule.ts";
 import { SAME_RELEASE } from "../wire/failure.ts";
 import { decodeTrunkFrames, TRUNK_FRAME_BYTES_SHORT, writeTrunkFrame, type PlainFrame, type TrunkFrame } from "../wire/trunk-frames.ts";
 import { FRAME_CODEC, Packer } from "./packer.ts";
@@ -51,8 +52,9 @@ export class Trunk {
   readonly #owner: StreamOwner;
   readonly #order: TransferOrder;
   #limit: RateLimit | undefined;
+  #share: LinkShare | undefined;
   #packer: Packer | undefined;
-  #isHeldBack = false;
+  #heldBack: NodeJS.Timeout | undefined;
   #lastStream = 0;
   #isClosing = false;
   #isOver = false;
@@ -126,6 +128,13 @@ export class Trunk {
     this.#limit = new RateLimit(bytesPerSecond);
   }
 
+  /** From now on it shares with other trunks of this host: those to the same `peer` send as much as each other. */
+  shareWith(others: LinkShares, peer: string): void {
+    const share = others.join(peer, () => setImmediate(() => this.#pump()));
+    this.#share = share;
+    void this.over.then(() => share.leave(performance.now()));
+  }
+
   /**
    * The other side can unpack: what is worth it is packed from now on.
    * @param hasTime whether there is processor time for it at the moment
@@ -144,6 +153,7 @@ export class Trunk {
   destroy(reason?: Error): void {
     if (this.#isOver) return;
     this.#isOver = true;
+    clearTimeout(this.#heldBack);
     for (const { socket } of this.#connections) socket.destroy();
     for (const stream of this.#streams.values()) stream.destroy(reason ?? new Error("the connection was closed"));
     this.#over.resolve(reason);
@@ -174,17 +184,17 @@ export class Trunk {
   #pump(): void {
     if (this.#isOver) return;
     for (const connection of this.#connections) if (!connection.isBusy) this.#sendNext(connection);
+    this.#share?.ready(this.#schedule.hasShared && this.#limitMs === 0, performance.now());
     const isIdle = !this.#isInUse && this.#connections.every(({ isBusy }) => !isBusy);
     if (this.#isClosing && isIdle) for (const { socket } of this.#connections) socket.end();
   }
 
   #sendNext(connection: Connection): void {
     const { socket, batch, batchBytes } = connection;
-    const lane = this.#laneOf(connection);
     const written: (() => void)[] = [];
     let byteCount = 0;
     while (byteCount + TRUNK_FRAME_BYTES_SHORT <= batchBytes) {
-      const frame = this.#writeFrame(connection, lane, batch.subarray(byteCount, batchBytes));
+      const frame = this.#writeFrame(connection, this.#laneOf(connection), batch.subarray(byteCount, batchBytes));
       if (frame === undefined) break;
       byteCount += frame.byteCount;
       written.push(frame.written);
@@ -205,23 +215,27 @@ export class Trunk {
     });
   }
 
-  /** What it may carry now. One of the others carries what the reserved one does as long as the limit to the rate is reached. */
+  /**
+   * What it may carry now. One of the others carries what the reserved one does as long as the limit to the rate is reached, and nothing
+   * that nobody waits for while it is the turn of another trunk.
+   */
   #laneOf({ lane }: Connection): Lane {
-    const waitMs = this.#limit?.waitMs(performance.now()) ?? 0;
-    if (waitMs > 0) {
-      this.#pumpIn(waitMs);
-      return "reserved";
-    }
-    return this.#order === "fifo" ? "shared" : lane;
+    const own = this.#order === "fifo" ? "shared" : lane;
+    if (own === "reserved") return own;
+    const limitMs = this.#limitMs;
+    const waitMs = this.#schedule.hasShared ? (this.#share?.waitMs(performance.now()) ?? 0) : 0;
+    if (limitMs > 0 || waitMs > 0) this.#pumpIn(Math.max(limitMs, waitMs));
+    return limitMs > 0 ? "reserved" : waitMs > 0 ? "strict" : own;
+  }
+
+  /** For how long the limit to the rate keeps it from sending what nobody waits for. */
+  get #limitMs(): number {
+    return this.#limit?.waitMs(performance.now()) ?? 0;
   }
 
   #pumpIn(ms: number): void {
-    if (this.#isHeldBack) return;
-    this.#isHeldBack = true;
-    setTimeout(() => {
-      this.#isHeldBack = false;
-      this.#pump();
-    }, ms);
+    clearTimeout(this.#heldBack);
+    this.#heldBack = setTimeout(() => this.#pump(), ms);
   }
 
   /** Undefined if there is nothing to send now. */
@@ -233,7 +247,10 @@ export class Trunk {
       const frame = stream.writeFrame(into);
       const byteCount =
         frame === undefined ? 0 : (this.#packer?.pack(stream.transferClass, into.subarray(0, frame.byteCount)) ?? frame.byteCount);
-      if (frame !== undefined) written.push({ ...frame, byteCount });
+      if (frame !== undefined) {
+        written.push({ ...frame, byteCount });
+        this.#share?.sent(byteCount, this.#order === "priority" && isStrict(stream.transferClass), performance.now());
+      }
       return { byteCount, hasMore: stream.isReady };
     };
     while (written.length === 0 && this.#schedule.next(lane, write)) {
