@@ -40,3 +40,19 @@ test("a page that CRIU has dumped can't come later, too", () => {
   ] as const)
     assert.throws(() => withLazyRanges(image, [{ start: start * PAGE_BYTES, end: end * PAGE_BYTES }]), { code: "DUMP_FAILED" });
 });
+
+test("a map of pages of no memory that there is, is refused", () => {
+  const LAZY = 2;
+  const long = (page: number, pageCount: number): number[] => [
+    ...numberField(1, BigInt(page) * 4096n),
+    ...numberField(4, LAZY),
+    ...numberField(5, pageCount),
+  ];
+  const cases: readonly (readonly number[])[][] = [
+    [long(16, 2), long(17, 1)],
+    [long(16, 2), long(3, 1)],
+    [long(2 ** 45, 1)],
+    [long(0, 2 ** 33)],
+  ];
+  for (const entries of cases) assert.throws(() => lazyRanges(imageOf(0x56084025, [numberField(1, 1), ...entries])), { code: "PROTOCOL" });
+});

@@ -15,6 +15,10 @@ const PAGE_BYTES = 4096n;
 const LENGTH_BYTES = 4;
 /** Flag of a range whose pages the page server keeps (CRIU include/pagemap.h, PE_LAZY). */
 const PE_LAZY = 2n;
+/** The highest page of the largest address space that Linux knows, of 57 bits. */
+const PAGE_MAX = 2 ** 45;
+/** No host has so many: 16 TB. */
+const PAGE_COUNT_MAX = 2 ** 32;
 
 /** A range of pages of one address space. */
 export interface PageRange {
@@ -23,11 +27,23 @@ export interface PageRange {
   readonly pageCount: number;
 }
 
-/** The lazy ranges of a pagemap image, in ascending order. Throws PROTOCOL if it is cut short or no image. */
+/** The lazy ranges of a pagemap image, in ascending order. Throws PROTOCOL if it is cut short or no image, or no memory is such. */
 export function lazyRanges(image: Uint8Array): PageRange[] {
   const [, ...entries] = entriesOf(image);
   const decoded = entries.map(({ start, end }) => decodeEntry(image, start, end));
-  return decoded.filter(({ lazy }) => lazy).map(({ page, pageCount }) => ({ page, pageCount }));
+  const lazy = decoded.filter((each) => each.lazy).map(({ page, pageCount }) => ({ page, pageCount }));
+  let [end, total] = [0, 0];
+  for (const { page, pageCount } of lazy) {
+    if (page < end) throw impossible();
+    end = page + pageCount;
+    total += pageCount;
+  }
+  if (end > PAGE_MAX || total > PAGE_COUNT_MAX) throw impossible();
+  return lazy;
+}
+
+function impossible(): DmigrateError {
+  return new DmigrateError("PROTOCOL", "The source's map of pages is of no memory that there is; update both agents to the same release");
 }
 
 /**

@@ -35,3 +35,12 @@ test("what was added is there until it is deleted", () => {
     }),
   );
 });
+
+test("what it takes to know nothing of a large range does not depend on how large it is", () => {
+  const set = new PageSet();
+  set.add({ page: 7, pageCount: 1 });
+  const all = { page: 0, pageCount: 2 ** 45 };
+  assert.deepEqual([...set.within(all)], [{ page: 7, pageCount: 1 }]);
+  set.delete(all);
+  assert.deepEqual([set.pageCount, [...set.within(all)]], [0, []]);
+});

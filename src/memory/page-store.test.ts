@@ -1,6 +1,6 @@
 /** A store takes rounds however they are cut, and refuses what is none. */
 import assert from "node:assert/strict";
-import { fstatSync, readSync } from "node:fs";
+import { existsSync, fstatSync, readdirSync, readlinkSync, readSync, statSync } from "node:fs";
 import { test } from "node:test";
 import { encodeMessage, PAGE_BYTES, type PageMessage } from "./page-protocol.ts";
 import { PageStore } from "./page-store.ts";
@@ -101,4 +101,45 @@ test("what says no hole is refused, and what came before stays", async () => {
     assert.throws(() => take(store, 2 ** 36, 1), { code: "PROTOCOL" });
     assert.deepEqual(content(store, 2), [1, undefined], what);
   }
+});
+
+/** How much memory the files of a store take, by their name. */
+function memoryOf(name: string): number {
+  const files = readdirSync("/proc/self/fd").map((fd) => `/proc/self/fd/${fd}`);
+  const isOurs = (file: string): boolean => existsSync(file) && readlinkSync(file).startsWith(`/memfd:${name} `);
+  return files.filter(isOurs).reduce((sum, file) => sum + statSync(file).blocks * 512, 0);
+}
+
+test("it takes no memory for pages that are not here any more", async () => {
+  using store = new PageStore(3, undefined, "holes");
+  take(store, 0, 1, 2, 3);
+  assert.equal(memoryOf("holes"), 3 * PAGE_BYTES);
+  await store.takeHoles(cut(message("hole", 0, 1), 32));
+  take(store, 2, 4, 5, 6); // more than there is room for
+  assert.deepEqual([store.pageCount, memoryOf("holes")], [1, PAGE_BYTES]);
+});
+
+test("holes in what is not here take neither memory nor time", async () => {
+  using store = new PageStore(3, undefined, "no holes");
+  take(store, 0, 1);
+  const holes = Array.from({ length: 1000 }, (_, nth) =>
+    encodeMessage({ kind: "hole", run: { process: nth % 2 === 0 ? PROCESS : 100 + nth, page: 1, pageCount: 2 ** 35 - 1 } }),
+  );
+  await store.takeHoles(cut(Buffer.concat(holes), 5000));
+  assert.deepEqual([memoryOf("no holes"), content(store, 2)], [PAGE_BYTES, [1, undefined]]);
+});
+
+test("a page that comes after the last round is refused, and so is a hole: what was told in the freeze stays as it is", async () => {
+  using store = new PageStore(10);
+  take(store, 0, 1, 2);
+  store.settle(new Map([[PROCESS, [{ page: 1, pageCount: 1 }]]]));
+  assert.throws(() => take(store, 1, 2), { code: "PROTOCOL" });
+  await assert.rejects(store.takeHoles(cut(message("hole", 0, 1), 32)), { code: "PROTOCOL" });
+  assert.deepEqual(content(store, 2), [1, undefined]);
+});
+
+test("more processes than an agent has descriptors for are left out", () => {
+  using store = new PageStore(Infinity);
+  for (let process = 1; process <= 4097; process++) store.take({ process, page: 0, pageCount: 1 }, undefined);
+  assert.deepEqual([store.pageCount, store.hasRefused, store.has(4096, 0), store.has(4097, 0)], [4096, true, true, false]);
 });

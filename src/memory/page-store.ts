@@ -16,6 +16,8 @@ import { PageSet } from "./page-set.ts";
 
 /** Addresses of user space end here, on every architecture with pages of 4 KiB and four levels of tables. */
 const ADDRESS_MAX = 2 ** 47;
+/** So many processes have a file; an agent has only so many descriptors. */
+const SPACES_MAX = 4096;
 
 interface Space {
   readonly fd: number;
@@ -27,6 +29,7 @@ export class PageStore implements Disposable {
   readonly #beside: PageStore | undefined;
   readonly #fileName: string;
   #hasRefused = false;
+  #isClosed = false;
   /** By process id inside the container. */
   readonly #spaces = new Map<number, Space>();
 
@@ -52,13 +55,16 @@ export class PageStore implements Disposable {
   }
 
   /**
-   * Takes pages of a round. Throws PROTOCOL if no process can have them.
+   * Takes pages of a round. Throws PROTOCOL if no process can have them, or if no round is to come.
    * @param bytes undefined for such as are zeros
    */
   take(run: PageRun, bytes: Uint8Array | undefined): void {
-    const space = this.#forget(run);
-    if (this.pageCount + (this.#beside?.pageCount ?? 0) + run.pageCount > this.#pageCountMax) {
+    this.#assertExpected(run);
+    this.#spaces.get(run.process)?.pages.delete(run); // until it is here again
+    const space = this.#hasRoomFor(run) ? (this.#spaces.get(run.process) ?? this.#newSpace(run.process)) : undefined;
+    if (space === undefined) {
       this.#hasRefused = true;
+      this.free(run);
       return;
     }
     if (bytes === undefined) punchHole(space.fd, run.page * PAGE_BYTES, run.pageCount * PAGE_BYTES);
@@ -79,16 +85,23 @@ export class PageStore implements Disposable {
         at = next;
         if (message === undefined) continue;
         if (message.kind !== "hole") throw unexpected(message.kind);
-        this.#forget(message.run);
+        this.#assertExpected(message.run);
+        this.free(message.run);
       }
     }
   }
 
+  /** No round is to come any more: what is here stays as it is until it is taken. */
+  close(): void {
+    this.#isClosed = true;
+  }
+
   /**
-   * What the source says in the freeze: which pages were written since they were copied. Those are not here any more, nor is any page of
+   * What the source says in the freeze, after the last round: which pages were written since they were copied. Those are not here any more, nor is any page of
    * a process of which it says nothing.
    */
   settle(written: ReadonlyMap<number, readonly PageRange[]>): void {
+    this.close();
     for (const [process, space] of this.#spaces) {
       const ranges = written.get(process);
       if (ranges === undefined) this.#drop(process, space);
@@ -112,7 +125,7 @@ export class PageStore implements Disposable {
       throw new DmigrateError("INTERNAL", `Page ${page} of process ${process} is not in the store; please report this as a bug`);
   }
 
-  /** They have been taken: gives their memory back. */
+  /** They are not wanted any more: gives their memory back. */
   free({ process, page, pageCount }: PageRun): void {
     const space = this.#spaces.get(process);
     if (space === undefined) return;
@@ -136,11 +149,13 @@ export class PageStore implements Disposable {
     return space.fd;
   }
 
-  #forget(run: PageRun): Space {
-    if ((run.page + run.pageCount) * PAGE_BYTES > ADDRESS_MAX) throw unexpected(`page ${run.page}`);
-    const space = this.#spaces.get(run.process) ?? this.#newSpace(run.process);
-    space.pages.delete(run);
-    return space;
+  #assertExpected({ page, pageCount }: PageRun): void {
+    if (this.#isClosed || (page + pageCount) * PAGE_BYTES > ADDRESS_MAX) throw unexpected(`page ${page}`);
+  }
+
+  #hasRoomFor({ process, pageCount }: PageRun): boolean {
+    if (!this.#spaces.has(process) && this.#spaces.size === SPACES_MAX) return false;
+    return this.pageCount + (this.#beside?.pageCount ?? 0) + pageCount <= this.#pageCountMax;
   }
 
   #newSpace(process: number): Space {
