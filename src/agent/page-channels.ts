@@ -62,7 +62,13 @@ export class PagesBySource implements PageSource {
       whenClosed(stream, () =>
         lose(new DmigrateError("TRANSFER_FAILED", "The connection for pages was cut; check the network between the hosts")),
       );
-      stream.receivePages(take);
+      stream.receivePages((run, bytes) => {
+        try {
+          take(run, bytes);
+        } catch (error) {
+          stream.breakTrunk(DmigrateError.from(error)); // by another one they are asked for again
+        }
+      });
       stream.resume(); // nothing else comes by it, but its end
     }
   }

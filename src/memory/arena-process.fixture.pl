@@ -140,6 +140,18 @@ my %commands = (
   huge  => sub { my ($page, $count) = @_;
     return try_call('mmap', at($page), $count * PAGE, RW, ANONYMOUS | FIXED | HUGE, -1, 0) == -1 ? 0 : 1 },
   fork  => sub { my $child = fork(); die $! unless defined $child; $control = $_[0] if $child == 0 },
+  # Forks so many children at once, which end when they have read the pages. Of how many they held the value, the next value, and so on.
+  storm => sub {
+    my ($children, $page, $count, $value) = @_;
+    my @pids;
+    for (1 .. $children) {
+      my $child = fork();
+      die $! unless defined $child;
+      POSIX::_exit(scalar grep { value_at($page + $_) != $value + $_ } 0 .. $count - 1) if $child == 0;
+      push @pids, $child;
+    }
+    return scalar grep { waitpid($_, 0) == $_ && $? == 0 } @pids;
+  },
   # Has a context for asynchronous I/O from now on.
   asynchronous => sub { my $context = pack('Q', 0); call('io_setup', 8, unpack('Q', pack('P', $context))) },
   # Begins anew, as another program.
@@ -156,5 +168,5 @@ if (defined $socket_file) {
 for (;;) {
   my ($command, @arguments) = split ' ', hear();
   my $answer = $commands{$command}->(map { 0 + $_ } @arguments);
-  say_line($command =~ /^(read|touch|zero|move|advise|huge)$/ ? $answer : 'done');
+  say_line($command =~ /^(read|touch|zero|move|advise|huge|storm)$/ ? $answer : 'done');
 }

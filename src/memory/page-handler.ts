@@ -190,7 +190,9 @@ export class PageHandler implements Disposable {
   #connect(source: PageSource): void {
     this.#source = source;
     source.receive(
-      (run, bytes) => this.#take(run, bytes),
+      (run, bytes) => {
+        if (source === this.#source) this.#take(run, bytes); // of one that is lost all that is missing is asked for again
+      },
       (error, isFinal) => {
         if (source === this.#source) this.#lose(error, isFinal);
       },

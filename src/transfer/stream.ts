@@ -37,6 +37,8 @@ export interface StreamOwner {
   control(frame: PlainFrame): void;
   /** Nothing more comes from it or for it. */
   over(stream: TrunkStream): void;
+  /** What the other side sends can't be. */
+  broken(reason: Error): void;
 }
 
 /** A frame on its way out. */
@@ -176,6 +178,11 @@ export class TrunkStream extends Duplex {
     this.#takePages = take;
   }
 
+  /** Breaks the trunk, and all streams with it: its user got what can't be. */
+  breakTrunk(reason: Error): void {
+    this.#owner.broken(reason);
+  }
+
   /**
    * Writes the next frame; undefined if there is none, perhaps only for now.
    * @param into has TRUNK_FRAME_BYTES_SHORT or more; of pages so many leave as there is room for
@@ -298,7 +305,7 @@ export class TrunkStream extends Duplex {
     if (this.#hasEnded.there && content.kind !== "reset") throw wrong(`a frame behind the end of stream ${this.name}`);
     switch (content.kind) {
       case "data":
-        if (this.destroyed) return this.#reset();
+        if (this.destroyed) return this.#reset(null);
         this.#deliveredBytes += content.byteCount;
         for (const piece of content.pieces) this.push(piece);
         this.#tellTaken();
@@ -357,7 +364,7 @@ export class TrunkStream extends Duplex {
 
   /** As a socket does: after our own end the other side may go on until something of it arrives that nobody reads. */
   override _destroy(error: Error | null, done: Done): void {
-    if (!this.#hasEnded.here || (error !== null && !this.#hasEnded.there)) this.#reset();
+    if (!this.#hasEnded.here || (error !== null && !this.#hasEnded.there)) this.#reset(error);
     else if (this.#hasEnded.there) this.#owner.over(this);
     this.#acceptance.reject(error ?? new Error("it was closed"));
     for (const each of this.#undone) this.#finish(each, error ?? new Error("it was closed"));
@@ -365,12 +372,13 @@ export class TrunkStream extends Duplex {
   }
 
   /** What has not left does not leave any more. One that is not accepted yet must not overtake what opens it. */
-  #reset(): void {
+  #reset(error: Error | null): void {
+    const content = { kind: "reset", ...(error instanceof DmigrateError ? { reason: error } : {}) } as const;
     this.#outgoing.splice(0, Infinity, ...this.#outgoing.filter(({ kind }) => kind === "control"));
     this.#hasEnded = { here: true, there: true };
     this.#owner.over(this);
-    if (this.#isAccepted) this.#queue({ kind: "reset" });
-    else this.#owner.control({ stream: this.id, place: this.#takePlace(), content: { kind: "reset" } });
+    if (this.#isAccepted) this.#queue(content);
+    else this.#owner.control({ stream: this.id, place: this.#takePlace(), content });
   }
 
   #queue(content: PlainContent): void {

@@ -74,6 +74,7 @@ export class Trunk {
         this.#pump();
       },
       over: ({ id }) => void this.#streams.delete(id),
+      broken: (reason) => this.destroy(reason),
     };
   }
 

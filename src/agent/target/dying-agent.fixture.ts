@@ -16,7 +16,8 @@ const folders = { folder, images: path.join(folder, "images"), work: path.join(f
 const pages = openTaskPages("own", folders, new PageStore(0));
 process.stdout.write("listening\n");
 await once(process.stdin, "data");
-const silence = (): TrunkStream => TrunkStream.opening({ ready: () => {}, control: () => {}, over: () => {} }, 1, "pages", "demanded");
+const silence = (): TrunkStream =>
+  TrunkStream.opening({ ready: () => {}, control: () => {}, over: () => {}, broken: () => {} }, 1, "pages", "demanded");
 await pages.serve({ demanded: silence(), ahead: silence(), criu: silence() });
 process.stdout.write("serving\n");
 await once(process.stdin, "data");

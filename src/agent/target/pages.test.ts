@@ -93,17 +93,21 @@ interface Manners {
   readonly answersMax: number;
   /** Of this page it sends another bit. */
   readonly altered?: number;
+  /** What it sends behind each answer, which was not asked for. */
+  readonly stray?: (answered: PageRun) => PageRun;
 }
 
 /** A trunk to a source that has the arena's pages. */
 interface Source {
   readonly channels: PageChannels;
   readonly cut: () => void;
+  /** Why the target does not want its trunk any more. */
+  readonly broken: Promise<Error | undefined>;
   /** It can't read the tasks' memory any more. */
   readonly fail: () => void;
 }
 
-async function openSource(arenaPage: number, { turns, chunkBytes, answersMax, altered }: Manners): Promise<Source> {
+async function openSource(arenaPage: number, { turns, chunkBytes, answersMax, altered, stray }: Manners): Promise<Source> {
   const arrived = new Map<string, TrunkStream>();
   const there = new Trunk(() => assert.fail("the target opens none"));
   const here = new Trunk((stream) => {
@@ -135,7 +139,7 @@ async function openSource(arenaPage: number, { turns, chunkBytes, answersMax, al
   let answers = 0;
   const answer = (stream: TrunkStream, run: PageRun): void => {
     assert.equal(run.process, PROCESS);
-    if (answers++ < answersMax)
+    if (answers++ < answersMax) {
       stream.sendPages(
         [run],
         ({ page, pageCount }, into) => {
@@ -146,6 +150,16 @@ async function openSource(arenaPage: number, { turns, chunkBytes, answersMax, al
         },
         () => {},
       );
+      if (stray !== undefined)
+        stream.sendPages(
+          [stray(run)],
+          ({ pageCount }, into) => {
+            into.fill(0xbb);
+            return pageCount;
+          },
+          () => {},
+        );
+    }
   };
   for (const stream of [demanded, ahead]) {
     const messages = new MessageReader();
@@ -162,6 +176,7 @@ async function openSource(arenaPage: number, { turns, chunkBytes, answersMax, al
   return {
     channels: { demanded: channel("demanded"), ahead: channel("ahead"), criu: channel("criu") },
     cut: () => there.destroy(),
+    broken: here.over,
     fail: () => void ahead.destroy(),
   };
 }
@@ -382,6 +397,110 @@ void describe("lazy pages", { timeout: 120_000 }, () => {
     assert.deepEqual(await task.read(0, 0, 1), [valueOf(0)]);
   });
 
+  for (const [what, stray] of Object.entries<(answered: PageRun) => PageRun>({
+    "come twice": (answered) => answered,
+    "nobody asked for": ({ process, page }) => ({ process, page: page + ARENA_PAGES, pageCount: 1 }),
+    "no task lacks": ({ process, page }) => ({ process, page: page - (page % HOLE_EVERY) + HOLE_EVERY - 1, pageCount: 1 }),
+    "are of another process": ({ page }) => ({ process: PROCESS + 1, page, pageCount: 1 }),
+  })) {
+    void it(`that ${what} are given to nobody: the trunk is cut, and those that are missing come by the next one`, async () => {
+      using folders = new Folders();
+      const { task, pages, source } = await restore(folders, { ...AT_ONCE, answersMax: 0 });
+      await using _task = task;
+      pages.restored();
+      const finished = pages.finish();
+      source.cut();
+      const astray = await openSource(task.arenaPage, { ...AT_ONCE, stray });
+      const written = task.tell(0, "write", 3, 12_345); // waits for what was there; what comes twice must not replace it
+      pages.resume(astray.channels);
+      const reason = await astray.broken;
+      assert.ok(reason instanceof DmigrateError && reason.code === "PROTOCOL", String(reason));
+      const again = await openSource(task.arenaPage, AT_ONCE);
+      pages.resume(again.channels);
+      await written;
+      const values = Array.from({ length: LAZY_PAGES }, (_, page) => (page === 3 ? 12_345 : valueOf(page)));
+      assert.deepEqual(await task.read(0, 0, LAZY_PAGES), values);
+      await finished;
+    });
+  }
+
+  void it("that come before the handover though nobody asked for them end the restore with the reason", async () => {
+    using folders = new Folders();
+    const { task, pages, source } = await restore(folders, { ...AT_ONCE, stray: (answered) => answered });
+    await using _task = task;
+    await using _pages = pages;
+    const read = task.read(0, 0, 20);
+    await assert.rejects(pages.failure, { code: "PROTOCOL" });
+    await source.broken;
+    void read.catch(() => {});
+  });
+
+  void it("are given to nobody when the process runs another program, and to its child all the same", async () => {
+    using folders = new Folders();
+    const { task, pages } = await restore(folders, AT_ONCE);
+    await using _task = task;
+    pages.restored();
+    await task.tell(0, "fork", 4);
+    await task.answer(1);
+    await task.execute(); // its address space is a new one
+    const finished = pages.finish();
+    assert.deepEqual(await task.read(0, 0, LAZY_PAGES), Array(LAZY_PAGES).fill(0));
+    assert.deepEqual(
+      await task.read(1, 0, LAZY_PAGES),
+      Array.from({ length: LAZY_PAGES }, (_, page) => valueOf(page)),
+    );
+    await finished;
+  });
+
+  void it("are waited for by nobody when the only process runs another program, or has ended", async () => {
+    for (const end of ["exec", "exit"] as const) {
+      using folders = new Folders();
+      const { task, pages } = await restore(folders, AT_ONCE);
+      await using _task = task;
+      pages.restored();
+      assert.deepEqual(await task.read(0, 3, 2), [3, 4].map(valueOf));
+      if (end === "exec") await task.execute();
+      else await assert.rejects(task.tell(0, "exit"), /the process ended/);
+      const { total, demanded, pushed, zero } = await pages.finish();
+      assert.equal(total, demanded + pushed + zero);
+    }
+  });
+
+  void it("are there for the others when one of several processes has ended", async () => {
+    using folders = new Folders();
+    const { task, pages } = await restore(folders, AT_ONCE);
+    await using _task = task;
+    pages.restored();
+    for (const slot of [1, 2]) {
+      await task.tell(0, "fork", 3 + slot);
+      await task.answer(slot);
+    }
+    void task.tell(1, "exit").catch(() => {}); // answers nothing
+    while (!(await statesOfChildren(task)).includes("Z")) await sleep(2);
+    const finished = pages.finish();
+    for (const slot of [2, 0])
+      assert.deepEqual(
+        await task.read(slot, 0, LAZY_PAGES),
+        Array.from({ length: LAZY_PAGES }, (_, page) => valueOf(page)),
+      );
+    await finished;
+  });
+
+  void it("are right for hundreds of children that are forked at once, each of which ends soon", async () => {
+    using folders = new Folders();
+    const { task, pages } = await restore(folders, { turns: [1, 0, 3], chunkBytes: [100, 50_000], answersMax: Infinity });
+    await using _task = task;
+    pages.restored();
+    assert.equal(await task.tell(0, "storm", 100, 16, 15, valueOf(16)), "100");
+    const finished = pages.finish();
+    assert.equal(await task.tell(0, "storm", 200, 32, 15, valueOf(32)), "200");
+    assert.deepEqual(
+      await task.read(0, 0, LAZY_PAGES),
+      Array.from({ length: LAZY_PAGES }, (_, page) => valueOf(page)),
+    );
+    await finished;
+  });
+
   void it("come no more when the source has none any more, whatever becomes of the trunk", async () => {
     using folders = new Folders();
     const { task, pages, source } = await restore(folders, { ...AT_ONCE, answersMax: 3 });
@@ -462,6 +581,12 @@ void it("whatever processes do to their memory while its pages arrive, each sees
     { numRuns: Number(process.env["PAGES_TEST_RUNS"] ?? 12) },
   );
 });
+
+/** As ps(1) has them: Z of one that has ended. */
+async function statesOfChildren({ pid }: ArenaProcess): Promise<string[]> {
+  const children = (await readFile(`/proc/${pid}/task/${pid}/children`, "utf8")).split(" ").filter(Boolean);
+  return await Promise.all(children.map(async (child) => /\) (\S)/.exec(await readFile(`/proc/${child}/stat`, "utf8"))?.[1] ?? ""));
+}
 
 /** Returns when the task waits for a page. */
 async function untilItWaits({ pid }: ArenaProcess): Promise<void> {

@@ -169,6 +169,7 @@ export class TargetSession {
       this.#acceptContent(CHANNELS.lastSharedMemory.name, async (channel) => {
         try {
           await this.#receiveShared(channel);
+          this.#shared.close();
           this.#sharedReceived.resolve();
         } catch (error) {
           this.#sharedReceived.reject(error);
@@ -349,9 +350,10 @@ export class TargetSession {
     return steps.all;
   }
 
-  /** Never returns; throws TRANSFER_FAILED when the trunk has gone. Until the commit no other one is dialled. */
+  /** Never returns; throws TRANSFER_FAILED or PROTOCOL when the trunk has gone. Until the commit no other one is dialled. */
   async #trunkBroken(): Promise<never> {
     const reason = await this.#need(this.#trunk, "reserve").over;
+    if (reason instanceof DmigrateError) throw reason;
     throw new DmigrateError("TRANSFER_FAILED", "The connections for memory were cut; check the network between the hosts", reason);
   }
 
@@ -379,6 +381,7 @@ export class TargetSession {
       const reason = await Promise.race([over, this.#trunk?.over]);
       if (reason === "arrived") return;
       this.#context.log.warn({ err: reason, migration: this.subject.id }, "the trunk broke while pages were missing; dialling again");
+      if (reason instanceof DmigrateError) await Promise.race([over, sleep(REDIAL_MS)]); // what was sent can't be: it may be so again
       try {
         this.#trunk = await this.#dialAgain(over);
       } catch (error) {
