@@ -4,7 +4,7 @@
  * Pages of the dump are named by their index among the lazy ones; a *space* says where in a running process they belong. A forked
  * child is another space of the same memory.
  */
-import { PageRanges, type PageRange } from "./page-ranges.ts";
+import { PageRanges, type IndexedRange, type PageRange } from "./page-ranges.ts";
 import { lastAtMost } from "./search.ts";
 
 /** Successive pages of the dump and of a process. */
@@ -27,6 +27,8 @@ export class LazyMemory {
   readonly ranges: PageRanges;
   readonly spaces = new Set<LazySpace>();
   readonly #progress: Uint8Array;
+  /** Of which a forked child has zeros. */
+  readonly #wipedOnFork: IndexedRange[] = [];
   #isRestored = false;
 
   /** @param ranges in ascending order */
@@ -44,6 +46,18 @@ export class LazyMemory {
   /** From now on no spaces come but by forks: a page that none lacks is needed no more. */
   restored(): void {
     this.#isRestored = true;
+  }
+
+  /** A child that is forked from now on has zeros in place of these. */
+  wipedOnFork({ page, pageCount }: PageRange): void {
+    this.#wipedOnFork.push(...this.ranges.within(page, pageCount));
+  }
+
+  /** Of what a process lacks, what its child does. */
+  inherited(lacking: Uint8Array): Uint8Array {
+    const inherited = lacking.slice();
+    for (const { index, pageCount } of this.#wipedOnFork) inherited.fill(0, index, index + pageCount);
+    return inherited;
   }
 
   /** Whether the source must still be asked for a page. */
@@ -151,7 +165,7 @@ export class LazySpace {
 
   /** The space of a child that was forked now. */
   fork(): LazySpace {
-    return new LazySpace(this.memory, this.#byPage, this.#lacking.slice());
+    return new LazySpace(this.memory, this.#byPage, this.memory.inherited(this.#lacking));
   }
 
   /** The process has ended. */

@@ -160,6 +160,11 @@ export class PageHandler implements Disposable {
     this.#handle(memory.addSpace(), new Userfaultfd(fd));
   }
 
+  /** @param wiped by process, where a child that it forks has zeros; none of them runs yet */
+  wipedOnFork(wiped: ReadonlyMap<number, readonly PageRange[]>): void {
+    for (const [process, ranges] of wiped) for (const range of ranges) this.#memories.get(process)?.wipedOnFork(range);
+  }
+
   /** Every process was adopted and has its mappings. */
   restored(): void {
     this.#isRestored = true;

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import * as fc from "fast-check";
 import type { PageRange } from "./page-ranges.ts";
-import { assertRegistered, firstOutside, registeredRanges } from "./registered.ts";
+import { assertRegistered, firstOutside, registeredIn } from "./registered.ts";
 
 const SMAPS = `00400000-00410000 rw-p 00000000 00:00 0
 Size:                 64 kB
@@ -16,12 +16,14 @@ VmFlags: rd wr mr mw me ac
 VmFlags: rd wr mr mw me nr wf dd dp
 `;
 
-test("the mappings that are registered for missing pages, or droppable, are told from the others", () => {
-  assert.deepEqual(registeredRanges(SMAPS), [
+test("the mappings that are registered for missing pages, or droppable, and those wiped by a fork are told from the others", () => {
+  const { registered, wiped } = registeredIn(SMAPS);
+  assert.deepEqual(registered, [
     { page: 0x400, pageCount: 16 },
     { page: 0x7f0000000, pageCount: 1 },
     { page: 0x7f0000004, pageCount: 1 },
   ]);
+  assert.deepEqual(wiped, [{ page: 0x7f0000004, pageCount: 1 }]);
 });
 
 test("of a process like this one, which has no userfaultfd, no page would be asked for", async () => {

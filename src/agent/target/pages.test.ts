@@ -501,6 +501,32 @@ void describe("lazy pages", { timeout: 120_000 }, () => {
     await finished;
   });
 
+  void it("are not given to a child that does not inherit them, or is to see zeros there", async () => {
+    using folders = new Folders();
+    const { task, pages, source } = await restore(folders, { ...AT_ONCE, answersMax: 0 });
+    await using _task = task;
+    const [DONT_FORK, WIPE_ON_FORK] = [10, 18];
+    assert.equal(await task.tell(0, "advise", 0, 16, DONT_FORK), "1");
+    assert.equal(await task.tell(0, "advise", 16, 16, WIPE_ON_FORK), "1");
+    pages.restored();
+    await pages.assertServed(new Map([[PROCESS, task.pid]]));
+    const finished = pages.finish();
+    await task.tell(0, "fork", 4);
+    await task.answer(1);
+    source.cut();
+    pages.resume((await openSource(task.arenaPage, AT_ONCE)).channels);
+    assert.deepEqual(await task.read(1, 16, 16), Array(16).fill(0));
+    assert.deepEqual(
+      await task.read(1, 32, 16),
+      Array.from({ length: 16 }, (_, page) => valueOf(32 + page)),
+    );
+    assert.deepEqual(
+      await task.read(0, 0, 48),
+      Array.from({ length: 48 }, (_, page) => valueOf(page)),
+    );
+    await finished;
+  });
+
   void it("come no more when the source has none any more, whatever becomes of the trunk", async () => {
     using folders = new Folders();
     const { task, pages, source } = await restore(folders, { ...AT_ONCE, answersMax: 3 });

@@ -126,8 +126,8 @@ class OwnPages implements TaskPages {
     );
   }
 
-  assertServed(tasks: ReadonlyMap<number, number>): Promise<void> {
-    return assertRegistered(this.#lazy, tasks);
+  async assertServed(tasks: ReadonlyMap<number, number>): Promise<void> {
+    needed(this.#handler).wipedOnFork(await assertRegistered(this.#lazy, tasks));
   }
 
   resume(channels: PageChannels): void {
