@@ -3,9 +3,13 @@ import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { existsSync, mkdirSync, statSync, symlinkSync, writeFileSync } from "node:fs";
+import { connect as connectHttp2 } from "node:http2";
+import { createConnection } from "node:net";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
+import { text } from "node:stream/consumers";
 import { test } from "node:test";
+import { connect } from "node:tls";
 import { joinedAgents, startAgent, type TestAgent, type TestSessions } from "../../test/support/agents.ts";
 import { temporaryDirectory } from "../../test/support/hosts.ts";
 import { collect } from "../../test/support/streams.ts";
@@ -345,6 +349,28 @@ async function untilAnswered<T>(ask: () => Promise<T>): Promise<T> {
     }
   }
 }
+
+test("calls of another version are refused by its number, by users as by hosts", async (t) => {
+  const { agent } = await startAgent(t);
+  const [host = "", port = ""] = agent.listen.split(":");
+  const ways = {
+    ControlService: () => createConnection(agent.socketPath),
+    JoinService: () => connect({ host, port: Number(port), rejectUnauthorized: false, ALPNProtocols: ["h2"] }),
+  };
+  for (const [service, dial] of Object.entries(ways)) {
+    const session = connectHttp2("https://agent", { createConnection: dial });
+    t.after(() => session.destroy());
+    const ask = async (version: Readonly<Record<string, string>>): Promise<string> => {
+      const path = `/dmigrate.v1.${service}/${service === "ControlService" ? "GetStatus" : "Join"}`;
+      const call = session.request({ ":method": "POST", ":path": path, "content-type": "application/json", ...version });
+      return await text(call.end("{}"));
+    };
+    assert.match(await ask({ "dmigrate-calls": "2" }), /Version 2 of the calls was used, this agent speaks version 1; update both/);
+    assert.match(await ask({ "dmigrate-calls": "1 and more" }), /Version none of the calls was used/);
+    assert.match(await ask({}), /Version none of the calls was used/);
+    assert.doesNotMatch(await ask({ "dmigrate-calls": "1" }), /of the calls was used/);
+  }
+});
 
 test("a second agent is refused, by its state, its socket and its port", async (t) => {
   const first = await startAgent(t);

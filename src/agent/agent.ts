@@ -8,6 +8,7 @@ import packageJson from "../../package.json" with { type: "json" };
 import type { DmigrateError } from "../core/errors.ts";
 import { controlRoutes } from "./api/control.ts";
 import { errorInterceptor } from "./api/errors.ts";
+import { refuseOtherVersions } from "./api/version.ts";
 import { callerValues, peerRoutes } from "./api/peer.ts";
 import { Cluster } from "./cluster.ts";
 import type { AgentConfig } from "./config.ts";
@@ -52,7 +53,7 @@ export async function runAgent(config: AgentConfig, startSessions: StartSessions
 
   const ending = new AbortController();
   const recovered = Promise.withResolvers<void>();
-  const interceptors = [errorInterceptor((error) => logError(log, error))];
+  const interceptors = [errorInterceptor((error) => logError(log, error)), refuseOtherVersions];
   const peerCalls = connectNodeAdapter({
     routes: (router) => peerRoutes(router, { cluster, journal, migrations, targets, ending: ending.signal, recovered: recovered.promise }),
     contextValues: (request) => callerValues(cluster.peerOf(request.socket)),

@@ -6,6 +6,7 @@ import type { ClientHttp2Session, ClientHttp2Stream } from "node:http2";
 import type { Duplex } from "node:stream";
 import type { Transport } from "@connectrpc/connect";
 import { createConnectTransport, Http2SessionManager } from "@connectrpc/connect-node";
+import { tellVersion } from "./version.ts";
 
 export interface CallsTransport extends Disposable {
   readonly transport: Transport;
@@ -37,7 +38,7 @@ export function callsOver(connect: () => Duplex, signOfLifeMs?: number): CallsTr
   };
   const sessionManager = new Http2SessionManager(baseUrl, pings, { createConnection });
   return {
-    transport: createConnectTransport({ baseUrl, httpVersion: "2", sessionManager, acceptCompression: [] }),
+    transport: createConnectTransport({ baseUrl, httpVersion: "2", sessionManager, acceptCompression: [], interceptors: [tellVersion] }),
     // Not sessionManager.abort(): the error of a session that is just ending would then find no listener.
     [Symbol.dispose]: () => void connection?.destroy(),
   };
