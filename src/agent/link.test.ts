@@ -8,9 +8,10 @@ import * as fc from "fast-check";
 import { linkedHosts, type LinkedHost } from "../../test/support/hosts.ts";
 import { DmigrateError } from "../core/errors.ts";
 import { hostName, newMigrationId } from "../core/ids.ts";
-import { encodeHello } from "../wire/hello.ts";
+import { encodeHello, type Offer } from "../wire/hello.ts";
 import type { ChannelKind } from "./channels.ts";
 import { ALPN, connected, dialMember } from "./dial.ts";
+import { openConnection, type Opened } from "./handshake.ts";
 import { receiveAll, sendAll, type Channel } from "./link.ts";
 
 const id = newMigrationId(1n);
@@ -246,6 +247,36 @@ test("a source is told of each trunk that its target dials, also of one that cam
   const ended = assert.rejects(a.link.dialled(id, 3, over.signal), { message: "it is over" });
   over.abort(new Error("it is over"));
   await ended;
+});
+
+test("a connection belongs to the trunk it was offered for, once, and to no other migration or host", async (t) => {
+  const [a, b, c] = (await linkedHosts(t, "a", "b", "c")) as [LinkedHost, LinkedHost, LinkedHost];
+  const other = newMigrationId(2n);
+  for (const [host, migration] of [
+    [b, id],
+    [b, other],
+    [c, newMigrationId(3n)],
+  ] as const)
+    a.link.expect(host.name, migration, undefined, () => ({ connections: 2, compression: "none" }));
+  const offer = async (from: LinkedHost, changed: Partial<Offer>): Promise<Opened> => {
+    const offered: Offer = { migration: id, trunk: "1".repeat(32), connection: 0, connections: 3, packing: "none", ...changed };
+    const opened = await openConnection(from.cluster.membership, from.cluster.member(a.name), offered);
+    t.after(() => opened.socket.destroy());
+    return opened;
+  };
+  await offer(b, {});
+  const refused: readonly (readonly [LinkedHost, Partial<Offer>, string])[] = [
+    [b, {}, "PROTOCOL"], // twice
+    [b, { connection: 1, trunk: "2".repeat(32) }, "PROTOCOL"], // of none that is here
+    [b, { connection: 1, migration: other }, "PROTOCOL"],
+    [b, { connection: 2 }, "PROTOCOL"], // more than its source wants
+    [b, { connection: 1, migration: newMigrationId(3n) }, "PEER_REFUSED"], // another host's
+    [c, { connection: 1 }, "PEER_REFUSED"],
+    [c, { connection: 1, migration: newMigrationId(3n) }, "PROTOCOL"],
+  ];
+  for (const [from, changed, code] of refused)
+    await assert.rejects(offer(from, changed), { code }, `${from.name} ${JSON.stringify(changed)}`);
+  await offer(b, { connection: 1 });
 });
 
 test("a trunk has no more connections than its source wants", async (t) => {

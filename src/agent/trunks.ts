@@ -62,7 +62,9 @@ interface Arriving {
   readonly trunk: Trunk;
   readonly peer: HostName;
   readonly migration: MigrationId;
-  /** Which of its connections are here. */
+  /** How many connections it gets. */
+  readonly connectionCount: number;
+  /** Which of them are here. */
   readonly connections: Set<number>;
 }
 
@@ -78,29 +80,30 @@ export class ArrivingTrunks {
 
   /** Takes a connection that was offered for a trunk, by `peer`, into it; returns the trunk. Throws PROTOCOL. */
   join(socket: TLSSocket, offer: Offer, peer: HostName, plan?: TrunkPlan): Trunk {
-    const { trunk, connections: joined } = this.#trunkOf(offer, peer);
-    joined.add(offer.connection);
+    const { trunk, connections, connectionCount } = this.#trunkOf(offer, peer, plan);
+    connections.add(offer.connection);
     prepare(socket);
-    const connections = Math.min(offer.connections, plan?.().connections ?? CONNECTIONS, CONNECTIONS);
     const packing = offer.packing === PACKING ? PACKING : "none";
-    socket.write(encodeAcceptance({ connections, packing }));
+    socket.write(encodeAcceptance({ connections: connectionCount, packing }));
     if (packing !== "none" && offer.connection === 0) trunk.mayPack(() => plan?.().compression !== "none");
-    trunk.join(socket, laneOf(offer.connection, connections));
+    trunk.join(socket, laneOf(offer.connection, connectionCount));
     return trunk;
   }
 
-  #trunkOf({ trunk: id, migration, connection }: Offer, peer: HostName): Arriving {
+  #trunkOf({ trunk: id, migration, connection, connections }: Offer, peer: HostName, plan?: TrunkPlan): Arriving {
     const known = this.#trunks.get(id);
     if (known === undefined && connection === 0) {
       const refusal = new DmigrateError("PROTOCOL", `Only a source opens channels; ${SAME_RELEASE}`);
       const trunk = new Trunk((stream) => stream.refuse(refusal), this.#order);
-      const arriving = { trunk, peer, migration, connections: new Set<number>() };
+      const connectionCount = Math.min(connections, plan?.().connections ?? CONNECTIONS, CONNECTIONS);
+      const arriving = { trunk, peer, migration, connectionCount, connections: new Set<number>() };
       this.#trunks.set(id, arriving);
       void trunk.over.then(() => this.#trunks.delete(id));
       return arriving;
     }
-    if (known?.peer === peer && known.migration === migration && !known.connections.has(connection)) return known;
-    throw new DmigrateError("PROTOCOL", `Connection ${connection} of a trunk that is not known, or has it already; ${SAME_RELEASE}`);
+    const isOfIt = known?.peer === peer && known.migration === migration;
+    if (isOfIt && connection < known.connectionCount && !known.connections.has(connection)) return known;
+    throw new DmigrateError("PROTOCOL", `Connection ${connection} of a trunk that is not known, has it already, or gets none such; ${SAME_RELEASE}`);
   }
 }
 
