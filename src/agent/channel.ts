@@ -32,8 +32,10 @@ export interface ChannelId {
   readonly name: string;
 }
 
-/** How many received bytes wait for their reader before the connection is left to fill up. */
+/** How many received bytes wait for their reader before the connection is left to fill up, */
 const UNREAD_BYTES_MAX = 1 << 20;
+/** and what each piece of them takes besides, and each end of a stream. */
+const UNREAD_ITEM_BYTES = 128;
 /** How many bytes of small chunks are sent at once. */
 const GATHERED_BYTES_MAX = 1 << 16;
 /** How long a channel that has ended here waits for the other side to see it. */
@@ -139,7 +141,7 @@ export class Channel implements ChannelId, Disposable {
         await this.#nextArrival();
         continue;
       }
-      if (item !== "end") this.#unreadBytes -= item.length;
+      this.#unreadBytes -= weightOf(item);
       if (this.#socket.isPaused() && this.#unreadBytes < UNREAD_BYTES_MAX / 2) this.#socket.resume();
       return item;
     }
@@ -208,18 +210,20 @@ export class Channel implements ChannelId, Disposable {
       case "data":
         this.#receivedBytes += part.bytes.length;
         if (this.#discarding) return;
-        this.#unread.push(part.bytes);
-        this.#unreadBytes += part.bytes.length;
-        return;
+        return this.#keep(part.bytes);
       case "end":
-        this.#unread.push("end");
-        return;
+        return this.#keep("end");
       case "ok":
         this.#peerDone = true;
         return;
       case "failed":
         this.#fail(toldBy(this.peer, part.error));
     }
+  }
+
+  #keep(item: Uint8Array | "end"): void {
+    this.#unread.push(item);
+    this.#unreadBytes += weightOf(item);
   }
 
   /** Returns when something may have arrived; throws if nothing more will. */
@@ -296,6 +300,10 @@ export class Channel implements ChannelId, Disposable {
       error,
     );
   }
+}
+
+function weightOf(item: Uint8Array | "end"): number {
+  return UNREAD_ITEM_BYTES + (item === "end" ? 0 : item.length);
 }
 
 /**

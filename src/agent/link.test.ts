@@ -8,6 +8,7 @@ import * as fc from "fast-check";
 import { linkedHosts, type LinkedHost } from "../../test/support/hosts.ts";
 import { DmigrateError } from "../core/errors.ts";
 import { hostName, newMigrationId } from "../core/ids.ts";
+import { END_FRAME } from "../wire/frames.ts";
 import { encodeHello, type Offer } from "../wire/hello.ts";
 import type { ChannelKind } from "./channels.ts";
 import { ALPN, connected, dialMember } from "./dial.ts";
@@ -144,6 +145,26 @@ test("a reader that does not read holds the sender up, not the memory", async (t
   await sending;
   await channel.close();
   assert.equal(channel.counts.sent, total);
+});
+
+test("ends of streams that nobody asks for hold their sender up, not the memory", async (t) => {
+  const [a, b] = await linked(t);
+  using _idle = b.link.accept(a.name, id, "ends", async (channel) => {
+    await channel.receive();
+    await new Promise((resolve) => t.after(resolve));
+  });
+  using _echoing = b.link.accept(a.name, id, "files", async (channel) => await sendAll(channel, [await gather(channel)]));
+  const raw = (await a.link.open(b.name, id, kind("ends"))).raw();
+  let isTaken = false;
+  raw.write(Buffer.alloc(6 << 20, END_FRAME), (error) => (isTaken = !error));
+  for (let round = 0; round < 4; round++) {
+    const other = await a.link.open(b.name, id, kind("files"));
+    await sendAll(other, [Buffer.alloc(4 << 20)]);
+    assert.equal((await gather(other)).length, 4 << 20);
+    await other.close();
+  }
+  assert.ok(!isTaken);
+  raw.destroy();
 });
 
 test("a stream that is cut is no stream that ended", async (t) => {

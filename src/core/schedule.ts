@@ -85,6 +85,11 @@ export class Schedule<Stream> {
     state.ready.add(stream);
   }
 
+  /** How many streams have something to send. */
+  get readyCount(): number {
+    return TRANSFER_CLASSES.reduce((sum, each) => sum + this.#classes[each].ready.size, 0);
+  }
+
   /** Whether something is ready that nobody waits for. */
   get hasShared(): boolean {
     return this.#first(SHARING) !== undefined;

@@ -9,8 +9,9 @@ import * as fc from "fast-check";
 import { DmigrateError } from "../core/errors.ts";
 import { LinkShares } from "../core/link-shares.ts";
 import { TRANSFER_CLASSES, type TransferClass } from "../core/schedule.ts";
-import { TRUNK_FRAME_BYTES_MAX, writeTrunkFrame, type PageSpan, type PlainContent, type PlainFrame } from "../wire/trunk-frames.ts";
+import { decodeTrunkFrames, TRUNK_FRAME_BYTES_MAX, TRUNK_HEADER_BYTES, writeTrunkFrame, type PageSpan, type PlainContent, type PlainFrame } from "../wire/trunk-frames.ts";
 import { WINDOW_BYTES, type TrunkStream } from "./stream.ts";
+import { FRAME_CODEC } from "./packer.ts";
 import { Pile } from "./pile.ts";
 import { Trunk, type Receive } from "./trunk.ts";
 import { wire } from "./wires.fixture.ts";
@@ -468,6 +469,119 @@ test("a reader that cuts its stream is not given what had overtaken the rest, an
   while (opened.length < 2 && !trunk.isOver) await turn();
   assert.deepEqual([read, trunk.isOver], [["1"], false]);
   trunk.destroy();
+});
+
+test("who opens streams that are refused, and does not read that, is cut", async () => {
+  const trunk = new Trunk((stream) => stream.refuse(new DmigrateError("PEER_REFUSED", "Not expected; migrate again")));
+  const [here, there] = wire();
+  there._write = () => {}; // the kernel takes nothing any more
+  trunk.join(there, "shared");
+  for (let stream = 1; stream <= 200 && !trunk.isOver; stream++) {
+    here.write(bytesOf({ stream, place: 0, content: { kind: "open", name: "files", transferClass: "files" } }));
+    await turn();
+  }
+  const reason = await trunk.over;
+  assert.ok(reason instanceof DmigrateError && reason.code === "PROTOCOL", String(reason));
+});
+
+/** What is done to one of the frames of a trunk by a peer that does not keep to the protocol. */
+const harm = fc.record({
+  at: fc.nat(),
+  to: fc.nat(),
+  kind: fc.constantFrom("twice", "left out", "later", "another stream", "another place", "another kind", "shorter", "cut"),
+});
+
+/** The frames of some streams, as they leave. */
+async function framesOf(sent: ReadonlyMap<string, Buffer>): Promise<Buffer[]> {
+  const frames: Buffer[] = [];
+  const [here, there] = wire();
+  const near = new Trunk(() => assert.fail("nobody opens streams there"));
+  const far = new Trunk((stream) => stream.accept());
+  near.join(here, "shared");
+  far.join(there, "shared", (use) => {
+    const pile = new Pile((bytes) => {
+      const used = decodeTrunkFrames(bytes, FRAME_CODEC, () => {});
+      for (let at = 0; at < used;) {
+        const end = at + TRUNK_HEADER_BYTES + Buffer.from(bytes.buffer, bytes.byteOffset).readUIntBE(at + 1, 3);
+        frames.push(Buffer.from(bytes.subarray(at, end)));
+        at = end;
+      }
+      use(bytes.subarray(0, used));
+      return used;
+    });
+    there.on("data", (chunk: Buffer) => pile.add(chunk));
+  });
+  for (const [name, bytes] of sent) (await near.open(name, "files")).end(bytes);
+  while (frames.length < 2 * sent.size) await turn();
+  for (let before = -1; before !== frames.length; await turn()) before = frames.length;
+  near.destroy();
+  return frames;
+}
+
+function harmed(frames: readonly Buffer[], { at, to, kind }: { at: number; to: number; kind: string }): Buffer[] {
+  const all = frames.map((each) => Buffer.from(each));
+  const index = at % all.length;
+  const frame = all[index];
+  if (frame === undefined || frame.length < TRUNK_HEADER_BYTES) return all; // it was harmed before
+  const seal = (): void => void frame.writeUInt32BE(crc32(frame.subarray(16), crc32(frame.subarray(0, 12))), 12);
+  switch (kind) {
+    case "twice":
+      all.splice(to % all.length, 0, frame);
+      break;
+    case "left out":
+      all.splice(index, 1);
+      break;
+    case "later":
+      all.splice(to % all.length, 0, ...all.splice(index, 1));
+      break;
+    case "another stream":
+      frame.writeUInt32BE(to % 5, 4);
+      break;
+    case "another place":
+      frame.writeUInt32BE(to, 8);
+      break;
+    case "another kind":
+      frame[0] = to % 256;
+      break;
+    case "shorter":
+      frame.writeUIntBE(to % (1 << 20), 1, 3);
+      break;
+    case "cut":
+      all[index] = frame.subarray(0, to % frame.length);
+      return all; // the checksum is of what was there
+  }
+  seal();
+  return all;
+}
+
+test("whatever a peer does to frames, a stream brings what was sent by it, from its beginning on, or the trunk is cut", async () => {
+  const bytes = fc.nat(200_000).map((length) => Buffer.alloc(length, "no two places of it are alike for a while ".repeat(7)));
+  await fc.assert(
+    fc.asyncProperty(fc.array(bytes, { minLength: 1, maxLength: 3 }), fc.array(harm, { minLength: 1, maxLength: 2 }), async (all, harms) => {
+      const sent = new Map(all.map((each, nth) => [`${nth}`, each]));
+      const frames = harms.reduce<Buffer[]>((before, each) => harmed(before, each), await framesOf(sent));
+      const brought = new Map<string, Buffer[]>();
+      const trunk = new Trunk((stream) => {
+        stream.accept();
+        const chunks: Buffer[] = [];
+        brought.set(stream.name, chunks);
+        stream.on("data", (chunk: Buffer) => chunks.push(chunk));
+      });
+      const [here, there] = wire();
+      trunk.join(there, "shared");
+      here.resume();
+      for (const frame of frames) here.write(frame);
+      here.end();
+      await trunk.over;
+      const isMoved = harms.some(({ kind }) => ["another stream", "another place"].includes(kind)); // what a liar says is its stream's
+      for (const [name, chunks] of brought) {
+        const got = Buffer.concat(chunks);
+        if (!isMoved) assert.ok((sent.get(name) ?? assert.fail()).subarray(0, got.length).equals(got), name);
+        assert.ok(got.length <= frames.reduce((sum, { length }) => sum + length, 0));
+      }
+    }),
+    { numRuns: 100 },
+  );
 });
 
 test("frames twice, behind the end, too many, of streams that are not open, and credits for nothing are refused", async () => {

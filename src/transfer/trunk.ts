@@ -175,7 +175,8 @@ export class Trunk {
   }
 
   #welcome(id: number, name: string, transferClass: TransferClass): void {
-    if (id !== this.#lastStream + 1 || this.#streams.size >= STREAMS_MAX)
+    const isFull = this.#streams.size >= STREAMS_MAX || this.#schedule.readyCount >= STREAMS_MAX; // of some only a refusal is left
+    if (id !== this.#lastStream + 1 || isFull)
       throw new DmigrateError("PROTOCOL", `An agent opened stream ${id} out of turn, or too many; ${SAME_RELEASE}`);
     this.#lastStream = id;
     this.#opened(this.#add(TrunkStream.opened(this.#owner, id, name, transferClass)));
