@@ -103,7 +103,10 @@ export class ArrivingTrunks {
     }
     const isOfIt = known?.peer === peer && known.migration === migration;
     if (isOfIt && connection < known.connectionCount && !known.connections.has(connection)) return known;
-    throw new DmigrateError("PROTOCOL", `Connection ${connection} of a trunk that is not known, has it already, or gets none such; ${SAME_RELEASE}`);
+    throw new DmigrateError(
+      "PROTOCOL",
+      `Connection ${connection} of a trunk that is not known, has it already, or gets none such; ${SAME_RELEASE}`,
+    );
   }
 }
 

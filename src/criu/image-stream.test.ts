@@ -2,12 +2,15 @@
  * Images on their way, and what is left open when they break off.
  */
 import assert from "node:assert/strict";
-import { readdirSync, readFileSync, readlinkSync, statSync, symlinkSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, readlinkSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { Readable } from "node:stream";
 import { buffer } from "node:stream/consumers";
 import { test } from "node:test";
+import * as fc from "fast-check";
+import { harms } from "../../test/support/harm.ts";
 import { temporaryDirectory } from "../../test/support/hosts.ts";
+import { DmigrateError } from "../core/errors.ts";
 import { receiveImages, sendImages } from "./image-stream.ts";
 
 /** The bytes of such files, as they are sent. */
@@ -82,4 +85,27 @@ test("a name that leads elsewhere is refused", async (t) => {
   const name = "../core-1.img";
   const header = Buffer.from([name.length, 0, 0, 0, 0, 0, 0, ...Buffer.from(name)]);
   await assert.rejects(receiveImages(pieces(header), target), { code: "PROTOCOL" });
+});
+
+test("a stream that was harmed is refused, or is one of other files in the same folder, and none stays open", async (t) => {
+  const [source, folder] = [temporaryDirectory(t), temporaryDirectory(t)];
+  const stream = await sent(source, { ...FILES, "ghost-file-2.img": Buffer.alloc(5000, "g") });
+  await fc.assert(
+    fc.asyncProperty(harms, async (harm) => {
+      const target = mkdtempSync(join(folder, "images-"));
+      try {
+        await receiveImages(pieces(harm(stream)), target);
+      } catch (error) {
+        assert.ok(error instanceof DmigrateError && ["PROTOCOL", "TRANSFER_FAILED"].includes(error.code), String(error));
+      }
+      assert.deepEqual(opened(target), []);
+      const total = readdirSync(target).reduce((sum, name) => sum + statSync(join(target, name)).size, 0);
+      assert.ok(total <= stream.length + 200, "more than was sent");
+    }),
+    { numRuns: 200 },
+  );
+  assert.deepEqual(
+    readdirSync(folder).filter((name) => !name.startsWith("images-")),
+    [],
+  );
 });

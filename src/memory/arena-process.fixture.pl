@@ -124,6 +124,15 @@ my %commands = (
   remove => sub { my ($page, $count) = @_; call('madvise', at($page), $count * PAGE, REMOVE) },
   # Not accessible, but there.
   hide  => sub { my ($page, $count) = @_; call('mprotect', at($page), $count * PAGE, NONE) },
+  # Pages of a file that has none any more: who reads them gets SIGBUS.
+  cut => sub {
+    my ($page, $count) = @_;
+    open(my $file, '+>', undef) or die $!;
+    syswrite($file, "\1" x ($count * PAGE));
+    call('mmap', at($page), $count * PAGE, RW, FIXED | 2, fileno($file), 0);    # MAP_PRIVATE
+    write_value($_, 7) for $page .. $page + $count - 1;
+    truncate($file, 0);
+  },
   # Cuts the mapping into several.
   split => sub { call('mprotect', at($_[0]), PAGE, RWX) },
   move  => sub { return move_pages(@_) },

@@ -86,6 +86,25 @@ void describe("page readers", { timeout: 60_000 }, () => {
     assertRight(chunk);
   });
 
+  void it("take what a file no longer has for what can't be read, and what is not to be dumped or inherited as it is", async () => {
+    await using task = await arena();
+    const [DONT_FORK, DONT_DUMP] = [10, 16];
+    await task.tell(0, "cut", 20, 3);
+    await task.tell(0, "advise", 10, 2, DONT_FORK);
+    await task.tell(0, "advise", 12, 2, DONT_DUMP);
+    const [chunk] = await Array.fromAsync(new PageReaders(() => ({ workers: 1, chunkPages: 256 })).read([taskOf(task, [0, 40])]));
+    assert.equal(chunk?.kind, "pages");
+    assert.deepEqual(
+      chunk.runs.map(({ kind, page, pageCount }) => [kind, page - task.arenaPage, pageCount]),
+      [
+        ["content", 0, 20],
+        ["unreadable", 20, 3],
+        ["content", 23, 17],
+      ],
+    );
+    assertRight(chunk);
+  });
+
   void it("bring each page once, whatever is asked for and by however many", async () => {
     await using one = await arena();
     await using other = await arena();

@@ -3,7 +3,7 @@
  * turn to leave.
  */
 import type { Duplex } from "node:stream";
-import { DmigrateError } from "../core/errors.ts";
+import { DmigrateError, messageOf } from "../core/errors.ts";
 import { readAllMemory } from "../kernel/process-memory.ts";
 import { MessageReader, PAGE_BYTES, type PageRun } from "./page-protocol.ts";
 
@@ -20,15 +20,27 @@ export interface PageStream extends Duplex {
 }
 
 /**
- * Reads pages of frozen tasks. What it returns throws PROTOCOL for a process that is none of them.
+ * Reads pages of frozen tasks. What it returns throws PROTOCOL for a process that is none of them, KERNEL for what can't be read.
  * @param tasks process ids on this host by those inside the container
  */
 export function pagesOf(tasks: ReadonlyMap<number, number>): (run: PageRun, into: Uint8Array) => void {
   return ({ process, page }, into) => {
     const pid = tasks.get(process);
     if (pid === undefined)
-      throw new DmigrateError("PROTOCOL", `The target asked for pages of process ${process}, which the container does not have`);
-    readAllMemory(pid, page * PAGE_BYTES, into);
+      throw new DmigrateError(
+        "PROTOCOL",
+        `The target asked for pages of process ${process}, which the container does not have; update both agents to the same release`,
+      );
+    try {
+      readAllMemory(pid, page * PAGE_BYTES, into);
+    } catch (error) {
+      const where = `0x${(page * PAGE_BYTES).toString(16)}`;
+      throw new DmigrateError(
+        "KERNEL",
+        `The memory of process ${process} at ${where} can't be read on the source: ${messageOf(error)}; see whether it is still there`,
+        error,
+      );
+    }
   };
 }
 

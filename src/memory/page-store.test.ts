@@ -2,6 +2,8 @@
 import assert from "node:assert/strict";
 import { existsSync, fstatSync, readdirSync, readlinkSync, readSync, statSync } from "node:fs";
 import { test } from "node:test";
+import * as fc from "fast-check";
+import { harms } from "../../test/support/harm.ts";
 import { encodeMessage, PAGE_BYTES, type PageMessage } from "./page-protocol.ts";
 import { PageStore } from "./page-store.ts";
 
@@ -101,6 +103,22 @@ test("what says no hole is refused, and what came before stays", async () => {
     assert.throws(() => take(store, 2 ** 36, 1), { code: "PROTOCOL" });
     assert.deepEqual(content(store, 2), [1, undefined], what);
   }
+});
+
+test("holes that were harmed are refused, or take pages away: none comes by them, and none changes", async () => {
+  const hole = fc.tuple(fc.nat(9), fc.integer({ min: 1, max: 5 })).map(([page, pageCount]) => message("hole", page, pageCount));
+  await fc.assert(
+    fc.asyncProperty(fc.array(hole, { minLength: 1, maxLength: 5 }), harms, async (holes, harm) => {
+      using store = new PageStore(10);
+      take(store, 0, 1, 2, 3, 4, 5);
+      try {
+        await store.takeHoles(cut(harm(Buffer.concat(holes)), 100));
+      } catch (error) {
+        assert.equal((error as { code?: string }).code, "PROTOCOL", String(error));
+      }
+      for (const [page, value] of content(store, 20).entries()) if (value !== undefined) assert.equal(value, page + 1);
+    }),
+  );
 });
 
 /** How much memory the files of a store take, by their name. */

@@ -97,8 +97,8 @@ export class PageStore implements Disposable {
   }
 
   /**
-   * What the source says in the freeze, after the last round: which pages were written since they were copied. Those are not here any more, nor is any page of
-   * a process of which it says nothing.
+   * What the source says in the freeze, after the last round: which pages were written since they were copied. Those are not here any more,
+   * nor is any page of a process of which it says nothing.
    */
   settle(written: ReadonlyMap<number, readonly PageRange[]>): void {
     this.close();

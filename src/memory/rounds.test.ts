@@ -111,6 +111,42 @@ void describe("rounds", { skip: process.arch !== "x64", timeout: 120_000 }, () =
     assert.equal(store.pageCount, 0);
   });
 
+  void it("leave no page that a process does not have, if it runs another program by the freeze, or only then came", async () => {
+    await using task = await started();
+    for (let page = 0; page < 100; page++) await task.tell(0, "write", page, 1000 + page);
+    using store = new PageStore(Infinity);
+    using rounds = new MemoryRounds(standing(() => [task.pid]));
+    await rounds.round(into(store));
+    await task.execute();
+    await task.tell(0, "write", 3, 7);
+    await task.tell(0, "fork", 4);
+    await task.answer(1);
+    const [, child = NaN] = pidsOf(task);
+    settle(store, rounds, [task.pid, child]);
+    assertRight(store, task.pid);
+    assert.deepEqual([store.has(processIn(task.pid), task.arenaPage + 3), assertRight(store, child)], [false, 0]);
+  });
+
+  void it("go on without a process that has ended, whenever that was, and nothing of it stays in the store", async () => {
+    await using task = await started();
+    await using ended = await started();
+    const ending = processIn(ended.pid);
+    using store = new PageStore(Infinity);
+    using rounds = new MemoryRounds(standing(() => [task.pid, ended.pid]));
+    const sink = into(store);
+    await rounds.round({
+      ...sink,
+      sendPages: async (runs, read) => {
+        await ended[Symbol.asyncDispose](); // while it is read
+        await sink.sendPages(runs, read);
+      },
+    });
+    await rounds.round(sink);
+    settle(store, rounds, [task.pid]);
+    assert.ok(assertRight(store, task.pid) > 0);
+    assert.deepEqual([...store.within(ending, { page: 0, pageCount: 2 ** 35 })], []);
+  });
+
   void it("leave out a process into which the kernel may write behind its back", async () => {
     await using task = await started();
     using store = new PageStore(Infinity);

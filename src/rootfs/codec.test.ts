@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import * as fc from "fast-check";
+import { harms } from "../../test/support/harm.ts";
 import { CHUNK_BYTES, FRAME_BYTES_MAX, FrameDecoder, encodeFrame, type Frame, type Piece } from "./codec.ts";
 import { ROOT, bytePath, type BytePath, type FileKind, type Inode } from "./inode.ts";
 
@@ -107,6 +108,23 @@ test("bytes at random are refused or ignored, never taken for something else tha
         assert.equal((error as { code?: string }).code, "PROTOCOL");
       }
     }),
+  );
+});
+
+test("frames that were harmed are refused, or are other frames with paths within the tree", () => {
+  fc.assert(
+    fc.property(fc.array(frame, { minLength: 1, maxLength: 4 }), harms, (frames, harm) => {
+      const stream = harm(encode([...frames, { frame: "end", digest: undefined }]));
+      try {
+        for (const each of decode(stream, [1000])) {
+          if ("path" in each) assert.equal(bytePath(each.path), each.path);
+          if ("to" in each) assert.equal(bytePath(each.to), each.to);
+        }
+      } catch (error) {
+        assert.equal((error as { code?: string }).code, "PROTOCOL", String(error));
+      }
+    }),
+    { numRuns: 1000 },
   );
 });
 

@@ -9,7 +9,15 @@ import * as fc from "fast-check";
 import { DmigrateError } from "../core/errors.ts";
 import { LinkShares } from "../core/link-shares.ts";
 import { TRANSFER_CLASSES, type TransferClass } from "../core/schedule.ts";
-import { decodeTrunkFrames, TRUNK_FRAME_BYTES_MAX, TRUNK_HEADER_BYTES, writeTrunkFrame, type PageSpan, type PlainContent, type PlainFrame } from "../wire/trunk-frames.ts";
+import {
+  decodeTrunkFrames,
+  TRUNK_FRAME_BYTES_MAX,
+  TRUNK_HEADER_BYTES,
+  writeTrunkFrame,
+  type PageSpan,
+  type PlainContent,
+  type PlainFrame,
+} from "../wire/trunk-frames.ts";
 import { WINDOW_BYTES, type TrunkStream } from "./stream.ts";
 import { FRAME_CODEC } from "./packer.ts";
 import { Pile } from "./pile.ts";
@@ -557,29 +565,33 @@ function harmed(frames: readonly Buffer[], { at, to, kind }: { at: number; to: n
 test("whatever a peer does to frames, a stream brings what was sent by it, from its beginning on, or the trunk is cut", async () => {
   const bytes = fc.nat(200_000).map((length) => Buffer.alloc(length, "no two places of it are alike for a while ".repeat(7)));
   await fc.assert(
-    fc.asyncProperty(fc.array(bytes, { minLength: 1, maxLength: 3 }), fc.array(harm, { minLength: 1, maxLength: 2 }), async (all, harms) => {
-      const sent = new Map(all.map((each, nth) => [`${nth}`, each]));
-      const frames = harms.reduce<Buffer[]>((before, each) => harmed(before, each), await framesOf(sent));
-      const brought = new Map<string, Buffer[]>();
-      const trunk = new Trunk((stream) => {
-        stream.accept();
-        const chunks: Buffer[] = [];
-        brought.set(stream.name, chunks);
-        stream.on("data", (chunk: Buffer) => chunks.push(chunk));
-      });
-      const [here, there] = wire();
-      trunk.join(there, "shared");
-      here.resume();
-      for (const frame of frames) here.write(frame);
-      here.end();
-      await trunk.over;
-      const isMoved = harms.some(({ kind }) => ["another stream", "another place"].includes(kind)); // what a liar says is its stream's
-      for (const [name, chunks] of brought) {
-        const got = Buffer.concat(chunks);
-        if (!isMoved) assert.ok((sent.get(name) ?? assert.fail()).subarray(0, got.length).equals(got), name);
-        assert.ok(got.length <= frames.reduce((sum, { length }) => sum + length, 0));
-      }
-    }),
+    fc.asyncProperty(
+      fc.array(bytes, { minLength: 1, maxLength: 3 }),
+      fc.array(harm, { minLength: 1, maxLength: 2 }),
+      async (all, harms) => {
+        const sent = new Map(all.map((each, nth) => [`${nth}`, each]));
+        const frames = harms.reduce<Buffer[]>((before, each) => harmed(before, each), await framesOf(sent));
+        const brought = new Map<string, Buffer[]>();
+        const trunk = new Trunk((stream) => {
+          stream.accept();
+          const chunks: Buffer[] = [];
+          brought.set(stream.name, chunks);
+          stream.on("data", (chunk: Buffer) => chunks.push(chunk));
+        });
+        const [here, there] = wire();
+        trunk.join(there, "shared");
+        here.resume();
+        for (const frame of frames) here.write(frame);
+        here.end();
+        await trunk.over;
+        const isMoved = harms.some(({ kind }) => ["another stream", "another place"].includes(kind)); // what a liar says is its stream's
+        for (const [name, chunks] of brought) {
+          const got = Buffer.concat(chunks);
+          if (!isMoved) assert.ok((sent.get(name) ?? assert.fail()).subarray(0, got.length).equals(got), name);
+          assert.ok(got.length <= frames.reduce((sum, { length }) => sum + length, 0));
+        }
+      },
+    ),
     { numRuns: 100 },
   );
 });

@@ -1,6 +1,6 @@
 /**
- * Which version of the calls (proto/) somebody speaks: told with each call. An agent refuses another one by its number, before one of the two
- * passes over what it does not know and the other relies on it.
+ * Which version of the calls (proto/) somebody speaks: told with each call. An agent refuses another one by its number, before one of the
+ * two passes over what it does not know and the other relies on it.
  */
 import type { Interceptor } from "@connectrpc/connect";
 import { DmigrateError } from "../../core/errors.ts";
@@ -18,11 +18,7 @@ export const tellVersion: Interceptor = (next) => async (request) => {
 
 /** For who is called. Throws PROTOCOL for another version. */
 export const refuseOtherVersions: Interceptor = (next) => async (request) => {
-  const told = request.header.get(HEADER) ?? "none";
-  if (told !== CALLS_VERSION)
-    throw new DmigrateError(
-      "PROTOCOL",
-      `Version ${/^\d{1,9}$/.test(told) ? told : "none"} of the calls was used, this agent speaks version ${CALLS_VERSION}; ${SAME_RELEASE}`,
-    );
-  return await next(request);
+  const [told = "none"] = /^\d{1,9}$/.exec(request.header.get(HEADER) ?? "") ?? [];
+  if (told === CALLS_VERSION) return await next(request);
+  throw new DmigrateError("PROTOCOL", `Version ${told} of the calls was used, this agent speaks version ${CALLS_VERSION}; ${SAME_RELEASE}`);
 };
