@@ -101,7 +101,7 @@ export async function migrateByCommand(source: Host, container: string, target: 
 }
 
 /** What else can be asked for. */
-export type MoreOptions = Partial<Pick<MigrateRequest, "verify">>;
+export type MoreOptions = Partial<Pick<MigrateRequest, "verify" | "bytesPerSecond">>;
 
 /** Migrates as that command does, without the cost of starting one. */
 export async function migrate(
