@@ -222,3 +222,22 @@ test("a client that goes through the memory and touches pages in between gets ea
     { numRuns: 300 },
   );
 });
+
+test("questions for pages that are not lazy are refused, and answers that nobody asked for, are longer, or come twice", () => {
+  const all: Processes = new Map([[1, [{ page: 16, pageCount: 8 }]]]);
+  const page = (from: number, pageCount = 1, process = 1): PageRun => ({ process, page: from, pageCount });
+  for (const run of [page(24), page(15), page(20, 5), page(16, 1, 2)])
+    assert.throws(() => new PagePlan(all, LIMITS).ask(run), { code: "PROTOCOL" });
+  const asked = (): PagePlan => {
+    const plan = new PagePlan(all, LIMITS);
+    plan.ask(page(16, 2));
+    assert.deepEqual(plan.nextGet(), page(16, 2));
+    return plan;
+  };
+  for (const run of [page(17), page(16, 3), page(16, 2, 2), page(30)]) assert.throws(() => asked().begin(run), { code: "PROTOCOL" });
+  assert.throws(() => new PagePlan(all, LIMITS).begin(page(16)), { code: "PROTOCOL" });
+  const plan = asked();
+  plan.begin(page(16, 2));
+  plan.fill(Buffer.alloc(2 * PAGE_BYTES), 0);
+  assert.throws(() => plan.begin(page(16, 2)), { code: "PROTOCOL" });
+});
