@@ -38,19 +38,22 @@ function overwrite(file: string, content: string | Buffer, position: number): vo
   closeSync(descriptor);
 }
 
-/** Where in its address space a process holds a megabyte that it never touched, in a mapping of at least `bytes`. */
-function untouchedMemory(pid: number, bytes: number): number {
+/** Where in its address space a process has these bytes, in a mapping of its own of at least so many. */
+function placeOf(bytes: Buffer, pid: number, mappingBytes: number): number {
   const memory = openSync(`/proc/${pid}/mem`, "r");
   for (const [, start = "", end = ""] of readFileSync(`/proc/${pid}/maps`, "utf8").matchAll(/^(\w+)-(\w+) rw-p 00000000 00:00 0 *$/gm)) {
     const from = Number.parseInt(start, 16);
     const content = Buffer.alloc(Number.parseInt(end, 16) - from);
-    if (content.length < bytes) continue;
+    if (content.length < mappingBytes) continue;
     readSync(memory, content, 0, content.length, from);
-    const untouched = content.indexOf(Buffer.alloc(1 << 20));
-    if (untouched >= 0) return from + untouched;
+    const place = content.indexOf(bytes);
+    if (place >= 0) return from + place;
   }
-  throw new Error(`Process ${pid} has touched all its memory`);
+  throw new Error(`Process ${pid} has nothing like that`);
 }
+
+/** A megabyte that a process never touched. */
+const UNTOUCHED = Buffer.alloc(1 << 20);
 
 /** Where a process has the last page of the memory of that size that it shares. */
 function lastSharedPage(pid: number, bytes: number): number {
@@ -65,7 +68,7 @@ function lastSharedPage(pid: number, bytes: number): number {
 const WORKLOADS: Record<string, { args?: string[]; network?: "shared"; harm: (running: Running) => unknown; says: RegExp }> = {
   memory: {
     args: ["--mb", "7", "--processes", "2", "--pause", "0.002"],
-    harm: ({ offspring }) => overwrite(`/proc/${offspring}/mem`, "x", untouchedMemory(offspring, 7 << 20) + (1 << 19)),
+    harm: ({ offspring }) => overwrite(`/proc/${offspring}/mem`, "x", placeOf(UNTOUCHED, offspring, 7 << 20) + (1 << 19)),
     says: /memory-1: .*page 1[3-7]\d\d .* differs/,
   },
   files: {
@@ -121,6 +124,13 @@ const WORKLOADS: Record<string, { args?: string[]; network?: "shared"; harm: (ru
       renameSync(`${file}.copy`, file);
     },
     says: /attempt to write a readonly database/,
+  },
+  programs: {
+    harm: ({ parent }) => {
+      const page = Buffer.from(`${"\0".repeat(100)}00000000000001000005`); // and what was before it
+      overwrite(`/proc/${parent}/mem`, "x", placeOf(page, parent, 16 * 4096) + 100);
+    },
+    says: /page that children find wiped/,
   },
   counter: { harm: ({ child }) => child.stdout?.destroy(), says: /BrokenPipe/ },
 };

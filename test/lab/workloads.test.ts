@@ -75,7 +75,7 @@ for (const name of workloadNames().filter((each) => !["echo", "counter", "shared
 }
 
 /** With children that end at once the stock daemon does not always come to an end itself (docs/facts.md). */
-const NOT_BY_REFERENCE = ["echo", "counter", "forks"];
+const NOT_BY_REFERENCE = ["echo", "counter", "forks", "programs"];
 
 for (const name of workloadNames().filter((each) => !NOT_BY_REFERENCE.includes(each))) {
   test(`${name} goes on with pages from the stock daemon`, async () => {
@@ -85,7 +85,7 @@ for (const name of workloadNames().filter((each) => !NOT_BY_REFERENCE.includes(e
   });
 }
 
-for (const name of ["database", "forks", "mappings", "memory", "threads"]) {
+for (const name of ["database", "forks", "mappings", "memory", "programs", "threads"]) {
   test(`${name} goes on when its memory was copied ahead`, async () => {
     await start(name);
     await move(name, "warm");
