@@ -11,11 +11,14 @@ export const DMIGRATE: string = `${CHECKOUT_IN_HOST}/bin/dmigrate`;
 
 const PORT = 7461;
 
-/** Starts an agent on every host with an engine and joins them into one cluster. */
-export async function startCluster(lab: Lab): Promise<void> {
+/**
+ * Starts an agent on every host with an engine and joins them into one cluster.
+ * @param flags of every agent
+ */
+export async function startCluster(lab: Lab, ...flags: readonly string[]): Promise<void> {
   const [first, ...others] = lab.hosts.filter((host) => host.record.docker);
   if (first === undefined) return;
-  await Promise.all([first, ...others].map((host) => startAgent(host)));
+  await Promise.all([first, ...others].map((host) => startAgent(host, ...flags)));
   await first.run(DMIGRATE, "init", first.name, "--address", `${first.address}:${PORT}`);
   for (const host of others) {
     const { joinToken = "" } = await askAgent(host, (agent) => agent.status());

@@ -5,44 +5,47 @@
 import { Option, type Command } from "commander";
 import { once } from "node:events";
 import * as z from "zod";
-import { example } from "../src/cli/program.ts";
+import { parseConfig, type RawConfig } from "../src/agent/config.ts";
+import { example, transferOptions } from "../src/cli/program.ts";
 import { DmigrateError } from "../src/core/errors.ts";
-import { REQUESTABLE_MODES, type RequestableMode } from "../src/core/migration.ts";
+import { PHASES, REQUESTABLE_MODES, type RequestableMode } from "../src/core/migration.ts";
 import { DMIGRATE, startCluster } from "./cluster.ts";
+import { DemoLoad, paceOf, workload, type LoadResult } from "./demo-load.ts";
 import type { Host } from "./host.ts";
 import { redisImage } from "./images/catalogue.ts";
 import { buildImage } from "./images/image.ts";
 import { loadImage } from "./images/load.ts";
 import { removedOnInterrupt } from "./interrupt.ts";
 import { checkSpec, CLIENT, LAN, Lab, type LabSpec } from "./lab.ts";
-import { CHECKOUT_IN_HOST } from "./paths.ts";
 import { ROOT_DIR } from "./setup.ts";
 import { claimDemo } from "./site.ts";
-import { ClientProcess } from "./workloads/client-control.ts";
-import { redisClientResult, type RedisClientResult } from "./workloads/client-result.ts";
+import type { RedisClientResult } from "./workloads/client-result.ts";
 
 const CONTAINER = "redis";
 const ADDRESS = "10.77.0.200";
 const MAC = "02:42:0a:4d:00:c8";
-/** How long the client runs before, between and after the moves. */
-const CALM_MS = 2000;
 
 const report = z.looseObject({
   id: z.string(),
   outcome: z.string(),
   totalMs: z.number(),
   downtimeMs: z.number(),
+  phases: z.array(z.object({ name: z.enum(PHASES), startMs: z.number(), endMs: z.number() })),
   verification: z.object({ same: z.number(), different: z.number(), released: z.number() }).optional(),
   error: z.looseObject({ message: z.string() }).optional(),
 });
 type Report = z.infer<typeof report>;
 
-interface DemoOptions {
+/** What the agents are told, besides. */
+type AgentOptions = Pick<RawConfig, "order" | "cpuBudget" | "dumpPlan">;
+
+interface DemoOptions extends AgentOptions {
   readonly name: string;
   readonly moves: number;
   readonly megabytes: number;
   readonly mode: RequestableMode;
   readonly rate?: string;
+  readonly neighbours: number;
   readonly verify: boolean;
   readonly keep?: true;
   readonly json?: true;
@@ -72,13 +75,16 @@ export function registerDemo(program: Command): void {
       new Option("--mode <mode>", "how its memory crosses; see `dmigrate migrate --help`").choices(REQUESTABLE_MODES).default("auto"),
     )
     .option("--rate <rate>", "rate of every host's link, like 1gbit; unlimited if left out")
+    .option("--neighbours <count>", "programs beside it that want a processor each", (text) => parseCount(text, "neighbours"), 0)
     .option("--no-verify", "spare the comparison of all pages, which takes processor time, not downtime")
     .option("--keep", "leave the lab up and print commands to play with")
     .option("--json", "print the report alone")
     .action(async (options: DemoOptions) => {
       process.exitCode = await demo(options);
     });
-  example(command, "dmigrate demo", "dmigrate demo --moves 2 --json", "dmigrate demo --keep --rate 1gbit");
+  command.optionsGroup("Of both agents, to compare:");
+  for (const option of transferOptions()) command.addOption(option);
+  example(command, "dmigrate demo", "dmigrate demo --moves 2 --json", "dmigrate demo --keep --rate 1gbit", "dmigrate demo --order fifo");
 }
 
 /** Throws USAGE. */
@@ -91,22 +97,26 @@ function parseCount(text: string, what: string): number {
 async function demo(options: DemoOptions): Promise<number> {
   const spec: LabSpec = { name: options.name, hosts: ["a", "b"], ...(options.rate === undefined ? {} : { rate: options.rate }) };
   checkSpec(spec);
+  const agentFlags = flagsOf(options);
   const say = options.json === true ? () => {} : (line: string) => void process.stdout.write(`${line}\n`);
   await using cleanup = new AsyncDisposableStack();
   cleanup.use(await claimDemo(spec.name));
   cleanup.use(removedOnInterrupt(spec.name));
   say("Lab: two hosts with a Docker Engine and an agent each, and a client host, on one Ethernet segment");
-  const lab = await Lab.up(spec, (line) => say(`  ${line}`), startCluster);
+  const lab = await Lab.up(
+    spec,
+    (line) => say(`  ${line}`),
+    (each) => startCluster(each, ...agentFlags),
+  );
   if (options.keep === undefined) cleanup.defer(() => lab.down());
   say("  The agents know each other");
 
   const [a, b] = [lab.host("a"), lab.host("b")];
-  const fill = workload("redis-fill", "fill", "--megabytes", String(options.megabytes));
+  const fill = onRedis("redis-fill", "fill", "--megabytes", String(options.megabytes));
   const digestBefore = await startRedis(a, lab.host(CLIENT), fill, say);
-  const client = startClient(lab.host(CLIENT));
-  await client.ready();
+  const load = await DemoLoad.start(lab.host(CLIENT), ADDRESS, a, options.neighbours);
   say("Client: one connection, writing and reading back as fast as it can");
-  await calm();
+  await load.calm();
 
   const reports: Report[] = [];
   for (let move = 0; move < options.moves; move++) {
@@ -119,11 +129,14 @@ async function demo(options: DemoOptions): Promise<number> {
       ...(options.verify ? ["--verify"] : []),
     ];
     say(`\n$ dmigrate ${argv.join(" ")}      (on host ${source.name})`);
-    client.mark(`move ${move + 1}`);
-    reports.push(await migrate(source, argv, options.json === true));
-    await calm();
+    load.begins(nameOf(move));
+    const { beganAtMs, report: ended } = await migrate(source, argv, options.json === true);
+    load.ended(nameOf(move), beganAtMs, ended.phases);
+    reports.push(ended);
+    await load.calm();
   }
-  const seen = await client.stop();
+  const noticed = await load.stop();
+  const { client: seen } = noticed;
   const [from, to] = options.moves % 2 === 1 ? [a, b] : [b, a];
   const findings = [
     ...judgeClient(seen),
@@ -136,12 +149,14 @@ async function demo(options: DemoOptions): Promise<number> {
   const last = reports.at(-1);
   if (options.json === true) {
     const clientPart = { downtimeMs, replies, errors, connections, lostWrites };
-    process.stdout.write(`${JSON.stringify({ ...last, client: clientPart, verified, moves: movesOf(reports, seen) }, null, 2)}\n`);
+    process.stdout.write(`${JSON.stringify({ ...last, client: clientPart, verified, moves: movesOf(reports, noticed) }, null, 2)}\n`);
   } else {
     say("\nAs the client saw it");
-    for (const move of movesOf(reports, seen)) {
+    for (const move of movesOf(reports, noticed)) {
       const [gap, engine] = [move.clientDowntimeMs.toFixed(0), move.downtimeMs.toFixed(0)];
       say(`  ${move.name}: longest gap between replies ${gap} ms (engine: ${engine} ms), total ${(move.totalMs / 1000).toFixed(1)} s`);
+      say(`    of its pace before: ${paceOf(move.repliesPerSecond)}`);
+      if (options.neighbours > 0) say(`    neighbours, of theirs: ${paceOf(move.neighbourUnitsPerSecond)}`);
     }
     say(`  ${replies.toLocaleString("en")} replies, ${seen.repliesPerSecond.toLocaleString("en")}/s`);
     say("\nProof");
@@ -164,42 +179,45 @@ async function startRedis(host: Host, client: Host, fill: readonly string[], say
   await client.run(...fill);
   const memory = await host.run("docker", "stats", "--no-stream", "--format", "{{.MemUsage}}", CONTAINER);
   say(`Redis: runs in Docker on ${host.name} at ${ADDRESS}, ${memory.split("/")[0]?.trim()} in memory`);
-  return await client.run(...workload("redis-fill", "digest"));
+  return await client.run(...onRedis("redis-fill", "digest"));
 }
 
-/** argv of one of the workloads' programs in a host. */
-function workload(name: string, ...args: readonly string[]): string[] {
-  return [`${CHECKOUT_IN_HOST}/bin/node`, `${CHECKOUT_IN_HOST}/lab/workloads/${name}.ts`, "--host", ADDRESS, ...args];
+/** argv of a program that works on the redis. */
+function onRedis(name: string, what: string, ...args: readonly string[]): string[] {
+  return workload(name, "--host", ADDRESS, what, ...args);
 }
 
-function startClient(host: Host): ClientProcess<RedisClientResult> {
-  const child = host.spawn(workload("redis-client"), { stdio: ["pipe", "pipe", "inherit"] });
-  return new ClientProcess(child, redisClientResult);
+/** Of `dmigrate agent`. Throws USAGE if it would not take them. */
+function flagsOf({ order, cpuBudget, dumpPlan }: AgentOptions): string[] {
+  parseConfig({ order, cpuBudget, dumpPlan });
+  return Object.entries({ "--order": order, "--cpu-budget": cpuBudget, "--dump-plan": dumpPlan }).flatMap(([flag, value]) =>
+    value === undefined ? [] : [flag, value],
+  );
 }
 
-function calm(): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, CALM_MS));
-}
-
-/** Migrates with the same command a user gives, its live progress on the terminal; returns the report. */
-async function migrate(source: Host, argv: readonly string[], quiet: boolean): Promise<Report> {
+/** Migrates with the same command a user gives, its live progress on the terminal; returns when it began, since 1970, and its report. */
+async function migrate(source: Host, argv: readonly string[], quiet: boolean): Promise<{ beganAtMs: number; report: Report }> {
   const child = source.spawn([DMIGRATE, ...argv], { stdio: quiet ? "ignore" : "inherit" });
   await once(child, "close");
   const { migrations } = z
-    .looseObject({ migrations: z.array(z.looseObject({ id: z.string() })) })
+    .looseObject({ migrations: z.array(z.looseObject({ id: z.string(), beganAtMs: z.number() })) })
     .parse(JSON.parse(await source.run(DMIGRATE, "list", "--json")));
-  const id = migrations[0]?.id;
-  if (id === undefined) throw new DmigrateError("LAB", `The migration on host ${source.name} did not begin; its error stands above`);
-  return report.parse(JSON.parse(await source.run(DMIGRATE, "report", id, "--json")));
+  const [newest] = migrations;
+  if (newest === undefined) throw new DmigrateError("LAB", `The migration on host ${source.name} did not begin; its error stands above`);
+  const { id, beganAtMs } = newest;
+  return { beganAtMs, report: report.parse(JSON.parse(await source.run(DMIGRATE, "report", id, "--json"))) };
 }
 
-function movesOf(
-  reports: readonly Report[],
-  seen: RedisClientResult,
-): { name: string; totalMs: number; downtimeMs: number; clientDowntimeMs: number; verification?: Report["verification"] }[] {
-  return reports.map(({ totalMs, downtimeMs, verification }, index) => {
-    const span = seen.spans[index];
-    return { name: span?.name ?? `move ${index + 1}`, totalMs, downtimeMs, clientDowntimeMs: span?.downtimeMs ?? NaN, verification };
+function nameOf(move: number): string {
+  return `move ${move + 1}`;
+}
+
+/** Each move's report, and what its client and its neighbours noticed. */
+function movesOf(reports: readonly Report[], { client, replies, units }: LoadResult) {
+  return reports.map((ended, move) => {
+    const name = nameOf(move);
+    const clientDowntimeMs = client.spans.find((span) => span.name === name)?.downtimeMs ?? NaN;
+    return { ...ended, name, clientDowntimeMs, repliesPerSecond: replies(name), neighbourUnitsPerSecond: units(name) };
   });
 }
 
@@ -230,7 +248,7 @@ async function judgeHosts(from: Host, to: Host, client: Host, digestBefore: stri
   const left = await from.exec("docker", "ps", "--all", "--quiet", "--filter", `name=^${CONTAINER}$`);
   const answer = await to.exec("docker", "exec", CONTAINER, "redis-cli", "ping");
   const logs = await to.exec("docker", "logs", CONTAINER);
-  const digestAfter = await client.exec(...workload("redis-fill", "digest"));
+  const digestAfter = await client.exec(...onRedis("redis-fill", "digest"));
   const restarted = await to.exec("docker", "restart", CONTAINER);
   const again = await client.exec(...["redis-cli", "-h", ADDRESS, "ping"]);
   return [

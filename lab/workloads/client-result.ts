@@ -5,7 +5,7 @@ import * as z from "zod";
 import type { ReplyLog } from "./reply-log.ts";
 
 const span = z.object({
-  /** The mark that began it. */
+  /** Of the mark that began it, or as it was asked for. */
   name: z.string(),
   /** Milliseconds since 1970. */
   startMs: z.number(),
@@ -31,7 +31,7 @@ export const clientResult = z.object({
   connections: z.int(),
   /** Everything that went wrong: lost connections, error replies, wrong answers and, at the end, what was not there. */
   errors: z.int(),
-  /** From each mark to the next, the last one to the end. */
+  /** From each mark to the next, the last one to the end; then those that were asked for. */
   spans: z.array(span),
   /** The first few faults, in words. */
   faults: z.array(z.string()),
@@ -68,6 +68,19 @@ export interface Mark {
   readonly timeMs: number;
 }
 
+/** A span that somebody asked for, by the same clock. */
+export interface Stretch {
+  readonly name: string;
+  readonly fromMs: number;
+  readonly toMs: number;
+}
+
+/** What spans a result is to have. */
+export interface SpansWanted {
+  readonly marks: readonly Mark[];
+  readonly stretches: readonly Stretch[];
+}
+
 /** How many faults are told in words. */
 const FAULTS_MAX = 10;
 
@@ -91,7 +104,7 @@ export function measure(
   log: ReplyLog,
   startMs: number,
   endMs: number,
-  marks: readonly Mark[],
+  { marks, stretches }: SpansWanted,
   connections: number,
   faults: FaultList,
   lanes: readonly ReplyLog[] = [log],
@@ -107,7 +120,10 @@ export function measure(
     repliesPerSecond: whole.repliesPerSecond,
     connections,
     errors: faults.count,
-    spans: marks.map(({ name, timeMs }, index) => spanOf(log, name, timeMs, marks[index + 1]?.timeMs ?? endMs)),
+    spans: [
+      ...marks.map(({ name, timeMs }, index) => spanOf(log, name, timeMs, marks[index + 1]?.timeMs ?? endMs)),
+      ...stretches.map(({ name, fromMs, toMs }) => spanOf(log, name, fromMs, toMs)),
+    ],
     faults: faults.messages,
   };
 }

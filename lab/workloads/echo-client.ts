@@ -60,7 +60,7 @@ export async function runEchoClient(options: EchoClientOptions, control: Control
     return lane;
   };
   const lanes = await Promise.all(sockets.map(play));
-  return measure(log, startMs, performance.now(), control.marks, connections, faults, lanes);
+  return measure(log, startMs, performance.now(), control, connections, faults, lanes);
 }
 
 async function playPingPong(socket: net.Socket, stop: AbortSignal, answered: () => void, pauseMs: number): Promise<void> {

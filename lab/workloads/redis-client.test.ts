@@ -56,7 +56,7 @@ async function startClient(t: TestContext, { window = 1, limitMs = LIMIT_MS } = 
   t.after(() => stop.abort());
   const marks: Mark[] = [];
   const isReady = Promise.withResolvers<void>();
-  const control: Control = { stop: stop.signal, marks, ready: isReady.resolve };
+  const control: Control = { stop: stop.signal, marks, stretches: [], ready: isReady.resolve };
   // So many keys that none is written twice.
   const steps = { window, prefix: "p", keyCount: 1_000_000, valueBytes: 32, pauseMs: 0 };
   const result = runRedisClient({ ...endpoint, ...steps, connectLimitMs: limitMs, answerLimitMs: limitMs }, control);
@@ -167,10 +167,16 @@ test("the program is driven over its input and answers with its result", async (
   await client.ready();
   client.mark("first");
   client.mark("second span");
+  client.span("all of 1970", 0, 1000);
+  client.span("ever", 0, Number.MAX_SAFE_INTEGER);
   const result = await client.stop();
   assert.deepEqual(
     result.spans.map(({ name }) => name),
-    ["first", "second span"],
+    ["first", "second span", "all of 1970", "ever"],
+  );
+  assert.deepEqual(
+    result.spans.slice(2).map(({ replies }) => replies),
+    [0, result.replies],
   );
   assert.deepEqual([result.connections, result.errors, result.lostWrites], [1, 0, 0]);
 });

@@ -65,7 +65,7 @@ class RedisClient {
     clearTimeout(this.patience);
     this.connection?.[Symbol.dispose]();
     return {
-      ...measure(this.log, startMs, endMs, this.control.marks, this.connections, this.faults),
+      ...measure(this.log, startMs, endMs, this.control, this.connections, this.faults),
       acknowledgedKeys: this.ledger.acknowledgedKeys().length,
       lostWrites: this.counts["lost-write"],
       wrongReads: this.counts["wrong-read"],

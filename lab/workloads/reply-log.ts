@@ -39,8 +39,10 @@ export class ReplyLog {
       if (timeMs - previousMs > longest.lengthMs) longest = { startMs: previousMs, lengthMs: timeMs - previousMs };
       previousMs = timeMs;
     };
-    for (const [timeMs] of this.entries()) {
-      if (timeMs > fromMs && timeMs < toMs) consider(timeMs);
+    for (let index = this.countUpTo(fromMs); index < this.entryCount; index += 1) {
+      const { timeMs } = this.entry(index);
+      if (timeMs >= toMs) break;
+      consider(timeMs);
     }
     consider(toMs);
     return longest;
@@ -48,20 +50,25 @@ export class ReplyLog {
 
   /** How many replies came after `fromMs`, up to and including `toMs`. */
   repliesBetween(fromMs: number, toMs: number): number {
-    let before = 0;
-    let upTo = 0;
-    for (const [timeMs, replyCount] of this.entries()) {
-      if (timeMs <= fromMs) before = replyCount;
-      if (timeMs <= toMs) upTo = replyCount;
-    }
-    return upTo - before;
+    const upTo = (timeMs: number): number => this.entry(this.countUpTo(timeMs) - 1).replyCount;
+    return upTo(toMs) - upTo(fromMs);
   }
 
-  private *entries(): Generator<[timeMs: number, replyCount: number]> {
-    for (let index = 0; index < this.entryCount; index += 1) {
-      const place = (index % ENTRIES_PER_CHUNK) * 2;
-      const chunk = this.chunks[Math.floor(index / ENTRIES_PER_CHUNK)];
-      yield [chunk?.[place] ?? 0, chunk?.[place + 1] ?? 0];
+  /** How many entries are of `momentMs` or before. */
+  private countUpTo(momentMs: number): number {
+    let [low, high] = [0, this.entryCount];
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      if (this.entry(middle).timeMs <= momentMs) low = middle + 1;
+      else high = middle;
     }
+    return low;
+  }
+
+  /** Before the first nothing came. */
+  private entry(index: number): { readonly timeMs: number; readonly replyCount: number } {
+    const place = (index % ENTRIES_PER_CHUNK) * 2;
+    const chunk = this.chunks[Math.floor(index / ENTRIES_PER_CHUNK)];
+    return { timeMs: chunk?.[place] ?? 0, replyCount: chunk?.[place + 1] ?? 0 };
   }
 }

@@ -180,7 +180,7 @@ test("the echo client counts what comes back, and tells when the server dies", a
   assert.equal((await sandbox.run("check")).code, 0);
   const stop = new AbortController();
   const ready = Promise.withResolvers<void>();
-  const first = runEchoClient({ host: address, port: 7000 }, { stop: stop.signal, marks: [], ready: ready.resolve });
+  const first = runEchoClient({ host: address, port: 7000 }, { stop: stop.signal, marks: [], stretches: [], ready: ready.resolve });
   await ready.promise;
   stop.abort();
   const { replies, connections, faults } = await first;
@@ -188,7 +188,10 @@ test("the echo client counts what comes back, and tells when the server dies", a
   assert.deepEqual([connections, faults], [1, []]);
 
   const readyAgain = Promise.withResolvers<void>();
-  const second = runEchoClient({ host: address, port: 7000 }, { stop: new AbortController().signal, marks: [], ready: readyAgain.resolve });
+  const second = runEchoClient(
+    { host: address, port: 7000 },
+    { stop: new AbortController().signal, marks: [], stretches: [], ready: readyAgain.resolve },
+  );
   await readyAgain.promise;
   await sandbox.end(child);
   assert.equal((await second).errors, 1);

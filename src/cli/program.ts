@@ -274,6 +274,25 @@ function addHelp(program: Command): void {
     });
 }
 
+/** The agent's options that say how it copies and sends, for whoever compares. */
+export function transferOptions(): Option[] {
+  return [
+    new Option(
+      "--order <order>",
+      "what it sends to other hosts leaves by priority, or as it comes (fifo), to show what that is worth; default: priority",
+    ).choices(["priority", "fifo"]),
+    new Option(
+      "--cpu-budget <percent>",
+      "how much of this machine's processor time copying may take where none is idle, 1 to 100; what is idle it may always have " +
+        "(default: 10)",
+    ),
+    new Option(
+      "--dump-plan <plan>",
+      "whether readers, chunks and processor time are planned from what is measured, or fixed, for comparison; default: measured",
+    ).choices(["measured", "fixed"]),
+  ];
+}
+
 function addSetup(program: Command, surroundings: Surroundings, run: Run): void {
   program.commandsGroup("Set up:");
   const agent = program
@@ -294,26 +313,10 @@ function addSetup(program: Command, surroundings: Surroundings, run: Run): void 
         "who serves the pages of restored tasks: the agent, or `criu lazy-pages`; default: own",
       ).choices(["own", "criu"]),
     )
-    .addOption(
-      new Option(
-        "--order <order>",
-        "what it sends to other hosts leaves by priority, or as it comes (fifo), to show what that is worth; default: priority",
-      ).choices(["priority", "fifo"]),
-    )
-    .option(
-      "--cpu-budget <percent>",
-      "how much of this machine's processor time copying may take where none is idle, 1 to 100; what is idle it may always have " +
-        "(default: 10)",
-    )
-    .addOption(
-      new Option(
-        "--dump-plan <plan>",
-        "whether readers, chunks and processor time are planned from what is measured, or fixed, for comparison; default: measured",
-      ).choices(["measured", "fixed"]),
-    )
     .addOption(new Option("--log-level <level>", "how much it says; default: info").choices(["debug", "info", "warn", "error", "silent"]))
     .option("--json", "if it can't start, print why as JSON on standard output; its log on standard error is always JSON")
     .action((flags: Readonly<Record<string, string>>) => surroundings.serve(flags));
+  for (const option of transferOptions()) agent.addOption(option);
   program
     .command("guard", { hidden: true })
     .description(
