@@ -9,6 +9,7 @@ import type { ClientResult } from "../lab/workloads/client-result.ts";
 import { startPostgres, startPreforking, type ManyProcesses } from "../lab/workloads/many-processes.ts";
 import { hostName } from "../src/core/ids.ts";
 import type { Report, Step } from "../src/core/migration.ts";
+import type { Benchmark } from "./benchmark.ts";
 import { atMost, quantile, type Row } from "./rows.ts";
 
 const MOVES = 6;
@@ -38,16 +39,19 @@ const SUBJECTS: readonly Subject[] = [
   { name: "preforking", address: "10.77.0.211", connections: 32, pauseMs: PAUSE_MS, tasks: 32, start: startPreforking, goalMs: 400 },
 ];
 
-/** @param say is told what is being measured */
-export async function processes(say: (line: string) => void): Promise<Row[]> {
-  await using lab = await Lab.up({ name: "bench", hosts: ["a", "b"] }, undefined, startCluster);
-  const rows: Row[] = [];
-  for (const subject of SUBJECTS) {
-    say(`${subject.name}: ${subject.tasks} processes, ${subject.connections} connections, moved ${MOVES} times`);
-    rows.push(...(await measured(lab, subject)));
-  }
-  return rows;
-}
+export const processes: Benchmark = {
+  name: "processes",
+  about: "containers of many processes: how long their clients wait, and what each process costs",
+  parts: SUBJECTS.map((subject) => ({
+    name: subject.name,
+    about: `${subject.tasks} processes, ${subject.connections} connections, moved ${MOVES} times`,
+    minutes: 2,
+    measure: async () => {
+      await using lab = await Lab.up({ name: "bench", hosts: ["a", "b"] }, undefined, (each) => startCluster(each));
+      return await measured(lab, subject);
+    },
+  })),
+};
 
 async function measured(lab: Lab, subject: Subject): Promise<Row[]> {
   const { name, tasks, goalMs } = subject;

@@ -6,7 +6,8 @@ import { readMemory } from "../src/kernel/process-memory.ts";
 import { ArenaProcess } from "../src/memory/arena-process.fixture.ts";
 import { PAGE_BYTES } from "../src/memory/page-protocol.ts";
 import type { BeginTracking, DirtyTracker } from "../src/memory/tracking/tracker.ts";
-import { atMost, quantile, type Row } from "./rows.ts";
+import type { Benchmark, Say } from "./benchmark.ts";
+import { atMost, quantile, told, type Row } from "./rows.ts";
 
 /** 256 MB. */
 const PAGES = 65_536;
@@ -31,26 +32,32 @@ const GOALS: Readonly<Record<string, Goals>> = {
   comparison: { page: 3_000, told: 3_000, mapping: 10_000, write: 100 },
 };
 
-/** @param say is told what is being measured */
-export async function tracking(say: (line: string) => void): Promise<Row[]> {
-  const rows: Row[] = [];
-  for (const [name, { begin, skip }] of Object.entries(ADAPTERS)) {
-    const goals = GOALS[name];
-    if (skip !== false || goals === undefined) {
-      say(`${name}: ${String(skip)}`);
-      continue;
-    }
-    say(`${name}: ${PAGES} pages, then ${MAPPINGS} mappings more`);
-    const { idle, written, freeze, write, plainWrite, mapping } = await costs(begin);
-    rows.push(
-      atMost(`${name}: a call, nothing written, each page`, idle, "ns", goals.page),
-      atMost(`${name}: a call, everything written, each page`, written, "ns", goals.told),
-      atMost(`${name}: in the freeze, nothing written, each page`, freeze, "ns", goals.page),
-      atMost(`${name}: a call, each mapping`, mapping, "ns", goals.mapping),
-      atMost(`${name}: a first write, more than ${plainWrite.toFixed(0)} ns`, write - plainWrite, "ns", goals.write),
-    );
+export const tracking: Benchmark = {
+  name: "tracking",
+  about: "what it costs to track which pages are written, by each means that this kernel has",
+  parts: Object.entries(GOALS).map(([name, goals]) => ({
+    name: name.replace(" ", "-"),
+    about: `by ${name}: ${PAGES} pages, then ${MAPPINGS} mappings more`,
+    minutes: 0.3,
+    measure: (say) => rowsOf(name, goals, say),
+  })),
+};
+
+async function rowsOf(name: string, goals: Goals, say: Say): Promise<Row[]> {
+  const { begin, skip } = ADAPTERS[name] ?? {};
+  if (begin === undefined || skip !== false) {
+    say(String(skip));
+    return [];
   }
-  return rows;
+  const { idle, written, freeze, write, plainWrite, mapping } = await costs(begin);
+  return [
+    atMost(`${name}: a call, nothing written, each page`, idle, "ns", goals.page),
+    atMost(`${name}: a call, everything written, each page`, written, "ns", goals.told),
+    atMost(`${name}: in the freeze, nothing written, each page`, freeze, "ns", goals.page),
+    atMost(`${name}: a call, each mapping`, mapping, "ns", goals.mapping),
+    told(`${name}: a first write, untracked`, plainWrite, "ns"),
+    atMost(`${name}: a first write, more than that`, write - plainWrite, "ns", goals.write),
+  ];
 }
 
 /** Medians, in nanoseconds. */

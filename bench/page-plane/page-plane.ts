@@ -1,11 +1,13 @@
 /**
  * The page plane: how fast memory crosses, how long a task waits for a page, and what of that a client sees.
  */
+import type { Phase } from "../../src/core/migration.ts";
 import type { TransferOrder } from "../../src/core/schedule.ts";
 import { PAGE_BYTES } from "../../src/memory/page-protocol.ts";
-import { atLeast, atMost, quantile, type Row } from "../rows.ts";
+import type { Benchmark } from "../benchmark.ts";
+import { againPercent, demo, latePercent, percentIn, phaseMs, type Move } from "../demo.ts";
+import { atLeast, atMost, medianOf, quantile, type Row } from "../rows.ts";
 import { Plane } from "./plane.ts";
-import { demo, type DemoResult } from "./redis.ts";
 
 /** So many pages cross the loopback interface: half a gigabyte. */
 const PAGE_COUNT = 131_072;
@@ -21,32 +23,94 @@ const LARGE_MEGABYTES = 4096;
 /** What a link of 1 Gbit/s carries. */
 const LINK_BYTES_PER_SECOND = 125_000_000;
 
-/** @param say is told what is being measured */
-export async function pagePlane(say: (line: string) => void): Promise<Row[]> {
-  say(`${RUNS} times half a gigabyte over the loopback interface, in the clear and in TLS`);
-  const clear = await repeated(() => gigabytesPerSecond("clear"));
-  const tls = await repeated(() => gigabytesPerSecond("tls"));
-  say(`${FAULTS} faults on pages that are there already`);
-  const faults = await localFaultsUs();
-  say("Pages that a task demands while all others cross a link of 1 Gbit/s, with the priorities and without");
-  const demanded = await demandedMs("priority");
-  const unordered = await demandedMs("fifo");
-  say("The demo's redis, ten times");
-  const downtimeMs = downtimeOf(await demo({ moves: 10 }));
-  say(`A redis of ${SMALL_MEGABYTES} MB and one of ${LARGE_MEGABYTES}, six times each`);
-  const [small, large] = [await demo({ moves: 6, megabytes: SMALL_MEGABYTES }), await demo({ moves: 6, megabytes: LARGE_MEGABYTES })];
-  const growth = (downtimeOf(large) - downtimeOf(small)) / (LARGE_MEGABYTES - SMALL_MEGABYTES);
-  say("The demo's redis over a link of 1 Gbit/s");
-  const linkShare = linkShareOf(await demo({ moves: 1, rate: "1gbit", mode: "post-copy" }));
+/** As many moves as a median takes. */
+const MOVES = 10;
+const FEW_MOVES = 6;
+
+export const pagePlane: Benchmark = {
+  name: "page-plane",
+  about: "how fast memory crosses, how long a task waits for a page, and what of that a client sees",
+  parts: [
+    {
+      name: "loopback",
+      about: `half a gigabyte over the loopback interface, ${RUNS} times in the clear and in TLS`,
+      minutes: 1,
+      measure: async () => [
+        atLeast("page plane on loopback, in the clear", quantile(await repeated(() => gigabytesPerSecond("clear"))), "GB/s", 2),
+        atLeast("page plane on loopback, in TLS", quantile(await repeated(() => gigabytesPerSecond("tls"))), "GB/s", 1),
+      ],
+    },
+    {
+      name: "faults",
+      about: `${FAULTS} faults on pages that are there already`,
+      minutes: 0.1,
+      measure: async () => [atMost("local fault, p50", quantile(await localFaultsUs()), "us", 150)],
+    },
+    {
+      name: "demanded",
+      about: "pages that a task demands while all others fill a link of 1 Gbit/s, by priority and in turn",
+      minutes: 0.5,
+      measure: async () => [
+        atMost("a demanded page behind a full link of 1 Gbit/s, p99", quantile(await demandedMs("priority"), 0.99), "ms", 3),
+        atLeast("the same with the priorities off", quantile(await demandedMs("fifo"), 0.99), "ms", 3 * MANY_TIMES),
+      ],
+    },
+    {
+      name: "demo",
+      about: `the demo's redis, ${MOVES} times: downtime, throughput, and what crossed more than once`,
+      minutes: 4,
+      measure: async () => demoRows(await demo({ moves: MOVES, mode: "warm" })),
+    },
+    {
+      name: "post-copy",
+      about: `the same, ${FEW_MOVES} times with all of its memory missing at the handover`,
+      minutes: 2,
+      measure: async () => [
+        atLeast(
+          "throughput in post-copy, all memory missing, of undisturbed",
+          medianOf(await demo({ moves: FEW_MOVES, mode: "post-copy" }), (move) => percentIn("post-copy", move.repliesPerSecond)),
+          "%",
+          70,
+        ),
+      ],
+    },
+    {
+      name: "growth",
+      about: `a redis of ${SMALL_MEGABYTES} MB and one of ${LARGE_MEGABYTES}, ${FEW_MOVES} times each`,
+      minutes: 6,
+      measure: async () => {
+        const large = downtimeOf(await demo({ moves: FEW_MOVES, megabytes: LARGE_MEGABYTES }));
+        const small = downtimeOf(await demo({ moves: FEW_MOVES, megabytes: SMALL_MEGABYTES }));
+        const name = `growth of the downtime from ${SMALL_MEGABYTES} MB to ${LARGE_MEGABYTES}`;
+        return [atMost(name, (large - small) / (LARGE_MEGABYTES - SMALL_MEGABYTES), "ms/MB", 0.12)];
+      },
+    },
+    {
+      name: "link",
+      about: "the demo's redis over a link of 1 Gbit/s, all memory after the handover",
+      minutes: 1,
+      measure: async () => [
+        atLeast(
+          "memory on a link of 1 Gbit/s",
+          medianOf(await demo({ moves: 1, rate: "1gbit", mode: "post-copy" }), linkShareOf) * 100,
+          "%",
+          90,
+        ),
+      ],
+    },
+  ],
+};
+
+/** Of warm moves. Undisturbed is what the client did in the two seconds before each. */
+export function demoRows(moves: readonly Move[]): Row[] {
+  const throughput = (phase: Phase): number => medianOf(moves, (move) => percentIn(phase, move.repliesPerSecond));
   return [
-    atMost("downtime of the demo's redis, as its client sees it", downtimeMs, "ms", 200),
-    atMost(`growth of the downtime from ${SMALL_MEGABYTES} MB to ${LARGE_MEGABYTES}`, growth, "ms/MB", 0.12),
-    atLeast("page plane on loopback, in the clear", quantile(clear), "GB/s", 2),
-    atLeast("page plane on loopback, in TLS", quantile(tls), "GB/s", 1),
-    atLeast("memory on a link of 1 Gbit/s", linkShare * 100, "%", 90),
-    atMost("local fault, p50", quantile(faults), "us", 150),
-    atMost("a demanded page behind a full link of 1 Gbit/s, p99", quantile(demanded, 0.99), "ms", 3),
-    atLeast("the same with the priorities off", quantile(unordered, 0.99), "ms", 3 * MANY_TIMES),
+    atMost("downtime of the demo's redis, as its client sees it", downtimeOf(moves), "ms", 200),
+    atLeast("throughput while copying, of undisturbed", throughput("copy"), "%", 90),
+    atLeast("throughput in post-copy, of undisturbed", throughput("post-copy"), "%", 70),
+    // What the tracker told before each further round, and in the freeze.
+    atMost("pages that crossed again, of the working set (written while memory was copied)", medianOf(moves, againPercent), "%", 100),
+    atMost("bytes after the handover, of the pages written since the last round", medianOf(moves, latePercent), "%", 105),
   ];
 }
 
@@ -79,13 +143,11 @@ async function localFaultsUs(): Promise<number[]> {
   return await plane.touch(0, FAULTS, 1);
 }
 
-function downtimeOf({ moves }: DemoResult): number {
-  return quantile(moves.map(({ clientDowntimeMs }) => clientDowntimeMs));
+function downtimeOf(moves: readonly Move[]): number {
+  return medianOf(moves, ({ clientDowntimeMs }) => clientDowntimeMs);
 }
 
 /** How much of the link memory had as it crossed after the handover. */
-function linkShareOf({ bytes, phases }: DemoResult): number {
-  const postCopy = phases.find(({ name }) => name === "post-copy");
-  if (postCopy === undefined) throw new RangeError("no memory crossed after the handover");
-  return bytes.memory / LINK_BYTES_PER_SECOND / ((postCopy.endMs - postCopy.startMs) / 1000);
+function linkShareOf(move: Move): number {
+  return move.bytes.memory / LINK_BYTES_PER_SECOND / (phaseMs(move, "post-copy") / 1000);
 }

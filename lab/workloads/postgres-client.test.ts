@@ -28,7 +28,7 @@ after(async () => await sandbox[Symbol.asyncDispose]());
 /** Runs the client; once it is being answered, something happens to the server's tables. */
 async function runWhile(statement?: string): Promise<PostgresClientResult> {
   const [stop, isReady] = [new AbortController(), Promise.withResolvers<void>()];
-  const control = { stop: stop.signal, marks: [], ready: isReady.resolve };
+  const control = { stop: stop.signal, marks: [], stretches: [], ready: isReady.resolve };
   const result = runPostgresClient({ ...endpoint, connections: CONNECTIONS, megabytes: 1, pauseMs: 0 }, control);
   await Promise.race([isReady.promise, result]);
   if (statement !== undefined) {

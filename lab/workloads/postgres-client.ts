@@ -141,7 +141,7 @@ export async function runPostgresClient(options: PostgresClientOptions, control:
       log,
       startMs,
       endMs,
-      control.marks,
+      control,
       clients.length,
       faults,
       lanes.map((lane) => lane.log),

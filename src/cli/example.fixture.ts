@@ -54,7 +54,7 @@ export const REPORT: Report = {
     { name: "restore", startMs: 2402, endMs: 2489 },
     { name: "commit", startMs: 2489, endMs: 2504.4, steps: [{ name: "engine takes over", startMs: 2489, endMs: 2503 }] },
   ],
-  bytes: { memory: 607_300_000, files: 1_240_000, layers: 43_700_000, metadata: 1_310_000, total: 653_550_000 },
+  bytes: { memory: 607_300_000, files: 1_240_000, layers: 43_700_000, metadata: 1_310_000, total: 653_550_000, late: 607_300_000 },
   pages: {
     total: 148_249,
     copiedAhead: 0,
@@ -63,6 +63,7 @@ export const REPORT: Report = {
     zero: 221,
     waits: { count: 2988, p50Ms: 1.1, p99Ms: 4.2, maxMs: 9.3 },
   },
+  rounds: [],
   plans: [],
   warnings: [],
 };
@@ -90,7 +91,7 @@ export const CANCELLED: Report = {
   downtimeMs: 0,
   phases: [...REPORT.phases.slice(0, 2), { name: "copy", startMs: 131, endMs: 700 }],
   steps: [],
-  bytes: { memory: 0, files: 240_000, layers: 12_000_000, metadata: 9000, total: 12_249_000 },
+  bytes: { memory: 0, files: 240_000, layers: 12_000_000, metadata: 9000, total: 12_249_000, late: 0 },
   pages: { total: 0, copiedAhead: 0, demanded: 0, pushed: 0, zero: 0, waits: { count: 0, p50Ms: 0, p99Ms: 0, maxMs: 0 } },
   error: { code: "CANCELLED", message: "The migration was cancelled; start it again when it suits" },
 };

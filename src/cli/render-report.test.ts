@@ -37,6 +37,13 @@ test("a completed migration", () => {
   );
 });
 
+test("memory that was copied ahead is counted, and what was written since", () => {
+  const round = { startMs: 200, endMs: 1500, pageCount: 148_000, writtenCount: 900 };
+  const rounds = [round, { startMs: 2000, endMs: 2100, pageCount: 900, writtenCount: 12 }];
+  const lines = renderReport({ ...REPORT, rounds }, 80, colourless);
+  assert.ok(lines.includes("         2 rounds copied 148,900; 12 were written since the last began"), lines.join("\n"));
+});
+
 test("what was predicted of each mode stands beside what the one that was taken became", () => {
   const lines = renderReport({ ...REPORT, mode: "post-copy", prediction: PREDICTION }, 80, colourless);
   const from = lines.findIndex((line) => line.startsWith("  Predicted"));

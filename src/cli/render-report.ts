@@ -126,7 +126,7 @@ function costsOf({ downtimeMs, totalMs, trafficBytes, missingBytes, converges }:
   return [duration(downtimeMs), duration(totalMs), bytes(trafficBytes), bytes(missingBytes)];
 }
 
-function amounts({ bytes: sent, pages, plans, verification, totalMs }: Report, paint: Paint): string[] {
+function amounts({ bytes: sent, pages, rounds, plans, verification, totalMs }: Report, paint: Paint): string[] {
   const kinds = Object.entries(kindsOf(sent)).map(([kind, sum]) => `${kind} ${bytes(sum)}`);
   const rate = totalMs > 0 ? `, ${bytes((sent.total / totalMs) * 1000)}/s` : "";
   const lines = [`  ${paint("quiet", "sent")}   ${bytes(sent.total)}${rate}: ${kinds.join(", ")}`];
@@ -134,6 +134,13 @@ function amounts({ bytes: sent, pages, plans, verification, totalMs }: Report, p
     const { copiedAhead, demanded, pushed, zero, waits } = pages;
     const ways = `${count(copiedAhead)} copied ahead, ${count(demanded)} demanded, ${count(pushed)} pushed, ${count(zero)} zero`;
     lines.push(`  ${paint("quiet", "pages")}  ${plural(pages.total, "page")}: ${ways}`);
+    const last = rounds.at(-1);
+    if (last !== undefined) {
+      const sum = rounds.reduce((all, { pageCount }) => all + pageCount, 0);
+      lines.push(
+        `         ${plural(rounds.length, "round")} copied ${count(sum)}; ${count(last.writtenCount)} were written since the last began`,
+      );
+    }
     const [middle, most] = [duration(waits.p50Ms), duration(waits.p99Ms)];
     if (waits.count > 0)
       lines.push(`         tasks waited ${plural(waits.count, "time")} for one: ${middle} in the middle, ${most} at 99 %`);

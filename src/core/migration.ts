@@ -90,6 +90,16 @@ export interface PageVerification {
   readonly released: number;
 }
 
+/** A round of private memory that was copied while the container ran, in milliseconds since the migration began. */
+export interface MemoryRound {
+  readonly startMs: number;
+  readonly endMs: number;
+  /** Pages that were sent, those of zeros among them. */
+  readonly pageCount: number;
+  /** Pages that were written from its beginning to that of the next one, or to the freeze, as the tracker counts them. */
+  readonly writtenCount: number;
+}
+
 /** How a migration ended. `rolled-back`: the source runs, the target is clean. `failed`: see the error. */
 export type Outcome = "completed" | "rolled-back" | "failed";
 
@@ -144,8 +154,11 @@ export interface Report {
   readonly phases: readonly PhaseSpan[];
   /** Steps inside the downtime, finer than phases; the waterfall. */
   readonly steps: readonly Step[];
-  readonly bytes: ByteCounts & { readonly total: number };
+  /** `late` is what crossed of memory because the target asked for it, from the freeze on; `memory` has it, too. */
+  readonly bytes: ByteCounts & { readonly total: number; readonly late: number };
   readonly pages: PageCounts;
+  /** In modes that copy memory ahead: the last one ends just before the freeze. */
+  readonly rounds: readonly MemoryRound[];
   /** How it was copied while it ran, and each change of that: 32 at most. */
   readonly plans: readonly PlanChange[];
   /** What was predicted before memory began to cross; absent if it ended before that. */

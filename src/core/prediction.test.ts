@@ -137,8 +137,9 @@ const REPORT: Report = {
     { name: "finish", startMs: 3900, endMs: 4000 },
   ],
   steps: [{ name: "restore", startMs: 500, endMs: 580 }],
-  bytes: { memory: 1, files: 1, layers: 1, metadata: 1, total: 4 },
+  bytes: { memory: 1, files: 1, layers: 1, metadata: 1, total: 4, late: 0 },
   pages: NO_PAGES,
+  rounds: [],
   plans: [],
   warnings: [],
 };

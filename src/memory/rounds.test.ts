@@ -101,6 +101,28 @@ void describe("rounds", { skip: process.arch !== "x64", timeout: 120_000 }, () =
     assert.ok(assertRight(store, pid) > all / 2);
   });
 
+  void it("are counted: what crossed in each, and what was written since it began", async () => {
+    await using task = await started();
+    const written = async (pages: readonly number[]): Promise<void> => {
+      for (const page of pages) await task.tell(0, "write", page, 7);
+    };
+    await written([1, 2, 3]);
+    using store = new PageStore(Infinity);
+    using rounds = new MemoryRounds(standing(() => [task.pid]));
+    await rounds.round(into(store));
+    const all = store.pageCount;
+    await rounds.round(into(store)); // what the process needs to take an order is written, too
+    const idle = rounds.counts[1]?.pageCount ?? NaN;
+    await written(Array.from({ length: 100 }, (_, page) => page));
+    await rounds.round(into(store));
+    await written(Array.from({ length: 50 }, (_, page) => page));
+    settle(store, rounds, [task.pid]);
+    const [first, second, third] = rounds.counts;
+    assert.deepEqual([first?.pageCount, first?.writtenCount, second?.writtenCount], [all, idle, third?.pageCount]);
+    const [thirdCount, lastCount] = [third?.pageCount ?? NaN, third?.writtenCount ?? NaN];
+    assert.ok(thirdCount >= 100 && thirdCount < 200 && lastCount >= 50 && lastCount < thirdCount, `${thirdCount}, ${lastCount}`);
+  });
+
   void it("leave out what a process does not tell in the freeze", async () => {
     await using task = await started();
     await using other = await started();

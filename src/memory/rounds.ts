@@ -10,7 +10,7 @@
 import { processIn } from "../kernel/tasks.ts";
 import { hasUnseenWriters } from "../kernel/unseen-writers.ts";
 import { encodeMessage, PAGE_BYTES, type PageRun } from "./page-protocol.ts";
-import type { PageRange } from "./page-ranges.ts";
+import { pageCountOf, type PageRange } from "./page-ranges.ts";
 import { PageReaders, type ReadChunk, type ReadContent, type ReadPlan, type ReadTask } from "./page-readers.ts";
 import { pagesOf, type BeginTracking, type DirtyTracker, type WrittenPages } from "./tracking/tracker.ts";
 import { WriteProtectionTracker } from "./tracking/write-protection-tracker.ts";
@@ -44,6 +44,15 @@ interface TrackedTask {
   readonly tracker: DirtyTracker;
 }
 
+/**
+ * What crossed in a round, and what was written since it began: until the next one did or, of the last one, when that was told last. All
+ * memory of a new process counts as written.
+ */
+export interface RoundCounts {
+  pageCount: number;
+  writtenCount: number;
+}
+
 export class MemoryRounds implements WrittenPages, Disposable {
   readonly isRest = true;
   readonly #source: Tasks;
@@ -51,6 +60,8 @@ export class MemoryRounds implements WrittenPages, Disposable {
   readonly #readers: PageReaders;
   /** By process id on this host; undefined for a task that can't be tracked. */
   readonly #tasks = new Map<number, TrackedTask | undefined>();
+  /** Of each round so far. */
+  readonly counts: RoundCounts[] = [];
   #unseenCount = 0;
 
   /** How many processes were left out because something else may write into their memory. */
@@ -74,12 +85,16 @@ export class MemoryRounds implements WrittenPages, Disposable {
   async round(sink: RoundSink): Promise<void> {
     for (const pid of this.#source.pids()) await this.#track(pid);
     const unread: PageRun[] = [];
+    const tasks = await this.#ask();
+    const counts = { pageCount: 0, writtenCount: 0 };
+    this.counts.push(counts);
     const sending = new Set<Promise<void>>();
     const failures: unknown[] = [];
-    for await (const read of this.#readers.read(await this.#ask())) {
+    for await (const read of this.#readers.read(tasks)) {
       if (read.kind === "lost") this.#lose(read.task.pid); // it has ended: the next of that id is another one
       else {
         const sent = this.#send(read, sink, unread)
+          .then((pageCount) => void (counts.pageCount += pageCount))
           .catch((error: unknown) => void failures.push(error))
           .finally(() => {
             read[Symbol.dispose]();
@@ -94,10 +109,10 @@ export class MemoryRounds implements WrittenPages, Disposable {
     for (const run of unread) await sink.send(encodeMessage({ kind: "hole", run }));
   }
 
-  /** Sends what was read, and notes what could not be. */
-  async #send({ task: { pid, process }, runs }: ReadChunk, sink: RoundSink, unread: PageRun[]): Promise<void> {
+  /** Sends what was read, and notes what could not be. Returns how many pages were sent. */
+  async #send({ task: { pid, process }, runs }: ReadChunk, sink: RoundSink, unread: PageRun[]): Promise<number> {
     const tracker = this.#tasks.get(pid)?.tracker;
-    if (tracker === undefined) return;
+    if (tracker === undefined) return 0;
     const content: ReadContent[] = [];
     for (const run of runs) {
       if (run.kind === "unreadable") unread.push({ process, page: run.page, pageCount: run.pageCount });
@@ -118,6 +133,7 @@ export class MemoryRounds implements WrittenPages, Disposable {
         return into.length / PAGE_BYTES;
       },
     );
+    return pageCountOf(content);
   }
 
   /** What was written since the last round. */
@@ -135,7 +151,14 @@ export class MemoryRounds implements WrittenPages, Disposable {
         this.#lose(pid); // it has ended, or runs another program that can't be tracked
       }
     }
+    this.#wrote(all.map(({ ranges }) => ranges));
     return all;
+  }
+
+  /** What was written since the last round began. */
+  #wrote(written: readonly (readonly PageRange[])[]): void {
+    const last = this.counts.at(-1);
+    if (last !== undefined) last.writtenCount = pageCountOf(written.flat());
   }
 
   /** All that was written since the last round, and whatever else was not copied; nothing of processes that are not tracked. */
@@ -150,6 +173,7 @@ export class MemoryRounds implements WrittenPages, Disposable {
         this.#lose(pid);
       }
     }
+    this.#wrote([...all.values()]);
     return all;
   }
 

@@ -47,9 +47,11 @@ test("on the target it is an ordinary container: exec, logs from its start, labe
 test("a report has every field of its contract, with numbers that add up", async () => {
   const { report } = await migrateByCommand(lab.host("b"), "redis", "a", "--mode", "post-copy");
   assert.ok(report !== undefined);
-  const { memory, files, layers, metadata, total } = report.bytes;
+  const { memory, files, layers, metadata, total, late } = report.bytes;
   assert.equal(total, (memory ?? NaN) + (files ?? NaN) + (layers ?? NaN) + (metadata ?? NaN));
   assert.ok((memory ?? 0) > 0 && (metadata ?? 0) > 0);
+  assert.ok((late ?? 0) > 0 && (late ?? 0) <= (memory ?? 0));
+  assert.deepEqual(report.rounds, []);
   assert.deepEqual(Object.keys(report.pages).toSorted(), ["copiedAhead", "demanded", "pushed", "total", "waits", "zero"]);
   const { total: all, copiedAhead, demanded, pushed, zero } = report.pages;
   assert.ok(copiedAhead === 0 && pushed > 0 && copiedAhead + demanded + pushed + zero === all);

@@ -60,6 +60,7 @@ const report = z.looseObject({
   phases: z.array(z.looseObject({ name: z.string() })),
   bytes: z.record(z.string(), z.number()),
   pages: z.looseObject({ total: z.number(), copiedAhead: z.number(), zero: z.number(), demanded: z.number(), pushed: z.number() }),
+  rounds: z.array(z.object({ startMs: z.number(), endMs: z.number(), pageCount: z.int(), writtenCount: z.int() })),
   plans: z.array(
     z.object({
       atMs: z.number(),

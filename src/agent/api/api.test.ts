@@ -134,9 +134,11 @@ const report: { [K in keyof Omit<Report, "error" | "prediction" | "verification"
   downtimeMs: ms,
   phases: fc.array(record({ name: phase, ...span })),
   steps: fc.array(step),
-  bytes: record({ memory: small, files: small, layers: small, metadata: small }).map(({ memory, files, layers, metadata }) => {
-    return { memory, files, layers, metadata, total: memory + files + layers + metadata };
-  }),
+  bytes: record({ memory: small, files: small, layers: small, metadata: small, late: small }).map(
+    ({ memory, files, layers, metadata, late }) => {
+      return { memory, files, layers, metadata, total: memory + files + layers + metadata, late };
+    },
+  ),
   pages: record({
     total: count,
     copiedAhead: count,
@@ -145,6 +147,7 @@ const report: { [K in keyof Omit<Report, "error" | "prediction" | "verification"
     zero: count,
     waits: record({ count, p50Ms: ms, p99Ms: ms, maxMs: ms }),
   }),
+  rounds: fc.array(record({ ...span, pageCount: count, writtenCount: count })),
   plans: fc.array(plan),
   warnings: fc.array(message),
 };

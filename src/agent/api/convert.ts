@@ -12,6 +12,7 @@ import {
   type ByteCounts,
   type JournalState,
   type MigrationEvent,
+  type MemoryRound,
   type Mode,
   type PageCounts,
   type PlanChange,
@@ -23,6 +24,7 @@ import type { Forecast, Prediction } from "../../core/prediction.ts";
 import type { FinishResponseSchema, Member as MemberMessage, MemberSchema, RestoreResponseSchema } from "../../gen/dmigrate/v1/peer_pb.js";
 import type * as pb from "../../gen/dmigrate/v1/types_pb.js";
 import type {
+  MemoryRoundSchema,
   EventSchema,
   PageCountsSchema,
   PageVerificationSchema,
@@ -116,14 +118,16 @@ function progressFromProto({ phase, rate, bytes, remainingMs }: pb.Progress): Om
 }
 
 export function reportToProto(report: Report): MessageInitShape<typeof ReportSchema> {
-  const { phases, steps, bytes, pages, plans, verification, warnings, prediction, ...rest } = report;
+  const { phases, steps, bytes, pages, rounds, plans, verification, warnings, prediction, ...rest } = report;
   return {
     ...rest,
     ...(prediction === undefined ? {} : { prediction: predictionToProto(prediction) }),
     phases: [...phases],
     steps: stepsToProto(steps),
     bytes: bytesToProto(bytes),
+    lateBytes: BigInt(bytes.late),
     pages: pagesToProto(pages),
+    rounds: rounds.map(roundToProto),
     plans: [...plans],
     ...(verification === undefined ? {} : { verification: verificationToProto(verification) }),
     warnings: [...warnings],
@@ -145,14 +149,23 @@ export function reportFromProto(report: pb.Report): Report {
     downtimeMs,
     phases: report.phases.map(({ name, startMs, endMs }) => ({ name: oneOf(PHASES, name, "phase"), startMs, endMs })),
     steps: stepsFromProto(report.steps),
-    bytes: { ...bytes, total: bytes.memory + bytes.files + bytes.layers + bytes.metadata },
+    bytes: { ...bytes, total: bytes.memory + bytes.files + bytes.layers + bytes.metadata, late: Number(report.lateBytes) },
     pages: pagesFromProto(report.pages),
+    rounds: report.rounds.map(roundFromProto),
     plans: report.plans.map(planFromProto),
     ...(prediction === undefined ? {} : { prediction: predictionFromProto(prediction) }),
     ...(verification === undefined ? {} : { verification: verificationFromProto(verification) }),
     warnings,
     ...(error === undefined ? {} : { error: { code: error.code, message: error.message } }),
   };
+}
+
+function roundToProto({ startMs, endMs, pageCount, writtenCount }: MemoryRound): MessageInitShape<typeof MemoryRoundSchema> {
+  return { startMs, endMs, pageCount: BigInt(pageCount), writtenCount: BigInt(writtenCount) };
+}
+
+function roundFromProto({ startMs, endMs, pageCount, writtenCount }: pb.MemoryRound): MemoryRound {
+  return { startMs, endMs, pageCount: Number(pageCount), writtenCount: Number(writtenCount) };
 }
 
 function planFromProto({ atMs, cpuCores, workers, chunkPages, connections, compression, why }: pb.Plan): PlanChange {

@@ -139,7 +139,7 @@ export class Freeze {
     const held = network.use(new HeldNetwork(namespace));
     const { HostsPath: hostsFile } = await engine.inspectContainer(description.id);
     const freeze = new Freeze(scope, { dump, decoys, shared: hidden, written, lastRound, images, pageChannels, hostsFile, held, freezer });
-    scope.count("memory", () => freeze.#serving?.sentBytes ?? 0);
+    scope.count("memory", () => freeze.lateBytes);
 
     const { RestartPolicy: restartPolicy } = description.hostConfig;
     const volumes = await Promise.all(
@@ -178,6 +178,11 @@ export class Freeze {
     await engine.watchRequests(description.id, told, listening.signal);
     await assertUnchanged(scope, NEVER_RESTART);
     return freeze;
+  }
+
+  /** What has crossed of memory because the target asked for it. */
+  get lateBytes(): number {
+    return this.#serving?.sentBytes ?? 0;
   }
 
   /** From before the freeze on: whether somebody has asked this host's engine to end the container, or to end. */

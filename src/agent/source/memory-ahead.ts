@@ -3,7 +3,7 @@
  */
 import { rmSync, writeFileSync } from "node:fs";
 import { afterRounds, rateOf, WHILE_IT_HELPS, type Round } from "../../core/convergence.ts";
-import { isWholeAtHandover } from "../../core/migration.ts";
+import { isWholeAtHandover, type MemoryRound } from "../../core/migration.ts";
 import { notConverging, preCopyGoal, type Prediction } from "../../core/prediction.ts";
 import type { Freezer } from "../../criu/freezer.ts";
 import { anonymousBytesOf, pidsIn, runningTasksIn } from "../../kernel/tasks.ts";
@@ -24,6 +24,7 @@ export class MemoryAhead implements Disposable {
   readonly #scope: SourceScope;
   readonly #cgroup: string;
   readonly #prediction: Prediction;
+  readonly #spans: { readonly startMs: number; readonly endMs: number }[] = [];
 
   /** @param cgroup the folder of that of its tasks */
   constructor(scope: SourceScope, cgroup: string, tasks: Tasks, trackers: Trackers, prediction: Prediction) {
@@ -31,6 +32,11 @@ export class MemoryAhead implements Disposable {
     this.#scope = scope;
     this.#cgroup = cgroup;
     this.#prediction = prediction;
+  }
+
+  /** Those that have crossed so far. */
+  get told(): MemoryRound[] {
+    return this.#spans.map((span, nth) => ({ ...span, ...(this.rounds.counts[nth] ?? { pageCount: 0, writtenCount: 0 }) }));
   }
 
   /**
@@ -67,11 +73,13 @@ export class MemoryAhead implements Disposable {
 
   async #round(): Promise<Round> {
     const { timeline } = this.#scope;
-    const beganAtMs = timeline.now();
+    const startMs = timeline.now();
     const channel = await this.#scope.channel(CHANNELS.memory, "memory");
     await sendStream(channel, () => this.rounds.round(pacedPages(this.#scope.pace, channel, () => this.rounds.readerRate)));
     await channel.close();
-    return { sentBytes: channel.counts.sent, ms: timeline.now() - beganAtMs, leftBytes: this.#leftBytes() };
+    const endMs = timeline.now();
+    this.#spans.push({ startMs, endMs });
+    return { sentBytes: channel.counts.sent, ms: endMs - startMs, leftBytes: this.#leftBytes() };
   }
 
   /** What was written since the last round began, and all memory of processes that can't be copied ahead: about, for they run. */

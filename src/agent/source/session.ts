@@ -71,6 +71,7 @@ export class SourceSession {
   #vigil: Vigil | undefined;
   #prediction: Prediction | undefined;
   #serving: PageServing | undefined;
+  #memory: MemoryAhead | undefined;
   #freezing: Freeze | undefined;
   #isFinishing = false;
   #wasChangedLate = false;
@@ -201,6 +202,7 @@ export class SourceSession {
     await shared.copy();
     if (!copiesAhead(scope.mode)) return { shared };
     const memory = scope.open.use(new MemoryAhead(scope, freezer.folder, tasks, trackers, prediction));
+    this.#memory = memory;
     await memory.copy((nextBytes) => this.#expectRound(nextBytes));
     return { shared, memory };
   }
@@ -483,8 +485,9 @@ export class SourceSession {
       downtimeMs: timeline.downtimeMs,
       phases: timeline.phases,
       steps: timeline.steps,
-      bytes: { ...bytes, total: totalBytes(bytes) },
+      bytes: { ...bytes, total: totalBytes(bytes), late: this.#freezing?.lateBytes ?? 0 },
       pages: this.#pages,
+      rounds: this.#memory?.told ?? [],
       plans,
       ...(prediction === undefined ? {} : { prediction }),
       ...(this.#verification === undefined ? {} : { verification: this.#verification }),

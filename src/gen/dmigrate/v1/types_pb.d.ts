@@ -292,6 +292,18 @@ export declare type Report = Message<"dmigrate.v1.Report"> & {
    * @generated from field: repeated dmigrate.v1.Plan plans = 20;
    */
   plans: Plan[];
+
+  /**
+   * What crossed of memory because the target asked for it, from the freeze on.
+   *
+   * @generated from field: uint64 late_bytes = 21;
+   */
+  lateBytes: bigint;
+
+  /**
+   * @generated from field: repeated dmigrate.v1.MemoryRound rounds = 22;
+   */
+  rounds: MemoryRound[];
 };
 
 /**
@@ -299,6 +311,39 @@ export declare type Report = Message<"dmigrate.v1.Report"> & {
  * Use `create(ReportSchema)` to create a new message.
  */
 export declare const ReportSchema: GenMessage<Report>;
+
+/**
+ * Memory that was copied ahead, in milliseconds since the migration began.
+ *
+ * @generated from message dmigrate.v1.MemoryRound
+ */
+export declare type MemoryRound = Message<"dmigrate.v1.MemoryRound"> & {
+  /**
+   * @generated from field: double start_ms = 1;
+   */
+  startMs: number;
+
+  /**
+   * @generated from field: double end_ms = 2;
+   */
+  endMs: number;
+
+  /**
+   * @generated from field: uint64 page_count = 3;
+   */
+  pageCount: bigint;
+
+  /**
+   * @generated from field: uint64 written_count = 4;
+   */
+  writtenCount: bigint;
+};
+
+/**
+ * Describes the message dmigrate.v1.MemoryRound.
+ * Use `create(MemoryRoundSchema)` to create a new message.
+ */
+export declare const MemoryRoundSchema: GenMessage<MemoryRound>;
 
 /**
  * How the container is copied while it runs, from a moment on.
