@@ -118,14 +118,14 @@ export function postgresImage(rootDir: string): ImageSpec {
   };
 }
 
-/** Python with what its package python3-minimal holds, and mmap and sqlite3, which libpython3-stdlib adds. */
+/** Python with what its package python3-minimal holds, and ctypes, mmap and sqlite3, which libpython3-stdlib adds. */
 const PYTHON: LayerSpec = {
   comment: "python",
   fromRoot: [
     "usr/bin/python3",
     "usr/lib/python3.*/*.py",
-    "usr/lib/python3.*/{collections,encodings,importlib,json,re,sqlite3}/**/*.py",
-    "usr/lib/python3.*/lib-dynload/{mmap,_sqlite3}.*.so",
+    "usr/lib/python3.*/{collections,ctypes,encodings,importlib,json,re,sqlite3}/**/*.py",
+    "usr/lib/python3.*/lib-dynload/{mmap,_ctypes,_sqlite3}.*.so",
   ],
 };
 

@@ -114,6 +114,10 @@ const WORKLOADS: Record<string, { args?: string[]; network?: "shared"; harm: (ru
     harm: ({ offspring }) => overwrite(`/proc/${offspring}/mem`, "x", lastSharedPage(offspring, 8 << 20)),
     says: /shared-\d: .*page 2047 is not as it was in turn/,
   },
+  kept: {
+    harm: ({ sandbox }) => overwrite(path.join(sandbox.root, "dev/shm/kept"), "x", (2 << 20) - 1),
+    says: /page 511 of place 2 differs/,
+  },
   forks: { harm: ({ offspring }) => process.kill(offspring, "SIGKILL"), says: /ids of the grandchild/ },
   journal: { harm: ({ sandbox }) => overwrite(path.join(sandbox.root, "data/journal"), "9", 3), says: /record 0 is/ },
   database: {

@@ -26,7 +26,9 @@ export const CHANNELS = {
   probe: { name: "probe", transferClass: "memory" },
   /** A round of shared memory: pages. */
   sharedMemory: { name: "memory/shared", transferClass: "memory" },
-  /** Its last round, which the handover waits for. */
+  /** A round of content that CRIU's images will have: pages, by the numbers that the images refer to. */
+  content: { name: "memory/content", transferClass: "memory" },
+  /** The last round of shared memory, which the handover waits for. */
   lastSharedMemory: { name: "memory/shared/last", transferClass: "handover" },
 } as const satisfies Record<string, ChannelKind>;
 

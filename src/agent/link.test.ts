@@ -385,9 +385,9 @@ test("a channel that is not admitted is refused with the reason", async (t) => {
 test("a hello of another version, or none at all, is answered with the cause", async (t) => {
   const [a, b] = await linked(t);
   const newer = encodeHello({ migration: id, trunk: "0".repeat(32), connection: 0, connections: 1, packing: "none" });
-  newer[5] = 6;
+  newer[5] = 7;
   for (const [greeting, cause] of [
-    [newer, /Channel protocol 6 was offered, protocol 5 is spoken/],
+    [newer, /Channel protocol 7 was offered, protocol 6 is spoken/],
     [Buffer.from("GET / HTTP/1.1\r\n\r\n"), /only agents may use this port/],
   ] as const) {
     const socket = dialMember(a.cluster.membership, a.cluster.member(b.name), ALPN.channels);

@@ -68,9 +68,14 @@ test("a mode that is predicted to take longer than allowed is not taken, and the
   assert.equal(predict(IDLE, "pre-copy", 199).mode, undefined); // no rounds would help that
 });
 
-test("shared memory and what else crosses in the freeze adds to every mode's downtime", () => {
+test("what CRIU dumps whatever the mode crosses ahead, and adds to every mode's downtime what dump and restore take", () => {
   const { modes } = predict({ ...IDLE, frozenBytes: 50 * MEGABYTE }, "auto");
-  for (const mode of MODES) assert.equal(Math.round(modes[mode].downtimeMs - predict(IDLE, "auto").modes[mode].downtimeMs), 500);
+  const { modes: without } = predict(IDLE, "auto");
+  for (const mode of MODES) {
+    assert.equal(Math.round(modes[mode].downtimeMs - without[mode].downtimeMs), 200);
+    assert.equal(Math.round(modes[mode].totalMs - without[mode].totalMs), 200 + 500);
+    assert.equal(modes[mode].trafficBytes - without[mode].trafficBytes, 50 * MEGABYTE);
+  }
 });
 
 test("pre-copy may leave what crosses in the downtime that is allowed, less what it has anyway", () => {

@@ -14,7 +14,7 @@ export interface Measured {
   readonly memoryBytes: number;
   /** How much of it can be copied ahead: what is tracked on the source, and kept on the target. */
   readonly copyableBytes: number;
-  /** What crosses in the freeze whatever the mode: shared memory and files in memory. */
+  /** What CRIU dumps and restores whatever the mode: memory that can't come later, and files in memory. Its content crosses ahead. */
   readonly frozenBytes: number;
   /** Bytes of different pages that the container wrote in a second. */
   readonly writtenBytesPerSecond: number;
@@ -64,6 +64,8 @@ const WORTH_IT = 0.5;
 const MEMORY_BYTES_PER_SECOND_MAX = 450e6;
 /** What was copied ahead is given to the restored tasks that fast. */
 const STORE_BYTES_PER_SECOND = 1.5e9;
+/** What is dumped in the freeze is looked at, put together on the target and restored that fast, all in all. */
+const FROZEN_BYTES_PER_SECOND = 250e6;
 /** How many reports say how long things take here. */
 const REPORTS = 5;
 /** Before there are any. */
@@ -146,7 +148,7 @@ function forecast(measured: Measured, { ahead = NOTHING, frozen = NOTHING, after
   const downtimeMs = standingMs(measured) + frozen.ms;
   return {
     downtimeMs,
-    totalMs: measured.elapsedMs + ahead.ms + measured.habits.aroundMs + downtimeMs + after.ms,
+    totalMs: measured.elapsedMs + crossMs(measured, measured.frozenBytes) + ahead.ms + measured.habits.aroundMs + downtimeMs + after.ms,
     trafficBytes: measured.sentBytes + measured.frozenBytes + ahead.bytes + frozen.bytes + after.bytes,
     missingBytes: after.bytes,
     converges: true,
@@ -195,7 +197,12 @@ function rate({ bytesPerSecond }: Measured): number {
 
 /** The downtime that any mode has. */
 function standingMs(measured: Measured): number {
-  return measured.habits.handoverMs + crossMs(measured, measured.frozenBytes);
+  return measured.habits.handoverMs + frozenMs(measured.frozenBytes);
+}
+
+/** How long a container stands still for so much that CRIU dumps and restores, all of which was copied ahead. */
+export function frozenMs(bytes: number): number {
+  return (bytes / FROZEN_BYTES_PER_SECOND) * 1000;
 }
 
 /** How long it takes to give the restored tasks what was copied ahead. */
@@ -215,8 +222,8 @@ export function habitsOf(reports: Iterable<Report>): Habits {
 
 function handoverMsOf({ downtimeMs, steps, prediction }: Report): number {
   const forMemory = steps.filter(({ name }) => name === MEMORY_STEP).reduce((sum, { startMs, endMs }) => sum + endMs - startMs, 0);
-  const frozenMs = prediction === undefined ? 0 : crossMs(prediction.measured, prediction.measured.frozenBytes);
-  return Math.max(0, downtimeMs - forMemory - frozenMs);
+  const forFrozen = prediction === undefined ? 0 : frozenMs(prediction.measured.frozenBytes);
+  return Math.max(0, downtimeMs - forMemory - forFrozen);
 }
 
 function aroundMsOf({ phases }: Report): number {

@@ -297,18 +297,13 @@ function diskFreeBytes({ docker }: HostFacts): number {
   return docker.reachable ? docker.diskFreeBytes : 0;
 }
 
-/** Bytes that must cross while the container is frozen: memory that no page fault can ask for later, and files in memory. */
+/** Bytes that CRIU dumps and restores whatever the mode: memory that no page fault can ask for later, and files in memory. */
 export function frozenBytes(container: ContainerFacts): number {
   const memory = container.processes.map((process) => process.memory);
   return (
     memory.reduce((sum, { sharedBytes, lockedBytes, hugePageBytes }) => sum + sharedBytes + lockedBytes + hugePageBytes, 0) +
-    tmpfsBytes(container)
+    container.mounts.reduce((sum, { usedBytes }) => sum + usedBytes, 0)
   );
-}
-
-/** Bytes of files in memory. */
-export function tmpfsBytes({ mounts }: ContainerFacts): number {
-  return mounts.reduce((sum, { usedBytes }) => sum + usedBytes, 0);
 }
 
 function imageBytes(container: ContainerFacts): number {

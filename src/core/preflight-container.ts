@@ -4,7 +4,8 @@
  * What can't is read off CRIU's sources: criu/files.c (descriptors), sk-*.c (sockets), proc_parse.c (mappings), mount.c and
  * filesystems.c (mounts), seize.c and cr-dump.c (processes), namespaces.c.
  */
-import { cpusIn, frozenBytes, tmpfsBytes } from "./preflight-arrival.ts";
+import { frozenMs } from "./prediction.ts";
+import { cpusIn, frozenBytes } from "./preflight-arrival.ts";
 import { blocker, count, fds, nameOf, size, warning, type Check, type Problem } from "./preflight-check.ts";
 import type { ContainerFacts, DeletedFile, Descriptor, Namespace, ProcessFacts, Socket } from "./preflight-facts.ts";
 import { missingFeatures, RUNTIME } from "./preflight-hosts.ts";
@@ -37,10 +38,6 @@ const LOOPBACK_INDEX = 1;
 /** Below this, a deleted file that crosses in the freeze is not worth a word; below that time, all that crosses in it. */
 const FROZEN_BYTES_TOLD = 32 * 1024 * 1024;
 const FROZEN_MS_TOLD = 250;
-/** Of a link of 1 Gbit/s. */
-const BYTES_PER_MS = 125_000;
-/** What CRIU packs of the files in tmpfs (tar and gzip) and unpacks again: measured with random data, at 40 ms per MB. */
-const PACKED_BYTES_PER_MS = 25_000;
 
 export const containerChecks = {
   state: {
@@ -380,14 +377,14 @@ export const containerChecks = {
     },
   },
   "frozen-memory": {
-    passed: (s) => `At most ${size(frozenBytes(s.container))} of memory must cross while the container is frozen`,
+    passed: (s) => `At most ${size(frozenBytes(s.container))} of memory must be dumped and restored while the container is frozen`,
     *find({ container }) {
       const bytes = frozenBytes(container);
-      const ms = Math.ceil(bytes / BYTES_PER_MS + tmpfsBytes(container) / PACKED_BYTES_PER_MS);
+      const ms = Math.ceil(frozenMs(bytes));
       if (ms < FROZEN_MS_TOLD) return;
       yield warning(
-        `Up to ${size(bytes)} of shared memory, locked memory and files in tmpfs cross while the container is frozen: ` +
-          `up to ${ms} ms at 1 Gbit/s, with the packing of files in tmpfs (about 40 ms per MB)`,
+        `Up to ${size(bytes)} of shared memory, locked memory and files in tmpfs are dumped and restored while the container is frozen, ` +
+          `which takes about ${ms} ms: most of it crosses before`,
         "none needed if that is short enough; otherwise configure less shared memory, or remove files from /dev/shm and tmpfs",
       );
     },

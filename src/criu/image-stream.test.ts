@@ -5,18 +5,20 @@ import assert from "node:assert/strict";
 import { mkdtempSync, readdirSync, readFileSync, readlinkSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { Readable } from "node:stream";
-import { buffer } from "node:stream/consumers";
 import { test } from "node:test";
 import * as fc from "fast-check";
 import { harms } from "../../test/support/harm.ts";
 import { temporaryDirectory } from "../../test/support/hosts.ts";
 import { DmigrateError } from "../core/errors.ts";
-import { receiveImages, sendImages } from "./image-stream.ts";
+import { PAGE_BYTES } from "../wire/trunk-frames.ts";
+import { receiveImages, sendImages, type AheadContent, type ImageRun, type SendOptions } from "./image-stream.ts";
 
 /** The bytes of such files, as they are sent. */
-async function sent(folder: string, files: Readonly<Record<string, Buffer>>): Promise<Buffer> {
+async function sent(folder: string, files: Readonly<Record<string, Buffer>>, options: SendOptions = {}): Promise<Buffer> {
   for (const [name, content] of Object.entries(files)) writeFileSync(join(folder, name), content);
-  return await buffer(sendImages(folder, Readable.from(Object.keys(files))));
+  const chunks: Uint8Array[] = [];
+  for await (const chunk of sendImages(folder, Readable.from(Object.keys(files)), options)) chunks.push(Buffer.from(chunk));
+  return Buffer.concat(chunks);
 }
 
 /** Comes in pieces of a thousand bytes, all of them in the same memory. */
@@ -78,6 +80,61 @@ test("a full disk is said to be one, and no file stays open", async (t) => {
   symlinkSync("/dev/full", join(target, "ghost-file-2.img"));
   await assert.rejects(receiveImages(pieces(stream), target), { code: "NO_SPACE" });
   assert.deepEqual(opened(target, "/dev/full"), []);
+});
+
+/** Pages that were sent ahead: each is filled with its number. */
+function pagesAhead(count: number): AheadContent {
+  return {
+    has: (number, pageCount) => number + pageCount <= count,
+    read: (number, into) => into.forEach((_, at) => (into[at] = number + Math.floor(at / PAGE_BYTES))),
+  };
+}
+
+/** What is known to be ahead. */
+function runsAhead(count: number, content: Uint8Array): ImageRun[] {
+  return Array.from({ length: content.length / PAGE_BYTES }, (_, at) => {
+    const page = content.subarray(at * PAGE_BYTES, (at + 1) * PAGE_BYTES);
+    const [first = 0] = page;
+    return { pageCount: 1, number: first < count && page.every((byte) => byte === first) ? first : undefined };
+  });
+}
+
+const KNOWN = 20;
+
+test("memory that was sent ahead crosses as a reference, any other as it is", async (t) => {
+  const [source, target] = [temporaryDirectory(t), temporaryDirectory(t)];
+  const page = fc.oneof(
+    fc.nat(40).map((value) => Buffer.alloc(PAGE_BYTES, value)),
+    fc.uint8Array({ minLength: PAGE_BYTES, maxLength: PAGE_BYTES }),
+  );
+  const image = fc
+    .tuple(fc.array(page, { maxLength: 150 }), fc.uint8Array({ maxLength: 100 }))
+    .map(([pages, rest]) => Buffer.concat([...pages, rest]));
+  await fc.assert(
+    fc.asyncProperty(image, image, async (memory, other) => {
+      const files = { "core-1.img": other, "pages-1.img": memory };
+      const stream = await sent(source, files, { known: (content) => runsAhead(KNOWN, content) });
+      await receiveImages(pieces(stream), target, undefined, pagesAhead(KNOWN));
+      for (const [name, content] of Object.entries(files)) assert.ok(readFileSync(join(target, name)).equals(content), name);
+      const known = runsAhead(KNOWN, memory.subarray(0, memory.length - (memory.length % PAGE_BYTES))).filter(
+        ({ number }) => number !== undefined,
+      );
+      assert.ok(stream.length < memory.length + other.length + 1000 + 16 * (memory.length / PAGE_BYTES) - known.length * PAGE_BYTES);
+    }),
+    { numRuns: 30 },
+  );
+});
+
+test("what was not sent ahead, or is more than the image lacks, is refused", async (t) => {
+  const [source, target] = [temporaryDirectory(t), temporaryDirectory(t)];
+  const files = { "pages-1.img": Buffer.alloc(3 * PAGE_BYTES, 5) };
+  const refer = (run: ImageRun): Promise<Buffer> => sent(source, files, { known: () => [run] });
+  const missing = await refer({ pageCount: 3, number: KNOWN - 2 });
+  await assert.rejects(receiveImages(pieces(missing), target, undefined, pagesAhead(KNOWN)), { code: "PROTOCOL", message: /has not sent/ });
+  const tooMuch = await refer({ pageCount: 4, number: 0 });
+  await assert.rejects(receiveImages(pieces(tooMuch), target, undefined, pagesAhead(KNOWN)), { code: "PROTOCOL", message: /lacks/ });
+  await assert.rejects(receiveImages(pieces(missing), target), { code: "PROTOCOL" });
+  assert.deepEqual(opened(target), []);
 });
 
 test("a name that leads elsewhere is refused", async (t) => {

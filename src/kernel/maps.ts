@@ -23,6 +23,9 @@ export interface MapsEntry {
 
 const LINE = /^([0-9a-f]+)-([0-9a-f]+) (.)(.).(.) ([0-9a-f]+) (\S+) (\d+) *(.*)$/;
 
+/** proc_pid_smaps(5), VmFlags. */
+const LOCKED = /^VmFlags:.* (lo|ht)\b/m;
+
 /** The mappings of a process as they are now, in ascending order. Throws ENOENT or ESRCH if it has ended. */
 export function mappingsOf(pid: number): MapsEntry[] {
   return parseMaps(readFileSync(`/proc/${pid}/maps`, "utf8"));
@@ -39,6 +42,15 @@ export function standingMappings(): ReadMappings {
     known.set(pid, mappings);
     return mappings;
   };
+}
+
+/**
+ * The mappings of a process that are locked (mlock(2)) or of huge pages, in ascending order. Takes the kernel some time. Throws ENOENT or
+ * ESRCH if it has ended.
+ */
+export function lockedMappingsOf(pid: number): MapsEntry[] {
+  const mappings = readFileSync(`/proc/${pid}/smaps`, "utf8").split(/^(?=[0-9a-f]+-)/m);
+  return parseMaps(mappings.filter((text) => LOCKED.test(text)).join(""));
 }
 
 /** Parses the text of such a file, in ascending order of addresses. Addresses of the kernel's half, like `[vsyscall]`, are left out. */

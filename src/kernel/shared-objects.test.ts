@@ -4,7 +4,7 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { createInterface } from "node:readline";
 import { it } from "node:test";
-import { sharedObjectsOf } from "./shared-objects.ts";
+import { memoryFilesOf, sharedObjectsOf } from "./shared-objects.ts";
 
 /** At each line the next step: mmap(2), memfd_create(2), ftruncate(2), mlock(2). */
 const PROGRAM = `
@@ -23,12 +23,15 @@ it("is what a process maps and has no descriptor of, as long as it locks nothing
   const child = spawn("perl", ["-e", PROGRAM]);
   const said = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
   const counts: number[] = [];
+  const files: number[] = [];
   for (let step = 0; step < 4; step++) {
     await said.next();
     counts.push(sharedObjectsOf([child.pid ?? 0]).size);
+    files.push(memoryFilesOf([child.pid ?? 0]).size);
     child.stdin.write("\n");
   }
   await once(child, "close");
   assert.deepEqual(counts, [1, 1, 2, 0]);
+  assert.deepEqual(files, [1, 2, 2, 2]);
   assert.equal(sharedObjectsOf([child.pid ?? 0]).size, 0);
 });

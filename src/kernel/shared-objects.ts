@@ -43,7 +43,9 @@ export function sharedObjectsOf(pids: Iterable<number>, read: ReadMappings = map
       objects.set(inode, { inode, mappings: others === undefined ? [{ pid, mapping }] : [...others, { pid, mapping }] });
     }
   }
-  if (objects.size > 0) for (const inode of all.flatMap(opened)) excluded.add(inode);
+  if (objects.size > 0) {
+    for (const { inode } of all.flatMap((pid) => descriptorsIn(pid, (target) => PATHS.has(target)))) excluded.add(inode);
+  }
   for (const inode of excluded) objects.delete(inode);
   return objects;
 }
@@ -53,31 +55,50 @@ export function mappedFile(pid: number, { start, end }: Pick<MapsEntry, "start" 
   return `/proc/${pid}/map_files/${start.toString(16)}-${end.toString(16)}`;
 }
 
-/** The file system in which the kernel keeps memory that has no name, as /proc/PID/maps names its device. */
-const memoryDevice = ((): string => {
+/**
+ * Paths by which whatever these processes share in memory that has no name can be opened, by inodes: memfd_create(2), shmget(2), and
+ * anonymous mappings. A process that has ended is passed over. Left out are huge pages, which are files of another file system.
+ */
+export function memoryFilesOf(pids: Iterable<number>): Map<bigint, string> {
+  const files = new Map<bigint, string>();
+  for (const pid of pids) {
+    const mappings = unlessEnded(() => mappingsOf(pid)) ?? [];
+    for (const mapping of mappings)
+      if (mapping.shared && mapping.device === memoryDevice.name) files.set(mapping.inode, mappedFile(pid, mapping));
+    for (const { path, inode } of descriptorsIn(pid, (target) => target.startsWith("/memfd:"))) files.set(inode, path);
+  }
+  return files;
+}
+
+/** The file system in which the kernel keeps memory that has no name, and how /proc/PID/maps names it. It has the major number 0. */
+const memoryDevice = ((): { readonly device: number; readonly name: string } => {
   const fd = makeMemoryFile("dmigrate");
   try {
     const { dev } = fstatSync(fd);
-    return `00:${dev.toString(16).padStart(2, "0")}`; // it has the major number 0
+    return { device: dev, name: `00:${dev.toString(16).padStart(2, "0")}` };
   } finally {
     closeSync(fd);
   }
 })();
 
 function isAnonymousShared({ device, path }: MapsEntry): boolean {
-  return PATHS.has(path) && device === memoryDevice;
+  return PATHS.has(path) && device === memoryDevice.name;
 }
 
 function hasLocked(pid: number): boolean {
   return /^VmLck:\s+[1-9]/m.test(readFileSync(`/proc/${pid}/status`, "utf8"));
 }
 
-/** Such memory that a process has descriptors of. */
-function opened(pid: number): bigint[] {
+/** What a process has open in that file system, of what its links lead to. */
+function descriptorsIn(pid: number, isWanted: (target: string) => boolean): { readonly path: string; readonly inode: bigint }[] {
   const folder = `/proc/${pid}/fd`;
   const names = unlessEnded(() => readdirSync(folder)) ?? [];
-  const found = names.filter((name) => PATHS.has(unlessEnded(() => readlinkSync(`${folder}/${name}`)) ?? ""));
-  return found.flatMap((name) => unlessEnded((): Stats => statSync(`${folder}/${name}`))?.ino ?? []).map(BigInt);
+  return names.flatMap((name) => {
+    const path = `${folder}/${name}`;
+    if (!isWanted(unlessEnded(() => readlinkSync(path)) ?? "")) return [];
+    const stat = unlessEnded((): Stats => statSync(path));
+    return stat?.dev === memoryDevice.device ? [{ path, inode: BigInt(stat.ino) }] : [];
+  });
 }
 
 /** What `look` returns, or undefined if what it looks at has gone. */

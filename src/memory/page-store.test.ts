@@ -74,6 +74,24 @@ test("its file has what is here, what comes later, zeros for all else, and the s
   assert.equal(fstatSync(store.fileOf(PROCESS + 1, 2)).size, 2 * PAGE_BYTES);
 });
 
+test("all of a range is here only if none of it is missing", () => {
+  using store = new PageStore(10);
+  take(store, 1, 1, 2, 3);
+  const isHere = (page: number, pageCount: number): boolean => store.hasAll(PROCESS, { page, pageCount });
+  assert.deepEqual([isHere(1, 3), isHere(2, 1), isHere(0, 2), isHere(3, 2), isHere(7, 1)], [true, true, false, false, false]);
+  assert.ok(!store.hasAll(PROCESS + 1, { page: 1, pageCount: 1 }));
+});
+
+test("the pages of other stores count, too", () => {
+  using other = new PageStore(10);
+  take(other, 0, 1, 2);
+  using store = new PageStore(4, [other]);
+  take(store, 0, 1, 2);
+  assert.ok(!store.hasRefused);
+  take(store, 2, 3);
+  assert.ok(store.hasRefused);
+});
+
 test("what was taken is not here any more", () => {
   using store = new PageStore(10);
   take(store, 0, 1, 2, 3);

@@ -26,7 +26,7 @@ interface Space {
 
 export class PageStore implements Disposable {
   readonly #pageCountMax: number;
-  readonly #beside: PageStore | undefined;
+  readonly #beside: readonly PageStore[];
   readonly #fileName: string;
   #hasRefused = false;
   #isClosed = false;
@@ -35,10 +35,10 @@ export class PageStore implements Disposable {
 
   /**
    * @param pageCountMax what is copied beyond is not kept: it will come when it is needed
-   * @param beside a store whose pages count, too
+   * @param beside stores whose pages count, too
    * @param fileName what its files are called
    */
-  constructor(pageCountMax: number, beside?: PageStore, fileName = "dmigrate pages") {
+  constructor(pageCountMax: number, beside: readonly PageStore[] = [], fileName = "dmigrate pages") {
     this.#pageCountMax = pageCountMax;
     this.#beside = beside;
     this.#fileName = fileName;
@@ -114,6 +114,12 @@ export class PageStore implements Disposable {
     return this.#spaces.get(process)?.pages.within(range) ?? [];
   }
 
+  /** Whether all of these pages are here. */
+  hasAll(process: number, { page, pageCount }: PageRange): boolean {
+    const [run] = this.within(process, { page, pageCount });
+    return run?.page === page && run.pageCount === pageCount;
+  }
+
   has(process: number, page: number): boolean {
     return this.#spaces.get(process)?.pages.has(page) === true;
   }
@@ -155,7 +161,7 @@ export class PageStore implements Disposable {
 
   #hasRoomFor({ process, pageCount }: PageRun): boolean {
     if (!this.#spaces.has(process) && this.#spaces.size === SPACES_MAX) return false;
-    return this.pageCount + (this.#beside?.pageCount ?? 0) + pageCount <= this.#pageCountMax;
+    return [this, ...this.#beside].reduce((sum, store) => sum + store.pageCount, pageCount) <= this.#pageCountMax;
   }
 
   #newSpace(process: number): Space {

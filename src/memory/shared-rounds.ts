@@ -2,11 +2,8 @@
  * Copies shared memory ahead while tasks run, in rounds, and what has changed since in the freeze. What is there is compared by content,
  * chunk by chunk, unless it is known that nobody has written it (tracking/shared-tracker.ts).
  *
- * A chunk is known by its GMAC under a key that is made for this alone. For data that does not know the key, two chunks have the same one
- * with a probability of 4096 / 2^128 (McGrew, Viega, "The Security and Performance of the Galois/Counter Mode", 2004): a chunk that
- * differs is not missed.
+ * A chunk is known by its GMAC: one that differs is not missed.
  */
-import { createCipheriv, randomBytes } from "node:crypto";
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
 import { setImmediate as letOthersRun } from "node:timers/promises";
 import { DmigrateError } from "../core/errors.ts";
@@ -14,6 +11,7 @@ import type { ReadMappings } from "../kernel/maps.ts";
 import { mappedFile, sharedObjectsOf, type SharedObject } from "../kernel/shared-objects.ts";
 import { dataExtents } from "../kernel/sparse.ts";
 import type { OpenUserfaultfd } from "../kernel/write-protection.ts";
+import { Gmac, GMAC_BYTES as DIGEST_BYTES } from "./gmac.ts";
 import { PAGE_BYTES, type PageRun } from "./page-protocol.ts";
 import type { PageRange } from "./page-ranges.ts";
 import type { RoundSink, Tasks } from "./rounds.ts";
@@ -28,7 +26,6 @@ const TURN_CHUNKS = 16;
 const OBJECT_BYTES_MIN = 1 << 20;
 /** What is larger, and most of it never touched, is CRIU's, too: there are digests of what is not there. */
 const OBJECT_BYTES_MAX = 2 ** 38;
-const DIGEST_BYTES = 16;
 /** Stands for a chunk of zeros, and for one that was not copied. */
 const ZEROS_DIGEST = Buffer.alloc(DIGEST_BYTES);
 /** Stands for a chunk of which only some pages were copied anew. */
@@ -61,8 +58,7 @@ export class SharedRounds implements Disposable {
   readonly #tracker: SharedTracker;
   readonly #copied = new Map<bigint, Copied>();
   #count = 0;
-  readonly #key = randomBytes(16);
-  readonly #nonce = Buffer.alloc(12);
+  readonly #gmac = new Gmac();
   readonly #buffer = Buffer.allocUnsafeSlow(CHUNK_BYTES);
 
   /** @param open makes a userfaultfd of a task */
@@ -200,10 +196,7 @@ export class SharedRounds implements Disposable {
   }
 
   #digest(bytes: Uint8Array): Buffer {
-    if (isZeros(bytes)) return ZEROS_DIGEST;
-    const cipher = createCipheriv("aes-128-gcm", this.#key, this.#nonce).setAAD(bytes);
-    cipher.final();
-    return cipher.getAuthTag();
+    return isZeros(bytes) ? ZEROS_DIGEST : this.#gmac.of(bytes);
   }
 
   /** Lets go of the memory, and of the tasks. */

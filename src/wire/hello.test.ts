@@ -75,7 +75,7 @@ test("with any one byte changed it is another hello or refused, never anything e
 
 test("bytes are laid out as documented", () => {
   const json = `{"migration":"m000000000001","trunk":"${"0".repeat(32)}","connection":0,"connections":3,"packing":"zstd"}`;
-  assert.equal(Buffer.from(encodeHello(anOffer)).toString("latin1"), `DMIG\0\u0005\0${String.fromCharCode(json.length)}${json}`);
+  assert.equal(Buffer.from(encodeHello(anOffer)).toString("latin1"), `DMIG\0\u0006\0${String.fromCharCode(json.length)}${json}`);
   assert.equal(
     Buffer.from(encodeAcceptance({ connections: 2, packing: "none" })).toString("latin1"),
     '\u0002\0\0\u0022{"connections":2,"packing":"none"}',
@@ -85,7 +85,7 @@ test("bytes are laid out as documented", () => {
 test("another version is refused by its number", () => {
   const bytes = encodeHello(anOffer);
   bytes[5] = 9;
-  assert.throws(() => decode(bytes), { code: "PROTOCOL", message: /Channel protocol 9 was offered, protocol 5 is spoken/ });
+  assert.throws(() => decode(bytes), { code: "PROTOCOL", message: /Channel protocol 9 was offered, protocol 6 is spoken/ });
 });
 
 test("what is no hello is refused", () => {

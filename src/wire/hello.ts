@@ -23,7 +23,7 @@ import { migrationId, type MigrationId } from "../core/ids.ts";
 import { decodeFailure, encodeFailure, SAME_RELEASE } from "./failure.ts";
 
 /** The version of the protocol on these connections, that is of this hello and of what follows it (frames.ts, trunk-frames.ts). */
-const VERSION = 5;
+const VERSION = 6;
 /** Bytes before the offer; they tell how many follow. */
 export const HELLO_PREFIX_BYTES = 8;
 /** Bytes before what an answer says; they tell how many follow. */

@@ -8,11 +8,13 @@ import { after, before, test } from "node:test";
 import { setTimeout as delay } from "node:timers/promises";
 import { startAgent } from "../../lab/cluster.ts";
 import { workloadNames, workloadsImage } from "../../lab/images/catalogue.ts";
-import { until } from "../../lab/host.ts";
+import { agentOf } from "../../lab/cluster.ts";
+import { until, type Host } from "../../lab/host.ts";
 import { CLIENT, LAN, type Lab } from "../../lab/lab.ts";
 import { CHECKOUT_IN_HOST } from "../../lab/paths.ts";
 import { ClientProcess } from "../../lab/workloads/client-control.ts";
 import { clientResult, type ClientResult } from "../../lab/workloads/client-result.ts";
+import type { MigrationId } from "../../src/core/ids.ts";
 import type { Mode } from "../../src/core/migration.ts";
 import { assertClean, killAgent, labOf, migrate, provideImage, type MigrateResult } from "../support/lab.ts";
 
@@ -21,7 +23,12 @@ const LATE_ADDRESS = "10.77.0.202";
 /** What the processes of `shared` share and have touched. */
 const SHARED_BYTES = 6 << 20;
 /** Workloads that do more when asked to. */
-const ARGUMENTS: Readonly<Record<string, readonly string[]>> = { memory: ["--mb", "16", "--processes", "2"] };
+const ARGUMENTS: Readonly<Record<string, readonly string[]>> = {
+  memory: ["--mb", "16", "--processes", "2"],
+  kept: ["--mb", "16", "--pause", "0.05"],
+};
+/** What `kept` has touched of four kinds of memory. */
+const KEPT_BYTES = (4 * (16 << 20) * 7) / 8;
 const OPTIONS: Readonly<Record<string, readonly string[]>> = { echo: ["--ip", ECHO_ADDRESS], journal: ["--volume", "journal:/data"] };
 
 let lab: Lab;
@@ -55,18 +62,35 @@ async function moveToReference(container: string): Promise<void> {
   await assertClean(lab.host("a"), container);
 }
 
-async function move(container: string, mode: Mode = "post-copy"): Promise<MigrateResult> {
-  const result = await migrate(lab.host("a"), container, "b", {}, mode, { verify: true });
+/** How often a container has verified all that it verifies. */
+async function turnsOf(host: string, container: string): Promise<number> {
+  const { stdout } = await lab.host(host).exec("docker", "exec", container, "check");
+  assert.match(stdout, /^OK /, `${container} on host ${host}`);
+  return Number(/=(\d+)/.exec(stdout)?.[1]);
+}
+
+/** How many stores of content a host's agent has. */
+async function storesOn(host: Host): Promise<number> {
+  const { stdout } = await host.exec("sh", "-c", "ls -l /proc/[0-9]*/fd | grep -c '/memfd:dmigrate content '");
+  return Number(stdout);
+}
+
+async function move(
+  container: string,
+  mode: Mode = "post-copy",
+  [from, to]: readonly [string, string] = ["a", "b"],
+): Promise<MigrateResult> {
+  const result = await migrate(lab.host(from), container, to, {}, mode, { verify: true });
   assert.equal(result.outcome, "completed", result.message);
   const { same = NaN, different, released = NaN } = result.report?.verification ?? {};
   assert.deepEqual([different, same + released], [0, result.report?.pages.total]);
   assert.ok(same > 0);
-  await assertWell("b", container);
-  await assertClean(lab.host("a"), container);
+  await assertWell(to, container);
+  await assertClean(lab.host(from), container);
   return result;
 }
 
-for (const name of workloadNames().filter((each) => !["echo", "counter", "shared"].includes(each))) {
+for (const name of workloadNames().filter((each) => !["echo", "counter", "kept", "shared"].includes(each))) {
   test(`${name} goes on`, async () => {
     await start(name);
     await move(name);
@@ -101,6 +125,37 @@ for (const mode of ["post-copy", "warm"] as const) {
     await lab.host("b").run("docker", "rm", "--force", "shared");
   });
 }
+
+test("memory that can't be left for later goes on, there and back, and hardly any of it crosses in the freeze", async () => {
+  await start("kept");
+  for (const way of [
+    ["a", "b"],
+    ["b", "a"],
+  ] as const) {
+    const { report } = await move("kept", "post-copy", way);
+    const imageBytes = report?.bytes["metadata"] ?? Infinity;
+    assert.ok(imageBytes < KEPT_BYTES / 3, `${imageBytes} bytes of images`);
+    const turns = await turnsOf(way[1], "kept");
+    await until("it to verify all of its memory", async () => (await turnsOf(way[1], "kept")) > turns + 1);
+  }
+  await lab.host("a").run("docker", "rm", "--force", "kept");
+});
+
+test("a migration that is cancelled while such memory is copied leaves the container and nothing else", async () => {
+  await start("kept");
+  const [a, b] = [lab.host("a"), lab.host("b")];
+  using agent = agentOf(a);
+  const cancelled = async (id: MigrationId): Promise<void> => {
+    await until("content to arrive", async () => (await storesOn(b)) > 0);
+    await agent.cancel(id, { takeBack: false });
+  };
+  const { errorCode } = await migrate(a, "kept", "b", { copy: cancelled }, "post-copy", { bytesPerSecond: KEPT_BYTES / 20 });
+  assert.equal(errorCode, "CANCELLED");
+  await assertWell("a", "kept");
+  await assertClean(b, "kept");
+  assert.equal(await storesOn(b), 0);
+  await a.run("docker", "rm", "--force", "kept");
+});
 
 test("a counter has printed every number once, before, while and after it moved", async () => {
   await start("counter");

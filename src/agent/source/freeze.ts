@@ -33,6 +33,7 @@ import { collectGarbage } from "../garbage.ts";
 import { sendAll, type Channel } from "../link.ts";
 import { migrationFolder } from "../migration-folder.ts";
 import { openPageChannels, type PageChannels } from "../page-channels.ts";
+import type { ContentAhead } from "./content-ahead.ts";
 import type { LastRound, SourceFiles } from "./files.ts";
 import type { Compared } from "./handed-over.ts";
 import { HiddenMemory } from "./hidden-memory.ts";
@@ -56,6 +57,8 @@ export interface Copied {
   readonly memory?: MemoryAhead;
   /** The memory that processes share, as far as that is. */
   readonly shared: SharedAhead;
+  /** The content of what is left to CRIU. */
+  readonly content: ContentAhead;
   readonly trackers: Trackers;
   /** What the preflight found that this container needs. */
   readonly criuOptions: readonly string[];
@@ -117,7 +120,7 @@ export class Freeze {
    * Makes everything ready that can be before it; the container runs. Throws PREFLIGHT_BLOCKED if it is not any more what it was when
    * the migration began.
    */
-  static async prepare(scope: SourceScope, { files, memory, shared, trackers, criuOptions }: Copied): Promise<Freeze> {
+  static async prepare(scope: SourceScope, { files, memory, shared, content, trackers, criuOptions }: Copied): Promise<Freeze> {
     const { context, engine, open, undo, subject } = scope;
     const { id, description, initPid, request } = subject;
     await assertUnchanged(scope);
@@ -129,7 +132,7 @@ export class Freeze {
     const decoys = open.use(new PageDecoys());
     if (PageDecoys.isPossible) await decoys.prepare(pidsIn(freezer.folder), dump.show);
     const hidden = open.use(await HiddenMemory.prepare(scope, shared.rounds, dump.show));
-    const images = await sendAsTheyClose(scope, dump, decoys);
+    const images = await sendAsTheyClose(scope, dump, decoys, content);
     // Not cut by the loss of the target: after the commit it must outlive a link that is gone for a while.
     const pageChannels = await openPageChannels(async (kind) => (await context.link.open(request.target, id, kind)).raw());
     undo.defer(() => Object.values(pageChannels).forEach((channel) => channel.destroy()));
@@ -348,13 +351,16 @@ function changed(name: string, when: string, what = CHANGES): DmigrateError {
   return new DmigrateError("CONTAINER_CHANGED", `${name} was ${what} ${when}; migrate again with it as it is to be`);
 }
 
-/** Sends images as CRIU closes them, amended for the pages that decoys hid from it. */
-async function sendAsTheyClose(scope: SourceScope, { images, closedImages }: PreparedDump, decoys: PageDecoys): Promise<Sending> {
+/** Sends images as CRIU closes them, amended for the pages that decoys hid from it, and without the content that was copied ahead. */
+async function sendAsTheyClose(
+  scope: SourceScope,
+  { images, closedImages }: PreparedDump,
+  decoys: PageDecoys,
+  content: ContentAhead,
+): Promise<Sending> {
   const channel = await scope.channel(CHANNELS.images, "metadata");
-  const sent = sendAll(
-    channel,
-    sendImages(images, closedImages, (name) => decoys.amended(images, name)),
-  );
+  const options = { amended: (name: string) => decoys.amended(images, name), known: (bytes: Uint8Array) => content.known(bytes) };
+  const sent = sendAll(channel, sendImages(images, closedImages, options));
   sent.catch(() => {}); // told in the freeze
   return { channel, sent };
 }

@@ -35,6 +35,7 @@ import { CHANNELS } from "../channels.ts";
 import { sendAll } from "../link.ts";
 import { migrationFolder, removeMigrationFolder } from "../migration-folder.ts";
 import type { Reservation } from "../migrations.ts";
+import { ContentAhead } from "./content-ahead.ts";
 import { noteCommitted, noteReport } from "./detail.ts";
 import type { Doubts } from "./doubts.ts";
 import { SourceFiles } from "./files.ts";
@@ -189,22 +190,25 @@ export class SourceSession {
     return files;
   }
 
-  /** Copies the memory that processes share and, in some modes, all other. */
+  /** Copies the memory that has to be there at the handover and, in some modes, all other. */
   async #copyMemory(
     freezer: Freezer,
     guard: Guard,
     trackers: Trackers,
     prediction: Prediction,
-  ): Promise<Pick<Copied, "shared" | "memory">> {
+  ): Promise<Pick<Copied, "shared" | "content" | "memory">> {
     const scope = this.#scope;
+    const { initPid } = scope.subject;
     const tasks = tasksToHold(scope, freezer);
     const shared = scope.open.use(new SharedAhead(scope, tasks, (pid) => guard.openUserfaultfd(pid)));
     await shared.copy();
-    if (!copiesAhead(scope.mode)) return { shared };
+    const content = new ContentAhead(scope, { tasks, initPid, except: () => shared.rounds?.objects() ?? new Set() });
+    await content.copy();
+    if (!copiesAhead(scope.mode)) return { shared, content };
     const memory = scope.open.use(new MemoryAhead(scope, freezer.folder, tasks, trackers, prediction));
     this.#memory = memory;
     await memory.copy((nextBytes) => this.#expectRound(nextBytes));
-    return { shared, memory };
+    return { shared, content, memory };
   }
 
   /** Says what each mode would cost; `auto` becomes one. Throws DOWNTIME_TOO_LONG if that would not keep to what is allowed. */
@@ -238,6 +242,7 @@ export class SourceSession {
     this.#freezing = await Freeze.prepare(this.#scope, copied);
     await copied.files.catchUp(this.#scope.pace);
     await copied.shared.catchUp();
+    await copied.content.catchUp();
     await copied.memory?.catchUp();
     return this.#freezing;
   }

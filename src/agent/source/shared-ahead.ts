@@ -2,19 +2,13 @@
  * Memory that processes share, copied while the container runs: CRIU's restore can't leave it for later, so all of it has to be on the
  * target at the handover, in every mode.
  */
-import { DmigrateError, messageOf } from "../../core/errors.ts";
 import { FileDecoys } from "../../criu/file-decoy.ts";
 import type { OpenUserfaultfd } from "../../kernel/write-protection.ts";
 import type { Tasks } from "../../memory/rounds.ts";
 import { SharedRounds } from "../../memory/shared-rounds.ts";
 import { CHANNELS } from "../channels.ts";
-import { sendStream } from "../link.ts";
-import { pacedPages } from "./pace.ts";
+import { sendRound, untilSettled } from "./rounds-ahead.ts";
 import type { SourceScope } from "./scope.ts";
-
-/** Rounds go on while they have more than this, and each at most half of what the one before had. */
-const SETTLED_BYTES = 8 << 20;
-const SHRUNK = 0.5;
 
 /** Of one migration. Disposing of it leaves nothing in the tasks. */
 export class SharedAhead implements Disposable {
@@ -31,26 +25,17 @@ export class SharedAhead implements Disposable {
     return this.#rounds;
   }
 
-  /** Copies all of it, then what was written meanwhile, until that is little or does not get less. */
+  /** Copies all of it, then what was written meanwhile. */
   async copy(): Promise<void> {
-    let before = Infinity;
-    for (let sent = await this.catchUp(); sent > SETTLED_BYTES && sent <= before * SHRUNK; sent = await this.catchUp()) before = sent;
+    await untilSettled(() => this.catchUp());
   }
 
   /** Copies what was written since. Returns how many bytes that were. */
   async catchUp(): Promise<number> {
     const shared = this.#rounds;
     if (shared === undefined) return 0;
-    const channel = await this.#scope.channel(CHANNELS.sharedMemory, "memory");
-    try {
-      await sendStream(channel, () => shared.round(pacedPages(this.#scope.pace, channel)));
-      await channel.close();
-    } catch (error) {
-      if (DmigrateError.from(error).code !== "NO_SPACE") throw error;
-      this.#scope.warn(`${messageOf(error)}: that memory crosses while the container stands still`);
-      this[Symbol.dispose]();
-    }
-    return channel.counts.sent;
+    const giveUp = (): void => this[Symbol.dispose]();
+    return await sendRound(this.#scope, CHANNELS.sharedMemory, (sink) => shared.round(sink), giveUp);
   }
 
   [Symbol.dispose](): void {

@@ -11,7 +11,7 @@ import { DmigrateError, messageOf, tryAll } from "../../core/errors.ts";
 import type { ContainerId, HostName, MigrationId } from "../../core/ids.ts";
 import type { Outcome, PageCounts, Step } from "../../core/migration.ts";
 import { MEMORY_STEP } from "../../core/prediction.ts";
-import { receiveImages } from "../../criu/image-stream.ts";
+import { receiveImages, type AheadContent } from "../../criu/image-stream.ts";
 import { mendInterruptedCalls } from "../../criu/interrupted-calls.ts";
 import { mendMaskedPaths } from "../../criu/masked-paths.ts";
 import { mendOverdueTimers } from "../../criu/overdue-timers.ts";
@@ -30,6 +30,7 @@ import { inject } from "../../network/inject.ts";
 import { interfacesOf, namesByAddress, renamedInterfaces } from "../../network/interfaces.ts";
 import { RUNTIME } from "../../core/preflight-hosts.ts";
 import { PAGE_BYTES } from "../../memory/page-protocol.ts";
+import { NO_PROCESS } from "../../memory/content-rounds.ts";
 import type { DigestedRun } from "../../memory/page-digests.ts";
 import { PageStore } from "../../memory/page-store.ts";
 import { assertMapped, sharedFile } from "../../memory/shared-files.ts";
@@ -64,6 +65,8 @@ const COMMIT_POLL_MS = 20;
 const REDIAL_MS = 1_000;
 /** So much of the free memory may be taken by what is copied ahead: the container will want it, and no more. */
 const STORE_SHARE = 0.8;
+/** What the files of content are called that was copied ahead. */
+const CONTENT_NAME = "dmigrate content";
 /** How long a source may take to ask how a session ended that is complete; it need not know. */
 const FINISH_LIMIT_MS = 10_000;
 /** What runc wants to see of the images when a restore starts: it writes this when a dump starts, before the freeze. */
@@ -115,6 +118,8 @@ export class TargetSession {
   readonly #store: PageStore;
   /** What of shared memory was, all that there is of what the source has told of. */
   readonly #shared: PageStore;
+  /** The content that images refer to, by its numbers, as pages of `NO_PROCESS`. */
+  readonly #content: PageStore;
   readonly #sharedReceived = Promise.withResolvers<void>();
   /** Whether memory is copied ahead. */
   #isWarm = false;
@@ -140,8 +145,10 @@ export class TargetSession {
     this.#unwanted.promise.catch(() => {}); // as long as nobody waits for memory
     this.#sharedReceived.promise.catch(() => {}); // likewise
     const pageCountMax = (freemem() * STORE_SHARE) / PAGE_BYTES;
-    this.#shared = this.#open.use(new PageStore(pageCountMax, undefined, SHARED_MEMORY_NAME));
-    this.#store = this.#open.use(new PageStore(context.config.pageHandler === "own" ? pageCountMax : 0, this.#shared));
+    this.#shared = this.#open.use(new PageStore(pageCountMax, [], SHARED_MEMORY_NAME));
+    this.#content = this.#open.use(new PageStore(pageCountMax, [this.#shared], CONTENT_NAME));
+    const copiedMax = context.config.pageHandler === "own" ? pageCountMax : 0;
+    this.#store = this.#open.use(new PageStore(copiedMax, [this.#shared, this.#content]));
   }
 
   /** Fulfilled when the session has ended, however it did. */
@@ -165,10 +172,11 @@ export class TargetSession {
         channel.receivePages(() => {});
         for await (const _bytes of receiveAll(channel));
       });
-      this.#acceptContent(CHANNELS.sharedMemory.name, (channel) => this.#receiveShared(channel));
+      this.#acceptContent(CHANNELS.sharedMemory.name, (channel) => receiveKept(channel, this.#shared));
+      this.#acceptContent(CHANNELS.content.name, (channel) => receiveKept(channel, this.#content));
       this.#acceptContent(CHANNELS.lastSharedMemory.name, async (channel) => {
         try {
-          await this.#receiveShared(channel);
+          await receiveKept(channel, this.#shared);
           this.#shared.close();
           this.#sharedReceived.resolve();
         } catch (error) {
@@ -694,24 +702,18 @@ export class TargetSession {
   async #receiveImages(channel: Channel): Promise<void> {
     try {
       const staging = this.#need(this.#staging, "stage");
-      await receiveImages(receiveAll(channel), staging.images, (name) => {
+      const arrived = (name: string): void => {
         if (name !== FIRST_IMAGE) return;
         staging.startRestore();
         collectGarbage();
-      });
+      };
+      await receiveImages(receiveAll(channel), staging.images, arrived, contentIn(this.#content));
+      this.#content[Symbol.dispose](); // the tasks will want that memory
       this.#imagesReceived.resolve();
     } catch (error) {
       this.#imagesReceived.reject(error);
       throw error;
     }
-  }
-
-  /** Throws NO_SPACE if it takes more memory than there is for it here. */
-  async #receiveShared(channel: Channel): Promise<void> {
-    channel.receivePages((run, bytes) => this.#shared.take(run, bytes));
-    await this.#shared.takeHoles(receiveAll(channel));
-    if (this.#shared.hasRefused)
-      throw new DmigrateError("NO_SPACE", "There is no room for the memory that its processes share; free some memory");
   }
 
   async #openPages(use: keyof PageChannels, channel: Channel): Promise<void> {
@@ -741,6 +743,23 @@ function waiting({ source, description: { name } }: SessionSubject, error: unkno
     `${name} runs here, but what touches memory that has not crossed waits for ${source} (${messageOf(error)}): it has the rest for as ` +
     `long as that machine runs, and sends it once its agent does; if it is lost for good, \`docker restart ${name}\` here starts it anew`
   );
+}
+
+/** Keeps pages of which the handover needs every one. Throws NO_SPACE if they take more memory than there is for them here. */
+async function receiveKept(channel: Channel, store: PageStore): Promise<void> {
+  channel.receivePages((run, bytes) => store.take(run, bytes));
+  await store.takeHoles(receiveAll(channel));
+  if (!store.hasRefused) return;
+  store[Symbol.dispose](); // what is incomplete is of no use
+  throw new DmigrateError("NO_SPACE", "There is no room for all memory that has to be here at the handover; free some memory");
+}
+
+/** What images refer to. */
+function contentIn(store: PageStore): AheadContent {
+  return {
+    has: (number, pageCount) => store.hasAll(NO_PROCESS, { page: number, pageCount }),
+    read: (number, into) => store.read({ process: NO_PROCESS, page: number, pageCount: into.length / PAGE_BYTES }, into),
+  };
 }
 
 /**
