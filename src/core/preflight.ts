@@ -5,7 +5,7 @@
  * Features are examined, never versions. Nothing here gathers a fact (src/preflight does) and nothing is changed.
  */
 import type { RequestableMode } from "./migration.ts";
-import { arrivalChecks, diskBytes, frozenBytes } from "./preflight-arrival.ts";
+import { arrivalChecks, diskBytes } from "./preflight-arrival.ts";
 import type { Check, Problem, Subject } from "./preflight-check.ts";
 import { containerChecks, deletedFiles, socketsOf } from "./preflight-container.ts";
 import type { ContainerFacts, HostFacts } from "./preflight-facts.ts";
@@ -31,8 +31,6 @@ export interface Examination {
   readonly criuOptions: readonly string[];
   /** What has to cross while the container runs, about: missing image layers, writable layer, volumes; 0 if the target can't tell. */
   readonly copyBytes: number;
-  /** What has to cross while it stands still, whatever the mode, about: memory that no page fault can ask for, and files in memory. */
-  readonly frozenBytes: number;
   /** Whether the target keeps memory that is copied ahead. */
   readonly keepsAhead: boolean;
 }
@@ -63,7 +61,6 @@ export function examine(source: HostFacts, target: HostFacts, container: Contain
     passed,
     criuOptions: criuOptions(container),
     copyBytes,
-    frozenBytes: frozenBytes(container),
     keepsAhead: target.pageHandler === "own",
   };
 }

@@ -18,6 +18,8 @@ import { contentIn, type ContentRange } from "./image-content.ts";
 
 /** In ranges of content the pieces in which what is known of it is asked for. */
 const CHUNK_BYTES = 64 * PAGE_BYTES;
+/** After so much content others run: references to it are so few bytes that nobody waits for them to be sent, or to come. */
+const TURN_BYTES = 16 * CHUNK_BYTES;
 const HEADER_BYTES = 7;
 const PART_BYTES = 4;
 const NUMBER_BYTES = 4;
@@ -61,6 +63,7 @@ export async function* sendImages(
   { amended = () => undefined, known = () => undefined }: SendOptions = {},
 ): AsyncGenerator<Uint8Array, void> {
   const buffer = Buffer.allocUnsafeSlow(CHUNK_BYTES);
+  const turns = new Turns();
   for await (const name of names) {
     if (!FILE_NAME.test(name)) continue; // a temporary file of runc
     const content = amended(name);
@@ -79,7 +82,7 @@ export async function* sendImages(
         for (const bytes of chunksOf(name, file, { start: sent, end: start }, buffer)) yield* plain(bytes);
         for (const bytes of chunksOf(name, file, { start, end }, buffer)) {
           yield* parts(bytes, known);
-          await letOthersRun(); // references are so few bytes that nobody waits for them
+          await turns.after(bytes.length);
         }
         sent = end;
       }
@@ -87,6 +90,19 @@ export async function* sendImages(
     } finally {
       closeSync(file);
     }
+  }
+}
+
+/** Has others run now and then. */
+class Turns {
+  #byteCount = 0;
+
+  /** To be called after so much work. */
+  async after(byteCount: number): Promise<void> {
+    this.#byteCount += byteCount;
+    if (this.#byteCount < TURN_BYTES) return;
+    this.#byteCount = 0;
+    await letOthersRun();
   }
 }
 
@@ -151,7 +167,7 @@ export async function receiveImages(
   const { uid, gid } = await stat(folder);
   await using reader = new ByteReader(stream);
   const buffer = Buffer.allocUnsafeSlow(CHUNK_BYTES);
-  let untilTurn = CHUNK_BYTES;
+  const turns = new Turns();
   while (!(await reader.atEnd())) {
     const head = await reader.take(HEADER_BYTES);
     const name = (await reader.take(head.readUInt8(0))).toString("latin1");
@@ -167,10 +183,7 @@ export async function receiveImages(
         if (part.number === undefined) for await (const chunk of reader.stream(part.byteCount)) writeAll(folder, file, chunk);
         else for (const chunk of chunksAhead(ahead, part, buffer)) writeAll(folder, file, chunk);
         missing -= part.byteCount;
-        untilTurn -= part.byteCount;
-        if (untilTurn > 0) continue;
-        await letOthersRun(); // as little as references are, all of them may have come already
-        untilTurn = CHUNK_BYTES;
+        await turns.after(part.byteCount);
       }
     } finally {
       closeSync(file);

@@ -6,8 +6,11 @@ import { randomBytes } from "node:crypto";
 import { totalBytes } from "../../core/migration.ts";
 import type { Examination } from "../../core/preflight.ts";
 import { habitsOf, type Measured } from "../../core/prediction.ts";
+import { FileDecoys } from "../../criu/file-decoy.ts";
+import { sharedObjectsOf } from "../../kernel/shared-objects.ts";
 import { anonymousBytesOf, pidsIn, runningTasksIn } from "../../kernel/tasks.ts";
 import { hasUnseenWriters } from "../../kernel/unseen-writers.ts";
+import { findNeverLazy } from "../../memory/never-lazy.ts";
 import { PAGE_BYTES } from "../../memory/page-protocol.ts";
 import { pageCountOf } from "../../memory/page-ranges.ts";
 import type { Trackers } from "../../memory/tracking/trackers.ts";
@@ -29,7 +32,8 @@ const NOISE = randomBytes(PROBE_PAGES * PAGE_BYTES);
  */
 export async function measure(scope: SourceScope, cgroup: string, trackers: Trackers, known: Examination): Promise<Measured> {
   const { context, timeline } = scope;
-  using writes = await RecentWrites.begin(pidsIn(cgroup), trackers.note);
+  const pids = pidsIn(cgroup);
+  using writes = await RecentWrites.begin(pids, trackers.note);
   const beganAtMs = timeline.now();
   const bytesPerSecond = await linkRate(scope);
   const memories = [...runningTasksIn(cgroup)].map(([process, pid]) => memoryOf(process, pid, writes));
@@ -38,13 +42,18 @@ export async function measure(scope: SourceScope, cgroup: string, trackers: Trac
   return {
     memoryBytes: sum("bytes"),
     copyableBytes: known.keepsAhead ? sum("copyableBytes") : 0,
-    frozenBytes: known.frozenBytes,
+    frozenBytes: findNeverLazy(pids, scope.subject.initPid, sharedAhead(pids)).byteCount,
     writtenBytesPerSecond: sum("writtenBytes") / seconds,
     bytesPerSecond,
     habits: habitsOf(context.journal.list().flatMap(({ role, report }) => (role === "source" && report !== undefined ? [report] : []))),
     elapsedMs: timeline.now() + (known.copyBytes / bytesPerSecond) * 1000,
     sentBytes: totalBytes(scope.bytes) + known.copyBytes,
   };
+}
+
+/** Inodes of the shared memory that CRIU is spared. */
+function sharedAhead(pids: readonly number[]): { has(inode: bigint): boolean } {
+  return FileDecoys.isPossible ? sharedObjectsOf(pids) : new Set();
 }
 
 /** The private memory of a task, how much of it can be copied ahead, and was written. */
