@@ -72,8 +72,8 @@ test("what CRIU dumps whatever the mode crosses ahead, and adds to every mode's 
   const { modes } = predict({ ...IDLE, frozenBytes: 50 * MEGABYTE }, "auto");
   const { modes: without } = predict(IDLE, "auto");
   for (const mode of MODES) {
-    assert.equal(Math.round(modes[mode].downtimeMs - without[mode].downtimeMs), 200);
-    assert.equal(Math.round(modes[mode].totalMs - without[mode].totalMs), 200 + 500);
+    assert.equal(Math.round(modes[mode].downtimeMs - without[mode].downtimeMs), 250);
+    assert.equal(Math.round(modes[mode].totalMs - without[mode].totalMs), 250 + 500);
     assert.equal(modes[mode].trafficBytes - without[mode].trafficBytes, 50 * MEGABYTE);
   }
 });

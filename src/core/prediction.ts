@@ -65,7 +65,7 @@ const MEMORY_BYTES_PER_SECOND_MAX = 450e6;
 /** What was copied ahead is given to the restored tasks that fast. */
 const STORE_BYTES_PER_SECOND = 1.5e9;
 /** What is dumped in the freeze is looked at, put together on the target and restored that fast, all in all. */
-const FROZEN_BYTES_PER_SECOND = 250e6;
+const FROZEN_BYTES_PER_SECOND = 200e6;
 /** How many reports say how long things take here. */
 const REPORTS = 5;
 /** Before there are any. */

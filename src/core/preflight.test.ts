@@ -355,12 +355,12 @@ const CASES: readonly Case[] = [
   [{ container: { multicastGroups: ["239.1.2.3"] } }, "warning", "multicast", /\(239\.1\.2\.3\)/],
   [{ container: { messageQueues: ["jobs"] } }, "blocker", "message-queues", /jobs/],
   [{ container: { semaphoreSets: 2 } }, "warning", "semaphores", /2 sets of System V semaphores.*SEM_UNDO/],
-  [{ process: { memory: { ...PROCESS.memory, sharedBytes: 125 * 1000 * 1000 } } }, "warning", "frozen-memory", /119 MiB .* about 500 ms/],
+  [{ process: { memory: { ...PROCESS.memory, sharedBytes: 125 * 1000 * 1000 } } }, "warning", "frozen-memory", /119 MiB .* about 625 ms/],
   [
     { container: { mounts: [{ path: "/dev/shm", type: "tmpfs", ofRoot: true, usedBytes: 100 * 1000 * 1000 }] } },
     "warning",
     "frozen-memory",
-    /95\.4 MiB .* about 400 ms/,
+    /95\.4 MiB .* about 500 ms/,
   ],
 
   [{ arrival: { nameTakenBy: "8a0dc61808d91d18" } }, "blocker", "name", /b has a container named web already \(8a0dc61808d9\)/],
