@@ -25,10 +25,10 @@ const SHARED_BYTES = 6 << 20;
 /** Workloads that do more when asked to. */
 const ARGUMENTS: Readonly<Record<string, readonly string[]>> = {
   memory: ["--mb", "16", "--processes", "2"],
-  kept: ["--mb", "16", "--pause", "0.05"],
+  kept: ["--mb", "8", "--pause", "0.05"],
 };
 /** What `kept` has touched of four kinds of memory. */
-const KEPT_BYTES = (4 * (16 << 20) * 7) / 8;
+const KEPT_BYTES = (4 * (8 << 20) * 7) / 8;
 const OPTIONS: Readonly<Record<string, readonly string[]>> = { echo: ["--ip", ECHO_ADDRESS], journal: ["--volume", "journal:/data"] };
 
 let lab: Lab;
