@@ -41,19 +41,17 @@ const SUBJECTS: readonly Subject[] = [
 
 export const processes: Benchmark = {
   name: "processes",
-  about: "containers of many processes: how long their clients wait, and what each process costs",
+  about: "containers of many processes: how long their clients wait, and what of that each process costs",
   parts: SUBJECTS.map((subject) => ({
     name: subject.name,
     about: `${subject.tasks} processes, ${subject.connections} connections, moved ${MOVES} times`,
-    minutes: 2,
-    measure: async () => {
-      await using lab = await Lab.up({ name: "bench", hosts: ["a", "b"] }, undefined, (each) => startCluster(each));
-      return await measured(lab, subject);
-    },
+    minutes: 1,
+    measure: () => measured(subject),
   })),
 };
 
-async function measured(lab: Lab, subject: Subject): Promise<Row[]> {
+async function measured(subject: Subject): Promise<Row[]> {
+  await using lab = await Lab.up({ name: "bench", hosts: ["a", "b"] }, undefined, startCluster);
   const { name, tasks, goalMs } = subject;
   const client = await subject.start(lab, lab.host("a"), subject);
   const reports: Report[] = [];
@@ -63,8 +61,6 @@ async function measured(lab: Lab, subject: Subject): Promise<Row[]> {
   }
   const { errors, faults, spans } = await client.stop();
   if (errors > 0) throw new Error(`The clients of ${name} noticed more than pauses: ${faults.join("; ")}`);
-  const host = lab.host(MOVES % 2 === 0 ? "a" : "b");
-  await host.run("docker", "rm", "--force", name);
   const each = (step: string): number => quantile(reports.map(({ steps }) => lengthOf(steps, step))) / tasks;
   return [
     atMost(`${name}: downtime, as its clients see it`, quantile(spans.map(({ downtimeMs }) => downtimeMs)), "ms", goalMs),
