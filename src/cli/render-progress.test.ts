@@ -45,7 +45,7 @@ test("warnings stay in sight", () => {
 
 test("the mode that was chosen stays in sight, with what is predicted of it", () => {
   const event = { kind: "predicted", atMs: 1500, prediction: PREDICTION } as const;
-  const chosen = "mode warm (auto), predicted to stand still for 200 ms and to take 4.62 s in all";
+  const chosen = "mode warm (auto), predicted to stand still for 201 ms and to take 4.62 s in all";
   assert.equal(logLine(NOTHING_YET, event, 0), `   1.500 s  ${chosen}`);
   assert.equal(
     renderProgress(advance(until(1500), event), 1501, colourless)

@@ -50,8 +50,8 @@ test("what was predicted of each mode stands beside what the one that was taken 
   assert.equal(
     lines.slice(from, from + 7).join("\n"),
     `  Predicted        downtime  total   sent      after the handover
-    warm           200 ms    4.62 s  851.6 MB  9.0 MB
-  → post-copy      200 ms    3.72 s  652.1 MB  607.0 MB
+    warm           201 ms    4.62 s  851.6 MB  9.0 MB
+  → post-copy      201 ms    3.72 s  652.1 MB  607.0 MB
     pre-copy       637 ms    4.62 s  850.6 MB  0 B
     stop-and-copy  1.72 s    3.72 s  652.1 MB  0 B
     it took        187 ms    4.23 s  653.5 MB  606.3 MB
