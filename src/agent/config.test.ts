@@ -13,7 +13,7 @@ test("nothing given: the paths of a package", () => {
     pageHandler: "own",
     order: "priority",
     dumpPlan: "measured",
-    cpuBudget: 10,
+    cpuBudget: 20,
     logLevel: "info",
   });
 });

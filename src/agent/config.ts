@@ -61,7 +61,7 @@ const Config = z.object({
   pageHandler: z.enum(["own", "criu"]).default("own"),
   order: z.enum(["priority", "fifo"]).default("priority"),
   dumpPlan: z.enum(["measured", "fixed"]).default("measured"),
-  cpuBudget: z.coerce.number("must be a number").min(1).max(100).default(10),
+  cpuBudget: z.coerce.number("must be a number").min(1).max(100).default(20),
   logLevel: z.enum(["debug", "info", "warn", "error", "silent"]).default("info"),
 });
 

@@ -284,7 +284,7 @@ export function transferOptions(): Option[] {
     new Option(
       "--cpu-budget <percent>",
       "how much of this machine's processor time copying may take where none is idle, 1 to 100; what is idle it may always have " +
-        "(default: 10)",
+        "(default: 20)",
     ),
     new Option(
       "--dump-plan <plan>",

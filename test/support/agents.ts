@@ -44,7 +44,7 @@ export async function startAgent(
       pageHandler: "own",
       order: "priority",
       dumpPlan: "measured",
-      cpuBudget: 10,
+      cpuBudget: 20,
       logLevel: "silent",
     },
     (context) => {
