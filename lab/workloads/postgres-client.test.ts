@@ -59,7 +59,8 @@ test("what is not there any more, or twice, is told", async () => {
 test("a connection that breaks is told, and what it had not been answered may be there or not", async () => {
   const { connections, errors, doubledCommits, faults } = await runWhile(
     // It returns when that backend has ended: the client must notice before it is told to stop.
-    "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() LIMIT 1",
+    `SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+      WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() LIMIT 1`,
   );
   assert.equal(connections, CONNECTIONS);
   assert.ok(errors > 0 && faults.length > 0);
