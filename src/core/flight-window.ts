@@ -16,8 +16,10 @@ const BEGINNING = 16;
 const RATE_SAMPLE_MS = 4;
 /** The rate of a path changes in that time. */
 const RATE_AGE_MS = 500;
-/** The round trip is measured anew after so long, and so many round trips: that costs about two. */
+/** The round trip is measured anew after so long, and so many round trips: that costs about three. */
 const ROUND_TRIP_AGE = { ms: 100, roundTrips: 100 };
+/** The least of so many answers: one may have been held up. */
+const PROBES = 8;
 
 export interface FlightLimits {
   /** What may be on its way at least, also on a slow path, and before anything was measured. */
@@ -41,7 +43,8 @@ export class FlightWindow {
   #arrived = 0;
   /** The least of late, and when that was measured. */
   #roundTrip: { readonly ms: number; readonly atMs: number } | undefined;
-  #isProbing = false;
+  /** So many answers are still to show it anew, and the least time that one of them took so far. */
+  #probe: { readonly left: number; readonly leastMs: number } | undefined;
   /** What had arrived when the rate was last looked at. */
   #seen: { readonly atMs: number; readonly arrived: number } | undefined;
   /** The most of this while, and of the one before. */
@@ -59,14 +62,14 @@ export class FlightWindow {
   /** So much may be. */
   get limit(): number {
     const { min, max } = this.#limits;
-    if (this.#roundTrip === undefined || this.#isProbing) return min;
+    if (this.#roundTrip === undefined || this.#probe !== undefined) return min;
     const rate = Math.max(this.#rates.now, this.#rates.before);
     return Math.min(max, Math.max(min, Math.floor(rate * (ROUND_TRIPS * this.#roundTrip.ms + QUEUE_MS))));
   }
 
   ask(size: number, nowMs: number): void {
     this.#seen ??= { atMs: nowMs, arrived: this.#arrived };
-    this.#askings.push({ atMs: nowMs, begins: this.#asked + Math.min(size, BEGINNING), isProbe: this.#isProbing });
+    this.#askings.push({ atMs: nowMs, begins: this.#asked + Math.min(size, BEGINNING), isProbe: this.#probe !== undefined });
     this.#asked += size;
   }
 
@@ -82,10 +85,15 @@ export class FlightWindow {
 
   #measureRoundTrip(ms: number, isProbe: boolean, nowMs: number): void {
     if (ms <= 0) return;
-    if (this.#roundTrip === undefined || isProbe || ms < this.#roundTrip.ms) this.#roundTrip = { ms, atMs: nowMs };
-    if (isProbe) this.#isProbing = false;
+    if (this.#roundTrip === undefined || ms < this.#roundTrip.ms) this.#roundTrip = { ms, atMs: nowMs };
+    if (this.#probe !== undefined && isProbe) {
+      const [left, leastMs] = [this.#probe.left - 1, Math.min(this.#probe.leastMs, ms)];
+      this.#probe = left > 0 ? { left, leastMs } : undefined;
+      if (left === 0) this.#roundTrip = { ms: leastMs, atMs: nowMs };
+    }
     const ageMs = nowMs - this.#roundTrip.atMs;
-    if (ageMs > Math.max(ROUND_TRIP_AGE.ms, ROUND_TRIP_AGE.roundTrips * this.#roundTrip.ms)) this.#isProbing = true;
+    const isOld = ageMs > Math.max(ROUND_TRIP_AGE.ms, ROUND_TRIP_AGE.roundTrips * this.#roundTrip.ms);
+    if (isOld) this.#probe ??= { left: PROBES, leastMs: Infinity };
   }
 
   #measureRate(nowMs: number): void {
