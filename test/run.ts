@@ -14,7 +14,7 @@ import { spec, type TestEvent } from "node:test/reporters";
 /** What a group's tests need decides how many of its files run at once, and after how long a file is given up. */
 const GROUPS = [
   { files: "{src,lab,tools,bench}/**/*.test.ts", concurrency: 3, timeoutMinutes: 10 },
-  { files: "test/{engine,lab}/*.test.ts", concurrency: 5, timeoutMinutes: 30 },
+  { files: "test/{engine,lab}/*.test.ts", concurrency: 3, timeoutMinutes: 30 },
 ] as const;
 /** Files that take long, most of it waiting for limits and for TCP: they begin first, so that the others fill the time. */
 const PATIENT = /(handed-over|workloads|meddling|doubt|cut-link|faults|self-checking|agent)\.test\.ts$/;

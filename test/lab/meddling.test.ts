@@ -24,7 +24,7 @@ type Act = (id: MigrationId) => Promise<unknown>;
 
 /** Does something while what the source sends takes its time. */
 async function slowly<T>(work: () => Promise<T>): Promise<T> {
-  await a.run("tc", "qdisc", "add", "dev", "eth0", "root", "tbf", "rate", "40mbit", "burst", "64kb", "latency", "50ms");
+  await a.run("tc", "qdisc", "add", "dev", "eth0", "root", "tbf", "rate", "20mbit", "burst", "64kb", "latency", "50ms");
   try {
     return await work();
   } finally {
