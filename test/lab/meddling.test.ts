@@ -2,6 +2,8 @@
  * What users do to a container that is on its way, on either host: it moves as it is to be, or it stays as they left it, and they are told.
  */
 import assert from "node:assert/strict";
+import { once } from "node:events";
+import { request, type RequestOptions } from "node:http";
 import { after, before, test } from "node:test";
 import { DMIGRATE } from "../../lab/cluster.ts";
 import { until, type Host } from "../../lab/host.ts";
@@ -50,18 +52,32 @@ test("who starts the container on the target while it is on its way is refused: 
   await ordeal.assertUndone();
 });
 
-for (const command of [
-  ["rm", "--force", "redis"],
-  ["stop", "--time", "0", "redis"],
-]) {
-  test(`who asks the target for \`docker ${command[0]}\` while it is being started there does not get the one that runs`, async () => {
-    let asked: Promise<unknown> | undefined; // waits for the engine's start
-    const result = await migrate(a, "redis", "b", {
-      freeze: async () => {
-        asked = b.exec("docker", ...command);
-      },
+/** Asks the engine of the target; returns when it has read that. What it answers comes when it has done it. */
+async function ask(method: string, path: string): Promise<{ readonly answered: Promise<unknown> }> {
+  const send = async (what: RequestOptions): Promise<{ readonly answered: Promise<unknown> }> => {
+    const asked = request({ socketPath: `${b.root}/run/docker.sock`, ...what });
+    const answered = new Promise((resolve, reject) => {
+      asked.on("response", (response) => resolve(response.resume())).on("error", reject);
     });
-    await asked;
+    asked.end();
+    await once(asked, "finish");
+    return { answered };
+  };
+  const first = await send({ method, path });
+  await (
+    await send({ path: "/_ping" })
+  ).answered; // what was asked later is answered
+  return first;
+}
+
+for (const [command, method, path] of [
+  ["rm", "DELETE", "/containers/redis?force=1"],
+  ["stop", "POST", "/containers/redis/stop?t=0"],
+] as const) {
+  test(`who asks the target for \`docker ${command}\` while it is being started there does not get the one that runs`, async () => {
+    let asked: { readonly answered: Promise<unknown> } | undefined; // the engine waits for the end of its start
+    const result = await ordeal.whileRestoring(async () => (asked = await ask(method, path)));
+    await asked?.answered;
     assert.deepEqual([result.outcome, result.errorCode], ["rolled-back", "CONTAINER_CHANGED"], result.message);
     assert.match(result.message, /redis was (stopped or )?removed on the target/);
     await ordeal.cleaned(b);
