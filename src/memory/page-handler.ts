@@ -422,7 +422,9 @@ export class PageHandler implements Disposable {
       setImmediate(() => this.#orFail(() => this.#tryAgain()));
     }
     const isGiven = this.#kept.length === 0 && this.#stored.length === 0;
-    if (this.#mayFetchAhead && hasTurn && this.#plan.isIdle && isGiven && !this.#isOver) this.#end();
+    // With a source that is lost, or as long as it is not their turn, there may be more to ask for.
+    const isAskedFor = hasTurn && this.#source !== undefined;
+    if (this.#mayFetchAhead && this.#plan.isIdle && isGiven && !this.#isOver && (isAskedFor || this.#isWhole)) this.#end();
   }
 
   /** Whether it is the turn of what no task waits for. */
@@ -483,9 +485,13 @@ export class PageHandler implements Disposable {
     this.#keptPages += pageCount;
   }
 
+  /** Whether no task lacks a page. */
+  get #isWhole(): boolean {
+    return [...this.#userfaultfds.keys()].every(({ isWhole }) => isWhole);
+  }
+
   #end(): void {
-    for (const space of this.#userfaultfds.keys())
-      if (!space.isWhole) throw new DmigrateError("INTERNAL", "A task lacks pages that nobody asked for; please report this as a bug");
+    if (!this.#isWhole) throw new DmigrateError("INTERNAL", "A task lacks pages that nobody asked for; please report this as a bug");
     this.#stop();
     this.#source?.end();
     this.#settled.resolve();
