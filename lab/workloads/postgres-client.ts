@@ -8,6 +8,7 @@ import { Client } from "pg";
 import * as z from "zod";
 import { DmigrateError } from "../../src/core/errors.ts";
 import { controlFromInput, type Control } from "./client-control.ts";
+import { ANSWER_LIMIT_MS, CONNECT_LIMIT_MS, FIRST_CONNECT_LIMIT_MS, RECONNECT_PAUSE_MS } from "./client-limits.ts";
 import { FaultList, measure, type PostgresClientResult } from "./client-result.ts";
 import { judgeBooks } from "./commits.ts";
 import { ReplyLog } from "./reply-log.ts";
@@ -24,11 +25,6 @@ export interface PostgresClientOptions {
   readonly pauseMs: number;
 }
 
-const CONNECT_LIMIT_MS = 1000;
-const RECONNECT_PAUSE_MS = 50;
-const FIRST_CONNECT_LIMIT_MS = 20_000;
-/** Longer than TCP ever waits between two retransmissions (TCP_RTO_MAX, 120 s), however long the server was out of reach before. */
-const ANSWER_LIMIT_MS = 130_000;
 /** Of a row of the filling, without its header: less than what PostgreSQL would compress. */
 const FILL_BYTES = 1920;
 

@@ -7,6 +7,7 @@ import { parseArgs } from "node:util";
 import * as z from "zod";
 import { DmigrateError } from "../../src/core/errors.ts";
 import { controlFromInput, type Control } from "./client-control.ts";
+import { ANSWER_LIMIT_MS, CONNECT_LIMIT_MS, FIRST_CONNECT_LIMIT_MS, RECONNECT_PAUSE_MS } from "./client-limits.ts";
 import { FaultList, measure, type RedisClientResult } from "./client-result.ts";
 import { Ledger, type Fault, type LedgerOptions } from "./ledger.ts";
 import { RedisConnection, type Endpoint } from "./redis-connection.ts";
@@ -25,11 +26,6 @@ export interface RedisClientOptions extends Endpoint, LedgerOptions {
   readonly answerLimitMs: number;
 }
 
-const CONNECT_LIMIT_MS = 1000;
-const RECONNECT_PAUSE_MS = 50;
-const FIRST_CONNECT_LIMIT_MS = 15_000;
-/** Longer than TCP ever waits between two retransmissions (TCP_RTO_MAX, 120 s), however long the server was out of reach before. */
-const ANSWER_LIMIT_MS = 130_000;
 const READ_BACK_BATCH = 500;
 
 class RedisClient {
