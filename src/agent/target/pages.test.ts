@@ -384,6 +384,22 @@ void describe("lazy pages", { timeout: 120_000 }, () => {
     }
   });
 
+  void it("are not all there because none is on its way and nobody can be asked", async () => {
+    using folders = new Folders();
+    const { task, pages, source } = await restore(folders, AT_ONCE);
+    await using _task = task;
+    await task.read(0, 0, HOLED_PAGES); // what comes early is here
+    pages.restored();
+    const turnMs = 50;
+    let waits = 0;
+    const finished = pages.finish({ waitMs: () => (waits++ === 0 ? turnMs : 0) });
+    source.cut();
+    await sleep(2 * turnMs); // in which it is their turn, and the source is gone
+    pages.resume((await openSource(task.arenaPage, AT_ONCE)).channels);
+    await finished;
+    assert.deepEqual(await task.read(0, LAZY_PAGES - 1, 1), [valueOf(LAZY_PAGES - 1)]);
+  });
+
   void it("come by another trunk when one is cut after the restore, before the tasks run", async () => {
     using folders = new Folders();
     const { task, pages, source } = await restore(folders, { ...AT_ONCE, answersMax: 0 });
